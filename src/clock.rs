@@ -1,0 +1,113 @@
+//! Layer 0: the only file that reads a clock or sleeps on one.
+//!
+//! Engines never come here: they take `now` as an argument. Their drivers do. Real time is
+//! CLOCK_MONOTONIC throughout; the asynchronous half runs on tokio's timer, which a test can pause,
+//! so that hours pass in milliseconds (`#[tokio::test(start_paused = true)]`).
+#![allow(clippy::disallowed_methods)]
+
+use crate::media::{Monotonic, WallClock};
+use rustix::thread::{ClockId, clock_nanosleep_absolute};
+use rustix::time::{Timespec, clock_gettime};
+use std::future::Future;
+use std::time::Duration;
+
+/// CLOCK_MONOTONIC now.
+pub fn now() -> Monotonic {
+    Monotonic::from_nanos(nanos_of(clock_gettime(rustix::time::ClockId::Monotonic)) as u64)
+}
+
+/// UTC now. `uncertainty` is unknown: it takes an NTP client's word to state one.
+pub fn wall() -> WallClock {
+    let unix_nanos = nanos_of(clock_gettime(rustix::time::ClockId::Realtime));
+    WallClock {
+        unix_nanos,
+        uncertainty: None,
+    }
+}
+
+/// Blocks the calling thread until `deadline`, absolutely: being interrupted adds no error.
+pub fn sleep_until(deadline: Monotonic) {
+    let nanos = deadline.as_nanos();
+    let request = Timespec {
+        tv_sec: (nanos / 1_000_000_000) as i64,
+        tv_nsec: (nanos % 1_000_000_000) as i64,
+    };
+    while clock_nanosleep_absolute(ClockId::Monotonic, &request) == Err(rustix::io::Errno::INTR) {}
+}
+
+/// Blocks the calling thread for `duration`.
+pub fn sleep(duration: Duration) {
+    sleep_until(now().plus(duration));
+}
+
+/// CLOCK_MONOTONIC as tokio's timer sees it: real time, or the paused clock of a test, which starts
+/// at an arbitrary instant and advances only when every task waits.
+pub struct TaskClock {
+    origin: tokio::time::Instant,
+    origin_monotonic: Monotonic,
+}
+
+impl TaskClock {
+    /// A clock for the tasks of the current runtime.
+    pub fn new() -> Self {
+        Self {
+            origin: tokio::time::Instant::now(),
+            origin_monotonic: now(),
+        }
+    }
+
+    /// Now, on the same scale as [`now`].
+    pub fn now(&self) -> Monotonic {
+        self.origin_monotonic.plus(self.origin.elapsed())
+    }
+
+    /// Completes at `deadline`.
+    pub async fn sleep_until(&self, deadline: Monotonic) {
+        let after_origin = deadline.since(self.origin_monotonic);
+        tokio::time::sleep_until(self.origin + after_origin).await;
+    }
+}
+
+impl Default for TaskClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Completes after `duration` of the runtime's clock.
+pub async fn pause(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+/// `work`'s result, or `None` when `duration` passes first.
+pub async fn within<F: Future>(duration: Duration, work: F) -> Option<F::Output> {
+    tokio::time::timeout(duration, work).await.ok()
+}
+
+fn nanos_of(time: Timespec) -> i64 {
+    (time.tv_sec as i64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absolute_sleep_ends_after_its_deadline() {
+        let deadline = now().plus(Duration::from_millis(2));
+        sleep_until(deadline);
+        assert!(now() >= deadline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hours_pass_at_once_when_the_clock_is_paused() {
+        let clock = TaskClock::new();
+        let start = clock.now();
+        clock
+            .sleep_until(start.plus(Duration::from_secs(6 * 3600)))
+            .await;
+        assert_eq!(clock.now().since(start).as_secs(), 6 * 3600);
+    }
+}

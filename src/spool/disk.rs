@@ -1,0 +1,88 @@
+//! The file operations that the spool uses, as a trait: a real disk, and in tests a twin that forgets
+//! what was not synced and fails on demand.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A disk.
+pub trait Disk: Send + Sync {
+    /// Names of the entries of `directory`, in no order.
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
+    /// Creates `directory` and those above it, unless they exist.
+    fn make_directory(&self, directory: &Path) -> io::Result<()>;
+    /// Makes the entries of `directory` survive a power cut.
+    fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+    /// Creates a file that must not exist yet, to read and write.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens an existing file to read and to sync.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+}
+
+/// An open file, shared between the writer, the syncing thread and readers.
+pub trait DiskFile: Send + Sync {
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Fills `bytes` from `offset`.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The file's length in bytes.
+    fn length(&self) -> io::Result<u64>;
+    /// Makes the file's bytes survive a power cut (`fdatasync`).
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The machine's own file system.
+pub struct LocalDisk;
+
+impl Disk for LocalDisk {
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            // A name that is not UTF-8 is none of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        fs::create_dir_all(directory)
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        File::open(directory)?.sync_all()
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(path)?,
+        ))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(File::open(path)?))
+    }
+}
+
+impl DiskFile for File {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(bytes, offset)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

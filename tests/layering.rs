@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 const TABLE: &[(&str, &[&str])] = &[
     ("media", &[]),
     ("clock", &["media"]),
+    ("settings", &[]),
     ("wire", &["media"]),
     ("mp4", &["media"]),
-    ("board", &["media"]),
+    ("board", &["media", "settings"]),
     ("source", &["media", "clock", "board"]),
     ("pacer", &["media", "clock"]),
     ("encoder", &["media", "clock", "board"]),
-    ("segmenter", &["media", "clock", "mp4"]),
+    ("segmenter", &["media", "clock", "mp4", "wire"]),
     ("spool", &["media", "clock"]),
     ("uplink", &["media", "clock", "wire"]),
     ("panel", &["media", "clock", "board"]),
@@ -37,7 +38,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "panel",
         ],
     ),
-    ("receiver", &["media", "clock", "wire", "mp4"]),
+    ("receiver", &["media", "clock", "settings", "wire", "mp4"]),
 ];
 
 /// The two drivers that may name quinn.

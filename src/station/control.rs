@@ -1,0 +1,139 @@
+//! The local socket: what `hallcast start | stop | status` say, and what they are answered.
+//!
+//! A Unix stream socket; one JSON object per line in each direction. Who may open it is who may
+//! start a recording: the socket file is readable and writable by its owner and group only.
+
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// No request is longer.
+const MOST_REQUEST: u64 = 4096;
+/// A peer that does not speak or listen for this long is let go.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What can be asked of a running box.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Start a recording.
+    Start {
+        /// A title for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        title: Option<String>,
+    },
+    /// Stop the running recording; answered once its end is kept on the box.
+    Stop,
+    /// Press the simulated button, as a lecturer would.
+    Press,
+    /// Hold the simulated button.
+    Hold,
+    /// Say how things are.
+    Status,
+}
+
+/// What a request is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// Done; the recording concerned.
+    Done {
+        /// The recording's id.
+        recording: String,
+    },
+    /// Changed nothing, and why.
+    Refused(String),
+    /// How things are.
+    Status(Box<super::Status>),
+}
+
+/// What went wrong with the socket.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket cannot be made.
+    #[error("{path}: cannot listen on the control socket: {source}; is another hallcast running?")]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Nobody answers there.
+    #[error("{path}: no running hallcast answers there ({source}); start it with `hallcast run`, or name its socket with --socket")]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The answer is not one.
+    #[error("{path}: the running hallcast did not answer as expected: {reason}")]
+    Answer {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Listens on `path`; `serve` answers each request on the connection's own thread.
+pub fn listen(path: &Path, serve: impl Fn(Request) -> Reply + Send + Sync + Clone + 'static) -> Result<(), Error> {
+    let listening = |source| Error::Listen { path: path.to_owned(), source };
+    if UnixStream::connect(path).is_ok() {
+        return Err(listening(std::io::ErrorKind::AddrInUse.into()));
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(listening)?;
+    }
+    // What an earlier run left behind answers nobody.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(listening(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(listening)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(listening)?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = serve.clone();
+            std::thread::spawn(move || {
+                if let Err(error) = converse(stream, serve) {
+                    log::debug!("a control connection ended: {error}");
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+fn converse(mut stream: UnixStream, serve: impl Fn(Request) -> Reply) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut line = String::new();
+        if reader.by_ref().take(MOST_REQUEST).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let reply = match serde_json::from_str(&line) {
+            Ok(request) => serve(request),
+            Err(error) => Reply::Refused(format!("not a request: {error}")),
+        };
+        writeln!(stream, "{}", serde_json::to_string(&reply)?)?;
+    }
+}
+
+/// Asks the box that listens on `path`.
+pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
+    let refuse = |source| Error::NotRunning { path: path.to_owned(), source };
+    let mut stream = UnixStream::connect(path).map_err(refuse)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(refuse)?;
+    let answer = |reason: String| Error::Answer { path: path.to_owned(), reason };
+    let text = serde_json::to_string(request).map_err(|error| answer(error.to_string()))?;
+    writeln!(stream, "{text}").map_err(refuse)?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).map_err(|error| answer(error.to_string()))?;
+    serde_json::from_str(&line).map_err(|error| answer(error.to_string()))
+}

@@ -1,0 +1,251 @@
+//! When a recording starts and stops: a pure state machine, no clock, device or file.
+//!
+//! | state     | `Start`           | `Stop`         | `Kept`      | `Finished` | `Fault`            |
+//! |-----------|-------------------|----------------|-------------|------------|--------------------|
+//! | Idle      | Begin → Starting  | not recording  | -           | -          | → Fault            |
+//! | Starting  | already recording | End → Stopping | → Recording | -          | Abandon → Fault    |
+//! | Recording | already recording | End → Stopping | -           | -          | Abandon → Fault    |
+//! | Stopping  | wait              | stopping       | -           | → Idle     | Abandon → Fault    |
+//! | Fault     | Begin → Starting  | not recording  | -           | -          | -                  |
+//!
+//! A press of the button while recording is answered and changes nothing; a hold stops. Reaching the
+//! maximum length is a `Stop`. In Fault the spool does not keep bytes; a start tries again. Sending
+//! what was recorded goes on in every state and is not a state of its own.
+
+use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
+use crate::panel::LampPattern;
+use std::time::Duration;
+
+/// Where the recorder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is recorded; devices run and their pictures are discarded.
+    Idle,
+    /// A start was given; the first chunk is not kept yet.
+    Starting(Running),
+    /// The recording is running and is kept on the box.
+    Recording(Running),
+    /// The stages give out what they still hold.
+    Stopping(Running),
+    /// Bytes could not be kept.
+    Fault,
+}
+
+/// The recording in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its id.
+    pub recording: RecordingId,
+    /// When it was begun, or taken up after a restart.
+    pub since: Monotonic,
+}
+
+/// What can happen to the recorder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Somebody wants a recording under this fresh id.
+    Start(RecordingId, StartedBy),
+    /// A recording that an earlier run left open is taken up again.
+    Resume(RecordingId),
+    /// Somebody wants the end.
+    Stop(StopReason),
+    /// A chunk of the recording is kept.
+    Kept,
+    /// Every stage has given out what it held and the `End` fact is in the spool.
+    Finished,
+    /// The spool cannot keep bytes.
+    Fault,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Begin this recording.
+    Begin(RecordingId, StartedBy),
+    /// Take this recording up in a new span.
+    Continue(RecordingId),
+    /// End the running recording.
+    End(StopReason),
+    /// Stop feeding the spool; the recording stays open in it and is taken up after a restart.
+    Abandon,
+}
+
+/// Why a request changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A recording is running.
+    #[error("already recording")]
+    AlreadyRecording,
+    /// Nothing is running.
+    #[error("not recording")]
+    NotRecording,
+    /// The last recording is being finished; try again in a moment.
+    #[error("the last recording is being finished; try again in a moment")]
+    Stopping,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Recorder {
+    state: State,
+    maximum: Duration,
+}
+
+impl Recorder {
+    /// An idle recorder whose recordings last at most `maximum`.
+    pub fn new(maximum: Duration) -> Self {
+        Self { state: State::Idle, maximum }
+    }
+
+    /// Where it is.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The recording in hand, also while it is being finished.
+    pub fn running(&self) -> Option<Running> {
+        match self.state {
+            State::Starting(running) | State::Recording(running) | State::Stopping(running) => Some(running),
+            State::Idle | State::Fault => None,
+        }
+    }
+
+    /// What the lamp shows. `reachable` is whether the receiver is.
+    pub fn lamp(&self, ready: bool, reachable: bool) -> LampPattern {
+        match self.state {
+            State::Fault => LampPattern::FastBlink,
+            State::Recording(_) | State::Stopping(_) if reachable => LampPattern::Solid,
+            State::Recording(_) | State::Stopping(_) => LampPattern::Wink,
+            // Not solid yet: nothing is kept.
+            State::Idle | State::Starting(_) if ready => LampPattern::ShortBlink,
+            State::Idle | State::Starting(_) => LampPattern::Off,
+        }
+    }
+
+    /// When [`Recorder::poll`] next has something to say.
+    pub fn poll_at(&self) -> Option<Monotonic> {
+        match self.state {
+            State::Starting(running) | State::Recording(running) => Some(running.since.plus(self.maximum)),
+            _ => None,
+        }
+    }
+
+    /// Ends a recording that has reached its maximum length.
+    pub fn poll(&mut self, now: Monotonic) -> Option<Action> {
+        let due = self.poll_at().is_some_and(|due| due <= now);
+        due.then(|| self.handle(Input::Stop(StopReason::MaximumLength), now).ok().flatten()).flatten()
+    }
+
+    /// Takes an input in. `Ok(None)`: nothing is to be done.
+    pub fn handle(&mut self, input: Input, now: Monotonic) -> Result<Option<Action>, Refusal> {
+        let (next, action) = match (self.state, input) {
+            (State::Idle | State::Fault, Input::Start(recording, by)) => {
+                (State::Starting(Running { recording, since: now }), Some(Action::Begin(recording, by)))
+            }
+            (State::Idle | State::Fault, Input::Resume(recording)) => {
+                (State::Starting(Running { recording, since: now }), Some(Action::Continue(recording)))
+            }
+            (State::Starting(_) | State::Recording(_), Input::Start(..) | Input::Resume(_)) => {
+                return Err(Refusal::AlreadyRecording);
+            }
+            (State::Stopping(_), Input::Start(..) | Input::Resume(_) | Input::Stop(_)) => {
+                return Err(Refusal::Stopping);
+            }
+            (State::Idle | State::Fault, Input::Stop(_)) => return Err(Refusal::NotRecording),
+            (State::Starting(running) | State::Recording(running), Input::Stop(reason)) => {
+                (State::Stopping(running), Some(Action::End(reason)))
+            }
+            (State::Starting(running), Input::Kept) => (State::Recording(running), None),
+            (State::Stopping(_), Input::Finished) => (State::Idle, None),
+            (State::Starting(_) | State::Recording(_) | State::Stopping(_), Input::Fault) => {
+                (State::Fault, Some(Action::Abandon))
+            }
+            (State::Idle, Input::Fault) => (State::Fault, None),
+            (state, Input::Kept | Input::Finished | Input::Fault) => (state, None),
+        };
+        self.state = next;
+        Ok(action)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: RecordingId = RecordingId([1; 16]);
+    const SECOND: RecordingId = RecordingId([2; 16]);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn at(seconds: u64) -> Monotonic {
+        Monotonic::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn started() -> Recorder {
+        let mut recorder = Recorder::new(HOUR);
+        recorder.handle(Input::Start(FIRST, StartedBy::Button), at(0)).unwrap();
+        recorder
+    }
+
+    #[test]
+    fn the_table_of_the_module_is_the_code() {
+        let text = include_str!("recorder.rs");
+        let running = Running { recording: FIRST, since: at(0) };
+        let inputs = [
+            Input::Start(SECOND, StartedBy::Socket),
+            Input::Stop(StopReason::Button),
+            Input::Kept,
+            Input::Finished,
+            Input::Fault,
+        ];
+        for (name, state) in [
+            ("Idle", State::Idle),
+            ("Starting", State::Starting(running)),
+            ("Recording", State::Recording(running)),
+            ("Stopping", State::Stopping(running)),
+            ("Fault", State::Fault),
+        ] {
+            let row = text.lines().find(|line| line.starts_with(&format!("//! | {name} "))).unwrap();
+            let cells: Vec<&str> = row.split('|').skip(2).map(str::trim).collect();
+            for (input, cell) in inputs.iter().zip(cells) {
+                let mut recorder = Recorder { state, maximum: HOUR };
+                let before = format!("{:?}", recorder.state());
+                let found = match recorder.handle(*input, at(1)) {
+                    Err(Refusal::AlreadyRecording) => "already recording".into(),
+                    Err(Refusal::NotRecording) => "not recording".into(),
+                    Err(Refusal::Stopping) if matches!(input, Input::Stop(_)) => "stopping".into(),
+                    Err(Refusal::Stopping) => "wait".into(),
+                    Ok(action) => {
+                        let after = format!("{:?}", recorder.state());
+                        let word = |text: String| text.split(['(', ' ']).next().unwrap().to_owned();
+                        let action = action.map(|action| word(format!("{action:?} ")) + " ").unwrap_or_default();
+                        if after == before && action.is_empty() {
+                            "-".into()
+                        } else {
+                            format!("{action}→ {}", word(after))
+                        }
+                    }
+                };
+                assert_eq!(found, cell, "{name} on {input:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_lamp_is_solid_only_once_a_chunk_is_kept() {
+        let mut recorder = started();
+        assert_eq!(recorder.lamp(true, true), LampPattern::ShortBlink);
+        recorder.handle(Input::Kept, at(1)).unwrap();
+        assert_eq!(recorder.lamp(true, true), LampPattern::Solid);
+        assert_eq!(recorder.lamp(true, false), LampPattern::Wink);
+        recorder.handle(Input::Fault, at(2)).unwrap();
+        assert_eq!(recorder.lamp(true, true), LampPattern::FastBlink);
+    }
+
+    #[test]
+    fn a_recording_ends_at_its_maximum_length() {
+        let mut recorder = started();
+        assert_eq!(recorder.poll(at(3599)), None);
+        assert_eq!(recorder.poll(at(3600)), Some(Action::End(StopReason::MaximumLength)));
+        assert_eq!(recorder.poll(at(3600)), None);
+    }
+}

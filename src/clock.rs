@@ -25,6 +25,16 @@ pub fn wall() -> WallClock {
     }
 }
 
+/// CPU time that this process has used.
+pub fn process_cpu() -> Duration {
+    cpu(rustix::time::ClockId::ProcessCPUTime)
+}
+
+/// CPU time that the calling thread has used.
+pub fn thread_cpu() -> Duration {
+    cpu(rustix::time::ClockId::ThreadCPUTime)
+}
+
 /// Blocks the calling thread until `deadline`, absolutely: being interrupted adds no error.
 pub fn sleep_until(deadline: Monotonic) {
     let nanos = deadline.as_nanos();
@@ -82,6 +92,10 @@ pub async fn pause(duration: Duration) {
 /// `work`'s result, or `None` when `duration` passes first.
 pub async fn within<F: Future>(duration: Duration, work: F) -> Option<F::Output> {
     tokio::time::timeout(duration, work).await.ok()
+}
+
+fn cpu(clock: rustix::time::ClockId) -> Duration {
+    Duration::from_nanos(u64::try_from(nanos_of(clock_gettime(clock))).unwrap_or(0))
 }
 
 fn nanos_of(time: Timespec) -> i64 {

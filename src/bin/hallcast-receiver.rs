@@ -1,1 +1,5 @@
-fn main() {}
+//! The server.
+
+fn main() -> std::process::ExitCode {
+    hallcast::receiver::main()
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! The box.
+
+fn main() -> std::process::ExitCode {
+    hallcast::station::main()
+}

@@ -138,6 +138,12 @@ pub struct Rate {
 pub struct RateError(String);
 
 impl Rate {
+    /// 30 pictures per second: what a camera is taken to deliver until it says otherwise.
+    pub const THIRTY: Self = Self {
+        num: NonZeroU32::new(30).expect("30 is not zero"),
+        den: NonZeroU32::new(1).expect("1 is not zero"),
+    };
+
     /// `num / den` pictures per second in lowest terms; from 1 to 240 per second.
     pub fn new(num: u32, den: u32) -> Result<Self, RateError> {
         let refuse = || RateError(format!("{num}/{den}"));

@@ -125,6 +125,11 @@ impl RecordingState {
         after.max(held.map_or(0, |track| track.acknowledged.next))
     }
 
+    /// The inits held.
+    pub fn init_hashes(&self) -> impl Iterator<Item = Hash> {
+        self.inits.keys().copied()
+    }
+
     /// Takes a record in. A chunk that does not follow what is here is left out, false: behind
     /// damage nothing of that segment is of use.
     pub(super) fn apply(&mut self, record: &Record<'_>, place: Place) -> bool {

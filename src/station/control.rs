@@ -20,11 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Start a recording.
-    Start {
-        /// A title for people.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        title: Option<String>,
-    },
+    Start,
     /// Stop the running recording; answered once its end is kept on the box.
     Stop,
     /// Press the simulated button, as a lecturer would.

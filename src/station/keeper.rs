@@ -1,0 +1,575 @@
+//! The one thread that owns the spool and the recorder.
+//!
+//! Takes everything that happens ([`Input`]): what lanes give, syncs that ended, what the receiver
+//! acknowledged, what people ask. Every decision comes from [`Recorder`](super::recorder); here it is
+//! carried out: lanes are told to begin and end, facts are written, what is written or kept is
+//! offered to the uplink. Nothing here waits for a network, and syncing waits on its own thread.
+
+use super::control::{Reply, Request};
+use super::lane::{Command, LaneView, Take};
+use super::recorder::{Action, Input as Happening, Recorder, Refusal, State};
+use super::status::{self, Lateness, Status};
+use crate::clock;
+use crate::media::{
+    BoxId, Event, Fact, GapLength, Monotonic, Rate, RecordingId, SegmentKey, Segmented, StartedBy, StopReason,
+    TrackId,
+};
+use crate::segmenter;
+use crate::spool::{self, Notice, Opened, Spool, SyncJob, SyncResult};
+use crate::uplink::{Offer, Report};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The longest the thread sleeps when nothing is due.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What the station's threads tell the keeper.
+pub enum Input {
+    /// A lane's next init, chunk or seal.
+    Given(RecordingId, Segmented),
+    /// Something worth knowing about the running recording.
+    Noted(Event),
+    /// A lane has given out all it held.
+    Finished(TrackId),
+    /// A sync ended.
+    Synced(SyncResult),
+    /// From the uplink.
+    Report(Report),
+    /// From the control socket.
+    Request(Request, Sender<Reply>),
+    /// The process is asked to end: end the recording, then return.
+    Terminate,
+}
+
+/// What the keeper works with; `station::pipeline` makes it.
+pub struct Parts {
+    /// The spool, shared with whoever reads from it.
+    pub spool: Arc<Mutex<Spool>>,
+    /// Syncs to run.
+    pub syncs: Sender<SyncJob>,
+    /// Where written and kept chunks are offered; none without a receiver.
+    pub offers: Option<tokio::sync::mpsc::UnboundedSender<Offer>>,
+    /// The lanes, one per track.
+    pub lanes: Vec<LaneView>,
+    /// This box.
+    pub box_id: BoxId,
+    /// The boot epoch of this run.
+    pub epoch: u64,
+    /// The room, for people.
+    pub room: Option<String>,
+    /// The board's name.
+    pub board: String,
+    /// The longest recording.
+    pub maximum: Duration,
+}
+
+/// The recording in hand.
+struct Running {
+    take: Arc<Take>,
+    facts: Vec<Fact>,
+    unfinished: BTreeSet<TrackId>,
+    ending: Option<StopReason>,
+    /// The events segment that holds the `End` fact.
+    end: Option<SegmentKey>,
+    waiting: Vec<Sender<Reply>>,
+}
+
+/// The keeper.
+pub struct Keeper {
+    parts: Parts,
+    recorder: Recorder,
+    running: Option<Running>,
+    alarms: BTreeMap<(String, Option<TrackId>), String>,
+    reachable: bool,
+    terminating: bool,
+    /// Chunks on their way: segment, the offset behind the chunk, when its first picture was captured.
+    travelling: VecDeque<(SegmentKey, u64, Monotonic)>,
+    lateness: Lateness,
+}
+
+impl Keeper {
+    /// A keeper that takes up what an earlier run left: offers what waits, ends or continues what is open.
+    pub fn new(parts: Parts, recovered: &[spool::Recovered]) -> Self {
+        let recorder = Recorder::new(parts.maximum);
+        let mut keeper = Self {
+            parts,
+            recorder,
+            running: None,
+            alarms: BTreeMap::new(),
+            reachable: false,
+            terminating: false,
+            travelling: VecDeque::new(),
+            lateness: Lateness::default(),
+        };
+        keeper.take_up(recovered);
+        keeper
+    }
+
+    /// Works until the process shall end.
+    pub fn run(mut self, inputs: &Receiver<Input>) {
+        loop {
+            let now = clock::now();
+            let due = [self.spool().sync_at(), self.recorder.poll_at()];
+            let due = due.into_iter().flatten().fold(now.plus(IDLE), Monotonic::min);
+            match inputs.recv_timeout(due.since(now)) {
+                Ok(input) => self.handle(input),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = clock::now();
+            if let Some(action) = self.recorder.poll(now) {
+                self.act(action);
+            }
+            self.write_facts();
+            let job = self.spool().start_sync(now);
+            if let Some(job) = job {
+                // The syncing thread lives as long as the keeper.
+                let _ = self.parts.syncs.send(job);
+            }
+            if self.terminating && self.running.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn spool(&self) -> MutexGuard<'_, Spool> {
+        // A panic elsewhere leaves the spool whole: every change to it is complete under one lock.
+        self.parts.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&mut self, input: Input) {
+        match input {
+            Input::Given(recording, given) => self.keep(recording, &given),
+            Input::Noted(event) => self.note(event),
+            Input::Finished(track) => {
+                if let Some(running) = &mut self.running {
+                    running.unfinished.remove(&track);
+                }
+                self.finish();
+            }
+            Input::Synced(result) => {
+                let outcome = self.spool().synced(result);
+                match outcome {
+                    Ok(notices) => notices.into_iter().for_each(|notice| self.notice(notice)),
+                    Err(error) => self.fault(&error),
+                }
+            }
+            Input::Report(report) => self.report(report),
+            Input::Request(request, reply) => self.request(request, reply),
+            Input::Terminate => {
+                self.terminating = true;
+                let _ = self.happen(Happening::Stop(StopReason::Shutdown));
+            }
+        }
+    }
+
+    /// Runs the recorder and carries out what it says.
+    fn happen(&mut self, happening: Happening) -> Result<(), Refusal> {
+        if let Some(action) = self.recorder.handle(happening, clock::now())? {
+            self.act(action);
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Begin(recording, by) => self.begin(recording, Some(by)),
+            Action::Continue(recording) => self.begin(recording, None),
+            Action::End(reason) => {
+                log::info!("the recording is ending ({reason:?})");
+                if let Some(running) = &mut self.running {
+                    running.ending = Some(reason);
+                }
+                let end = clock::now();
+                self.parts.lanes.iter().for_each(|lane| lane.tell(Command::End(end)));
+                self.finish();
+            }
+            Action::Abandon => {
+                self.parts.lanes.iter().for_each(|lane| lane.tell(Command::Drop));
+                if let Some(running) = self.running.take() {
+                    let refusal = Reply::Refused("the spool cannot keep bytes; see the log and `hallcast status`".into());
+                    running.waiting.iter().for_each(|reply| drop(reply.send(refusal.clone())));
+                }
+            }
+        }
+    }
+
+    /// Begins a recording, or takes one up in a new span (`by` is none then).
+    fn begin(&mut self, recording: RecordingId, by: Option<StartedBy>) {
+        let wall = clock::wall();
+        let span = self.spool().state(recording).and_then(|state| state.opened).map_or(0, |opened| opened.span + 1);
+        let opened = Opened { epoch: self.parts.epoch, span, wall_nanos: wall.unix_nanos };
+        let begun = self.spool().begin(recording, opened).map(|state| {
+            let next = |lane: &LaneView| (lane.track, state.next_sequence(lane.track));
+            self.parts.lanes.iter().map(next).collect()
+        });
+        let first_sequences = match begun {
+            Ok(first_sequences) => first_sequences,
+            Err(error) => return self.fault(&error),
+        };
+        let rhythm = self.parts.lanes.iter().find_map(LaneView::rhythm);
+        let take = Arc::new(Take {
+            recording,
+            epoch: self.parts.epoch,
+            span,
+            start: start_on_a_picture(clock::now(), rhythm),
+            rate: rhythm.map_or(Rate::THIRTY, |(_, rate)| rate),
+            first_sequences,
+        });
+        log::info!("recording {recording}, span {span}");
+        self.running = Some(Running {
+            take: take.clone(),
+            facts: Vec::new(),
+            unfinished: self.parts.lanes.iter().map(|lane| lane.track).collect(),
+            ending: None,
+            end: None,
+            waiting: Vec::new(),
+        });
+        if let Some(by) = by {
+            let room = self.parts.room.clone();
+            self.note(Event::Started { box_id: self.parts.box_id, by, room, title: None });
+        }
+        let gap = (span > 0).then_some(GapLength::Unknown);
+        self.note(Event::Span { epoch: self.parts.epoch, wall: Some(wall), gap });
+        for ((code, track), message) in self.alarms.clone() {
+            self.note(Event::Alarm { code, track, raised: true, message });
+        }
+        self.parts.lanes.iter().for_each(|lane| lane.tell(Command::Begin(take.clone())));
+    }
+
+    fn keep(&mut self, recording: RecordingId, given: &Segmented) {
+        // What a lane still gives of an abandoned recording is not kept, and nobody was told it was.
+        if self.running.as_ref().is_none_or(|running| running.take.recording != recording) {
+            return;
+        }
+        let appended = self.spool().append(recording, given);
+        match appended {
+            Ok(notice) => {
+                if let (Segmented::Chunk(chunk), Some(Notice::Written { offset, length, .. })) = (given, &notice)
+                    && chunk.key.track != TrackId::EVENTS
+                    && self.reachable
+                {
+                    self.travelling.push_back((chunk.key, offset + length, chunk.captured));
+                    self.travelling.truncate(256);
+                }
+                notice.into_iter().for_each(|notice| self.notice(notice));
+            }
+            Err(error) => self.fault(&error),
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::InitWritten(hash) => self.offer(Offer::Init { hash }),
+            Notice::Written { key, init, offset, length } => {
+                self.offer(Offer::Chunk { key, init, offset, length, live: true });
+            }
+            Notice::Kept { key, .. } => {
+                let ours = self.running.as_ref().is_some_and(|running| running.take.recording == key.recording);
+                if ours && key.track != TrackId::EVENTS {
+                    // `Kept` is refused in no state.
+                    let _ = self.happen(Happening::Kept);
+                }
+            }
+            Notice::Sealed { key, length, hash } => {
+                self.offer(Offer::Sealed { key, length, hash });
+                if self.running.as_ref().is_some_and(|running| running.end == Some(key)) {
+                    self.ended();
+                }
+            }
+        }
+    }
+
+    fn offer(&self, offer: Offer) {
+        if let Some(offers) = &self.parts.offers {
+            // The uplink ends only with the process; what it misses then is offered at the next start.
+            let _ = offers.send(offer);
+        }
+    }
+
+    /// The `End` fact is kept: the recording is over.
+    fn ended(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        let recording = running.take.recording;
+        let _ = self.happen(Happening::Finished);
+        log::info!("recording {recording} is whole on the box");
+        for reply in running.waiting {
+            let _ = reply.send(Reply::Done { recording: recording.to_string() });
+        }
+    }
+
+    /// Writes the `End` fact once every lane has given out what it held.
+    fn finish(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let Some(reason) = running.ending.filter(|_| running.unfinished.is_empty() && running.end.is_none()) else {
+            return;
+        };
+        let (recording, span, start) = (running.take.recording, running.take.span, running.take.start);
+        let mut facts = std::mem::take(&mut running.facts);
+        let tracks = self.spool().state(recording).map(|state| state.totals()).unwrap_or_default();
+        facts.push(fact(span, start, Event::End { reason, tracks }));
+        match self.write_events(recording, span, &facts, true) {
+            Ok(key) => {
+                if let Some(running) = &mut self.running {
+                    running.end = Some(key);
+                }
+            }
+            Err(error) => self.fault(&error),
+        }
+    }
+
+    /// Adds a fact to the running recording; without one it is only logged by whoever noticed it.
+    fn note(&mut self, event: Event) {
+        if let Event::Alarm { code, track, raised, message } = &event {
+            let key = (code.clone(), *track);
+            if *raised {
+                self.alarms.insert(key, message.clone());
+            } else {
+                self.alarms.remove(&key);
+            }
+        }
+        if let Some(running) = &mut self.running {
+            running.facts.push(fact(running.take.span, running.take.start, event));
+        }
+    }
+
+    /// Facts of one turn of the loop are one segment of the events track.
+    fn write_facts(&mut self) {
+        let Some(running) = self.running.as_mut().filter(|running| !running.facts.is_empty()) else { return };
+        let (recording, span) = (running.take.recording, running.take.span);
+        let facts = std::mem::take(&mut running.facts);
+        if let Err(error) = self.write_events(recording, span, &facts, false) {
+            self.fault(&error);
+        }
+    }
+
+    fn write_events(
+        &mut self,
+        recording: RecordingId,
+        span: u32,
+        facts: &[Fact],
+        last: bool,
+    ) -> Result<SegmentKey, spool::Error> {
+        let mut spool = self.spool();
+        let sequence = spool.state(recording).map_or(0, |state| state.next_sequence(TrackId::EVENTS));
+        let key = SegmentKey { recording, track: TrackId::EVENTS, sequence };
+        let mut notices = Vec::new();
+        for given in segmenter::events(key, self.parts.epoch, span, facts, clock::now()) {
+            notices.extend(spool.append(recording, &given)?);
+        }
+        if last {
+            spool.end(recording)?;
+        }
+        drop(spool);
+        notices.into_iter().for_each(|notice| self.notice(notice));
+        Ok(key)
+    }
+
+    fn fault(&mut self, error: &spool::Error) {
+        log::error!("{error}");
+        self.alarms.insert(("spool".into(), None), error.to_string());
+        let _ = self.happen(Happening::Fault);
+    }
+
+    fn report(&mut self, report: Report) {
+        let recorded = match report {
+            Report::Connected => {
+                self.reachable = true;
+                Ok(())
+            }
+            Report::Disconnected => {
+                self.reachable = false;
+                self.travelling.clear();
+                Ok(())
+            }
+            Report::Received { key, offset } => {
+                self.arrived(key, offset);
+                Ok(())
+            }
+            Report::Durable { recording, track, next, ranges } => {
+                self.spool().acknowledge(recording, track, next, &ranges)
+            }
+            Report::Complete { recording } => {
+                log::info!("recording {recording} is whole at the receiver");
+                let recorded = self.spool().complete(recording);
+                self.offer(Offer::Forget { recording });
+                recorded
+            }
+        };
+        if let Err(error) = recorded {
+            self.fault(&error);
+        }
+    }
+
+    fn arrived(&mut self, key: SegmentKey, offset: u64) {
+        let now = clock::now();
+        let lateness = &mut self.lateness;
+        self.travelling.retain(|(chunk, end, captured)| {
+            let there = *chunk == key && *end <= offset;
+            if there {
+                lateness.record(now.since(*captured));
+            }
+            !there
+        });
+    }
+
+    fn request(&mut self, request: Request, reply: Sender<Reply>) {
+        let fresh = RecordingId(super::random());
+        let outcome = match request {
+            Request::Status => {
+                let _ = reply.send(Reply::Status(Box::new(self.status())));
+                return;
+            }
+            Request::Start => self.happen(Happening::Start(fresh, StartedBy::Socket)),
+            // A press while recording is answered and changes nothing.
+            Request::Press => match self.happen(Happening::Start(fresh, StartedBy::Button)) {
+                Err(Refusal::AlreadyRecording) => Ok(()),
+                outcome => outcome,
+            },
+            Request::Stop | Request::Hold => {
+                let by = if request == Request::Stop { StopReason::Socket } else { StopReason::Button };
+                let outcome = self.happen(Happening::Stop(by));
+                if let (Ok(()), Some(running)) = (&outcome, &mut self.running) {
+                    running.waiting.push(reply);
+                    return;
+                }
+                outcome
+            }
+        };
+        let answer = match (outcome, &self.running) {
+            (Err(refusal), _) => Reply::Refused(refusal.to_string()),
+            (Ok(()), Some(running)) => Reply::Done { recording: running.take.recording.to_string() },
+            (Ok(()), None) => Reply::Refused("the spool cannot keep bytes; see the log and `hallcast status`".into()),
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(answer);
+    }
+
+    /// How things are.
+    fn status(&self) -> Status {
+        let now = clock::now();
+        let spool = self.spool();
+        let ready = self.parts.lanes.iter().any(LaneView::is_open);
+        let (state, running) = match self.recorder.state() {
+            State::Idle => ("idle", None),
+            State::Starting(running) => ("starting", Some(running)),
+            State::Recording(running) => ("recording", Some(running)),
+            State::Stopping(running) => ("stopping", Some(running)),
+            State::Fault => ("fault", None),
+        };
+        let stats = spool.stats();
+        Status {
+            box_id: self.parts.box_id.to_string(),
+            room: self.parts.room.clone(),
+            board: self.parts.board.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            state: state.into(),
+            lamp: format!("{:?}", self.recorder.lamp(ready, self.reachable)).to_lowercase(),
+            recording: running.map(|running| status::Recording {
+                id: running.recording.to_string(),
+                seconds: now.since(running.since).as_secs(),
+            }),
+            tracks: self.parts.lanes.iter().map(LaneView::status).collect(),
+            spool: status::Spool {
+                recordings: spool.recordings().count(),
+                waiting_bytes: spool.recordings().map(|(_, state)| state.waiting_bytes()).sum(),
+                chunks: stats.chunks,
+                bytes: stats.bytes,
+                syncs: stats.syncs,
+                sync_failures: stats.sync_failures,
+            },
+            uplink: status::Uplink {
+                configured: self.parts.offers.is_some(),
+                connected: self.reachable,
+                capture_to_received_ms: self.lateness.clone().summary(),
+            },
+            alarms: self.alarms.values().cloned().collect(),
+            resident_bytes: status::resident_bytes(),
+            cpu_seconds: status::cpu_seconds(),
+        }
+    }
+
+    /// What an earlier run left: everything that the receiver lacks is offered again; of the
+    /// recordings without an end, the latest is taken up and the others are ended.
+    fn take_up(&mut self, recovered: &[spool::Recovered]) {
+        for found in recovered {
+            if found.damaged_bytes > 0 {
+                log::error!("recording {}: {} bytes of the spool are damaged", found.recording, found.damaged_bytes);
+            }
+        }
+        let offers = backlog(&self.spool());
+        offers.into_iter().for_each(|offer| self.offer(offer));
+        let mut open: Vec<(u64, RecordingId)> = self
+            .spool()
+            .recordings()
+            .filter(|(_, state)| !state.ended)
+            .map(|(id, state)| (state.opened.map_or(0, |opened| opened.epoch), id))
+            .collect();
+        open.sort_unstable();
+        let latest = open.pop().map(|(_, recording)| recording);
+        for (_, recording) in open {
+            self.end_unattended(recording, recovered);
+        }
+        if let Some(recording) = latest {
+            let _ = self.happen(Happening::Resume(recording));
+            lost_facts(recovered, recording).into_iter().for_each(|event| self.note(event));
+        }
+    }
+
+    /// Ends a recording that nobody will take up.
+    fn end_unattended(&mut self, recording: RecordingId, recovered: &[spool::Recovered]) {
+        let state = self.spool().state(recording).map(|state| (state.opened.map_or(0, |opened| opened.span), state.totals()));
+        let Some((span, tracks)) = state else { return };
+        let mut events = lost_facts(recovered, recording);
+        events.push(Event::End { reason: StopReason::AwayTooLong, tracks });
+        let facts: Vec<Fact> = events.into_iter().map(|event| Fact { span, at_nanos: 0, event }).collect();
+        if let Err(error) = self.write_events(recording, span, &facts, true) {
+            self.fault(&error);
+        }
+    }
+}
+
+/// The next instant at which the first camera captures a picture: the grid then lies on its pictures,
+/// and choosing the nearest one moves nothing. `now` when no camera has a rhythm.
+fn start_on_a_picture(now: Monotonic, rhythm: Option<(Monotonic, Rate)>) -> Monotonic {
+    let Some((last, rate)) = rhythm else { return now };
+    let age = now.since(last);
+    if age > IDLE {
+        return now;
+    }
+    let ticks = rate.ticks_covering(age + Duration::from_nanos(1));
+    last.plus(Duration::from_nanos(rate.tick_nanos(ticks)))
+}
+
+fn fact(span: u32, start: Monotonic, event: Event) -> Fact {
+    let at_nanos = u64::try_from(clock::now().since(start).as_nanos()).unwrap_or(u64::MAX);
+    Fact { span, at_nanos, event }
+}
+
+/// What recovery could not find, as the facts that say so.
+fn lost_facts(recovered: &[spool::Recovered], recording: RecordingId) -> Vec<Event> {
+    let lost = recovered.iter().filter(|found| found.recording == recording).flat_map(|found| &found.lost);
+    let reason = crate::media::LostReason::Damaged;
+    lost.map(|&(track, first, last)| Event::Lost { track, first, last, reason }).collect()
+}
+
+/// Everything in the spool that the receiver does not hold, oldest first.
+fn backlog(spool: &Spool) -> Vec<Offer> {
+    let mut offers = Vec::new();
+    for (recording, state) in spool.recordings().filter(|(_, state)| !state.complete) {
+        offers.extend(state.init_hashes().map(|hash| Offer::Init { hash }));
+        for (&track, held) in &state.tracks {
+            for (&sequence, segment) in held.segments.iter().filter(|(sequence, _)| !held.acknowledged.contains(**sequence)) {
+                let key = SegmentKey { recording, track, sequence };
+                let chunks = segment.chunk_spans();
+                offers.extend(chunks.map(|(offset, length)| Offer::Chunk { key, init: segment.init, offset, length, live: false }));
+                if let Some((length, hash)) = segment.seal.filter(|_| segment.seal_kept) {
+                    offers.push(Offer::Sealed { key, length, hash });
+                }
+            }
+        }
+    }
+    offers
+}

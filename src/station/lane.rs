@@ -1,0 +1,202 @@
+//! A lane: one track's road from its device to the spool's door, on one thread.
+//!
+//! Takes [`Command`]s from the keeper and blocks from the device's pump; gives
+//! [`Input::Given`](super::keeper::Input) in order. While nothing is recorded the device runs and its
+//! blocks are thrown away, so that the first chunk shows what happened right after the press. The
+//! queue to the keeper is bounded and blocks: after the encoder nothing is dropped.
+//!
+//! What both kinds of lane share is here; [`super::video`] and [`super::sound`] are the two kinds.
+
+use super::keeper::Input;
+use super::status::Track;
+use super::supervise;
+use crate::clock;
+use crate::media::{Event, Monotonic, Rate, RecordingId, Segmented, TrackId};
+use crate::segmenter::{self, Cut, Segmenter};
+use crate::source;
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The longest a lane waits for its device before it looks for commands.
+pub(super) const ATTENTION: Duration = Duration::from_millis(10);
+/// A chunk lasts this long, rounded up to whole ticks or packets.
+pub(super) const CHUNK: Duration = Duration::from_millis(250);
+/// A segment lasts this long, rounded up to whole ticks.
+pub(super) const SEGMENT: Duration = Duration::from_secs(2);
+
+/// What the keeper tells a lane.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Give this span from its start on.
+    Begin(Arc<Take>),
+    /// Give what was captured before this instant, then say that this is all.
+    End(Monotonic),
+    /// Give nothing more of the span in hand.
+    Drop,
+}
+
+/// One span of a recording, as the lanes need to know it.
+#[derive(Debug)]
+pub struct Take {
+    /// The recording.
+    pub recording: RecordingId,
+    /// The boot epoch.
+    pub epoch: u64,
+    /// The span.
+    pub span: u32,
+    /// Where media time is zero.
+    pub start: Monotonic,
+    /// The cameras' rate: sound is cut where pictures are.
+    pub rate: Rate,
+    /// The number of each track's next segment.
+    pub first_sequences: BTreeMap<TrackId, u64>,
+}
+
+/// What the keeper knows of a lane.
+pub struct LaneView {
+    /// The track.
+    pub track: TrackId,
+    commands: Sender<Command>,
+    view: Arc<Mutex<View>>,
+}
+
+/// What a lane shows of itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) status: Track,
+    /// When the camera captured its last picture, and its rate.
+    pub(super) rhythm: Option<(Monotonic, Rate)>,
+}
+
+impl LaneView {
+    /// Tells the lane; a lane whose thread is gone has said so in the log.
+    pub fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    /// The device is open.
+    pub fn is_open(&self) -> bool {
+        self.look(|view| view.status.open)
+    }
+
+    /// When its camera last captured a picture, and its rate.
+    pub fn rhythm(&self) -> Option<(Monotonic, Rate)> {
+        self.look(|view| view.rhythm)
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Track {
+        self.look(|view| view.status.clone())
+    }
+
+    fn look<T>(&self, with: impl FnOnce(&View) -> T) -> T {
+        with(&self.view.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The two ends of a lane that is about to start.
+pub(super) struct Ends {
+    pub(super) track: TrackId,
+    pub(super) name: &'static str,
+    commands: Receiver<Command>,
+    keeper: SyncSender<Input>,
+    view: Arc<Mutex<View>>,
+    failures: u32,
+    alarm: Option<String>,
+}
+
+impl Ends {
+    /// A lane's own ends, and the keeper's view of it.
+    pub(super) fn new(track: TrackId, name: &'static str, keeper: SyncSender<Input>) -> (Self, LaneView) {
+        let (sender, commands) = std::sync::mpsc::channel();
+        let status = Track { name: name.into(), ..Track::default() };
+        let view = Arc::new(Mutex::new(View { status, rhythm: None }));
+        let seen = LaneView { track, commands: sender, view: view.clone() };
+        (Self { track, name, commands, keeper, view, failures: 0, alarm: None }, seen)
+    }
+
+    /// The next command, if one came. `Err` when the keeper is gone: end the thread.
+    pub(super) fn command(&self) -> Result<Option<Command>, ()> {
+        match self.commands.try_recv() {
+            Ok(command) => Ok(Some(command)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(()),
+        }
+    }
+
+    /// Gives to the keeper, waiting for it if need be.
+    pub(super) fn give(&self, input: Input) {
+        // A keeper that is gone takes the process with it.
+        let _ = self.keeper.send(input);
+    }
+
+    /// Changes what the lane shows.
+    pub(super) fn show(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The device is open.
+    pub(super) fn opened(&mut self, settings: String) {
+        log::info!("{}: open, {settings}", self.name);
+        self.failures = 0;
+        self.show(|view| {
+            view.status.open = true;
+            view.status.settings = settings;
+            view.status.error = None;
+        });
+        self.calm("");
+    }
+
+    /// The device failed: says so once per kind of error and tells when to try again.
+    pub(super) fn failed(&mut self, error: &source::Error) -> Monotonic {
+        let message = error.to_string();
+        let code = format!("{}-{}", self.name, error.code());
+        self.show(|view| {
+            view.status.open = false;
+            view.status.error = Some(message.clone());
+            view.rhythm = None;
+        });
+        self.raise(code, message);
+        self.failures += 1;
+        clock::now().plus(supervise::reopen_after(error, self.failures))
+    }
+
+    /// Raises an alarm, in the log and as a fact, unless this one stands already.
+    pub(super) fn raise(&mut self, code: String, message: String) {
+        if self.alarm.as_ref() != Some(&code) {
+            self.calm(&code);
+            log::warn!("{}: {message}", self.name);
+            let track = Some(self.track);
+            self.give(Input::Noted(Event::Alarm { code: code.clone(), track, raised: true, message }));
+            self.alarm = Some(code);
+        }
+    }
+
+    /// Ends the standing alarm, unless it is `but`.
+    fn calm(&mut self, but: &str) {
+        if let Some(code) = self.alarm.take_if(|code| code != but) {
+            let message = format!("{} is well again", self.name);
+            self.give(Input::Noted(Event::Alarm { code, track: Some(self.track), raised: false, message }));
+        }
+    }
+
+    /// The segmenter of a span that begins.
+    pub(super) fn segmenter(&self, take: &Take, timescale: crate::media::Timescale, cut: Cut) -> Segmenter {
+        Segmenter::new(segmenter::Config {
+            recording: take.recording,
+            track: self.track,
+            epoch: take.epoch,
+            span: take.span,
+            first_sequence: take.first_sequences.get(&self.track).copied().unwrap_or(0),
+            timescale,
+            cut,
+        })
+    }
+
+    /// Gives what the segmenter gave.
+    pub(super) fn give_all(&self, recording: RecordingId, given: &mut Vec<Segmented>) {
+        given.drain(..).for_each(|given| self.give(Input::Given(recording, given)));
+    }
+}

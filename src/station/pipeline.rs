@@ -1,0 +1,168 @@
+//! The one place where the stages are joined.
+//!
+//! ```text
+//!  source ── pump ──> pacer -> encoder -> segmenter ──> spool ──────> uplink
+//!  device    thread   `video` or `sound` lane, one      `keeper`,     its own thread,
+//!            + ring   thread per track                  one thread    tokio inside
+//!                                                         │  ▲
+//!                                                         ▼  │
+//!                                                        sync thread
+//! ```
+//!
+//! * device -> pacer: bounded, drops the oldest: what is fresh matters.
+//! * encoder -> spool: bounded, blocks: nothing is dropped after the encoder.
+//! * spool -> uplink: names only, not bounded: the bytes are on the disk and are read when they can
+//!   be sent, so that a slow network holds nothing up.
+
+use super::config::Config;
+use super::control::{self, Reply, Request};
+use super::keeper::{Input, Keeper, Parts};
+use super::lane::{Ends, LaneView};
+use super::sound::SoundLane;
+use super::video::VideoLane;
+use crate::media::{Hash, SegmentKey, TrackId};
+use crate::spool::{LocalDisk, Spool, SyncJob};
+use crate::uplink::{self, identity};
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Inputs that may wait for the keeper before lanes block.
+const INPUTS: usize = 64;
+
+/// The tracks of a box, by number; 0 is the events track.
+const PRESENTER: (TrackId, &str) = (TrackId(1), "presenter");
+const SLIDES: (TrackId, &str) = (TrackId(2), "slides");
+const MICROPHONE: (TrackId, &str) = (TrackId(3), "microphone");
+
+/// Starts every stage and works until the process is asked to end.
+pub(super) fn run(config: &Config) -> Result<(), super::Error> {
+    let identity = identity::open(&config.state_directory)?;
+    let epoch = identity.raise_epoch()?;
+    let spool_config = crate::spool::Config::new(config.state_directory.join("spool"));
+    let (spool, recovered) = Spool::open(Arc::new(LocalDisk), spool_config)?;
+    let spool = Arc::new(Mutex::new(spool));
+
+    let (inputs, happenings) = sync_channel(INPUTS);
+    let lanes = start_lanes(config, &inputs)?;
+    let syncs = start_syncing(inputs.clone())?;
+    let offers = match &config.receiver {
+        Some(receiver) => {
+            let (offers, offered) = tokio::sync::mpsc::unbounded_channel();
+            let driver = uplink::Config::new(receiver.address.clone(), receiver.name.clone());
+            start_uplink(driver, identity.clone(), epoch, offered, SpoolReader(spool.clone()), inputs.clone())?;
+            Some(offers)
+        }
+        None => None,
+    };
+    control::listen(&config.control_socket, {
+        let inputs = inputs.clone();
+        move |request| ask(&inputs, request)
+    })?;
+    super::on_signal({
+        let inputs = inputs.clone();
+        move || drop(inputs.send(Input::Terminate))
+    })?;
+
+    let parts = Parts {
+        spool,
+        syncs,
+        offers,
+        lanes,
+        box_id: identity.box_id(),
+        epoch,
+        room: config.room.clone(),
+        board: config.board.clone(),
+        maximum: config.maximum,
+    };
+    super::notify_ready();
+    Keeper::new(parts, &recovered).run(&happenings);
+    Ok(())
+}
+
+fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<LaneView>> {
+    let mut lanes = Vec::new();
+    for ((id, name), track) in [(PRESENTER, &config.presenter), (SLIDES, &config.slides)] {
+        if let Some(track) = track.clone() {
+            let (ends, view) = Ends::new(id, name, keeper.clone());
+            spawn(&format!("{name} lane"), move || VideoLane { ends, track }.run())?;
+            lanes.push(view);
+        }
+    }
+    if let Some(track) = config.microphone.clone() {
+        let (id, name) = MICROPHONE;
+        let (ends, view) = Ends::new(id, name, keeper.clone());
+        spawn(&format!("{name} lane"), move || SoundLane { ends, track }.run())?;
+        lanes.push(view);
+    }
+    Ok(lanes)
+}
+
+/// Runs syncs one after the other on a thread that may wait for the disk.
+fn start_syncing(keeper: SyncSender<Input>) -> io::Result<std::sync::mpsc::Sender<SyncJob>> {
+    let (jobs, waiting): (_, Receiver<SyncJob>) = channel();
+    spawn("sync", move || {
+        for job in waiting {
+            if keeper.send(Input::Synced(job.run())).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(jobs)
+}
+
+/// Runs the uplink on a thread of its own: whatever the network does, nothing else waits for it.
+fn start_uplink(
+    config: uplink::Config,
+    identity: identity::Identity,
+    epoch: u64,
+    offers: tokio::sync::mpsc::UnboundedReceiver<uplink::Offer>,
+    reader: SpoolReader,
+    keeper: SyncSender<Input>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (reports, mut reported) = tokio::sync::mpsc::unbounded_channel();
+    spawn("uplink reports", move || {
+        while let Some(report) = reported.blocking_recv() {
+            if keeper.send(Input::Report(report)).is_err() {
+                return;
+            }
+        }
+    })?;
+    spawn("uplink", move || {
+        runtime.block_on(uplink::run(config, identity, epoch, offers, Arc::new(reader), reports));
+    })
+}
+
+/// The uplink's view of the spool.
+struct SpoolReader(Arc<Mutex<Spool>>);
+
+impl uplink::Source for SpoolReader {
+    fn segment(&self, key: SegmentKey, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+        let spool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spool.read(key, offset, length).map_err(io::Error::other)
+    }
+
+    fn init(&self, hash: &Hash) -> io::Result<Vec<u8>> {
+        let spool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spool.read_init(hash).map_err(io::Error::other)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Carries a request to the keeper and its answer back.
+fn ask(keeper: &SyncSender<Input>, request: Request) -> Reply {
+    let (reply, answer) = channel();
+    if keeper.send(Input::Request(request, reply)).is_err() {
+        return Reply::Refused("the box is ending".into());
+    }
+    // Stopping waits for the disk, and a disk may hang.
+    answer.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| {
+        Reply::Refused("the box did not answer within 20 s: its disk may hang; see the log".into())
+    })
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(work).map(drop)
+}

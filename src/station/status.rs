@@ -1,0 +1,188 @@
+//! What `hallcast status` says, and what the process says of itself.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// How a box is. Published as JSON by `hallcast status --json`; fields are added, never renamed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The box's id.
+    pub box_id: String,
+    /// The room, as configured.
+    pub room: Option<String>,
+    /// The board's name.
+    pub board: String,
+    /// The program's version.
+    pub version: String,
+    /// `idle`, `starting`, `recording`, `stopping` or `fault`.
+    pub state: String,
+    /// The lamp's pattern.
+    pub lamp: String,
+    /// The recording in hand.
+    pub recording: Option<Recording>,
+    /// Each track and its device.
+    pub tracks: Vec<Track>,
+    /// The spool.
+    pub spool: Spool,
+    /// The way to the receiver.
+    pub uplink: Uplink,
+    /// What is wrong now, for people.
+    pub alarms: Vec<String>,
+    /// Resident memory of the process, bytes.
+    pub resident_bytes: u64,
+    /// CPU time of the process's threads: `encode` for the lanes' encoders, `all` for the process.
+    pub cpu_seconds: f64,
+}
+
+/// The recording in hand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recording {
+    /// Its id.
+    pub id: String,
+    /// Seconds since it was begun or taken up.
+    pub seconds: u64,
+}
+
+/// One track and its device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Track {
+    /// `presenter`, `slides` or `microphone`.
+    pub name: String,
+    /// The device is open.
+    pub open: bool,
+    /// What the device is set to, for people.
+    pub settings: String,
+    /// Why the device gives nothing.
+    pub error: Option<String>,
+    /// Pictures or blocks of samples that the device delivered since the process started.
+    pub delivered: u64,
+    /// Pictures or blocks dropped before the pacer because it was late.
+    pub dropped: u64,
+    /// What the device itself lost.
+    pub lost: u64,
+    /// Ticks of the running recording, or of the last one.
+    pub ticks: u64,
+    /// Of these, filled with the previous picture.
+    pub repeats: u64,
+    /// Pictures that no tick wanted.
+    pub drops: u64,
+    /// Silence put in for samples that the device lost, in samples.
+    pub silence: u64,
+    /// CPU seconds spent in the encoder.
+    pub encode_cpu_seconds: f64,
+}
+
+/// The spool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spool {
+    /// Recordings on the box.
+    pub recordings: usize,
+    /// Bytes that the receiver does not hold durably.
+    pub waiting_bytes: u64,
+    /// Chunks written since the process started.
+    pub chunks: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Syncs that returned well.
+    pub syncs: u64,
+    /// Syncs that failed.
+    pub sync_failures: u64,
+}
+
+/// The way to the receiver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// A receiver is configured.
+    pub configured: bool,
+    /// A session is up.
+    pub connected: bool,
+    /// From the capture of a chunk's first picture to the receiver's word that it has the chunk, in
+    /// milliseconds: median, 99th of a hundred, and how many were measured. The chunk's own length
+    /// is in it.
+    pub capture_to_received_ms: Option<(u64, u64, usize)>,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.state)?;
+        if let Some(recording) = &self.recording {
+            write!(f, " {} for {} s", recording.id, recording.seconds)?;
+        }
+        writeln!(f, ", lamp {}", self.lamp)?;
+        for track in &self.tracks {
+            match &track.error {
+                Some(error) => writeln!(f, "{:<11} {error}", track.name)?,
+                None => writeln!(
+                    f,
+                    "{:<11} {}: {} ticks, {} repeats, {} drops",
+                    track.name, track.settings, track.ticks, track.repeats, track.drops
+                )?,
+            }
+        }
+        let link = match (self.uplink.configured, self.uplink.connected) {
+            (false, _) => "no receiver is configured",
+            (true, false) => "the receiver is away",
+            (true, true) => "connected",
+        };
+        writeln!(f, "spool       {} bytes wait for the receiver", self.spool.waiting_bytes)?;
+        writeln!(f, "uplink      {link}")?;
+        self.alarms.iter().try_for_each(|alarm| writeln!(f, "alarm       {alarm}"))
+    }
+}
+
+/// How long chunks take, the last 4096 of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lateness {
+    millis: Vec<u64>,
+    next: usize,
+}
+
+impl Lateness {
+    const MOST: usize = 4096;
+
+    pub(super) fn record(&mut self, lateness: Duration) {
+        let millis = u64::try_from(lateness.as_millis()).unwrap_or(u64::MAX);
+        if self.millis.len() < Self::MOST {
+            self.millis.push(millis);
+        } else {
+            self.millis[self.next] = millis;
+            self.next = (self.next + 1) % Self::MOST;
+        }
+    }
+
+    pub(super) fn summary(mut self) -> Option<(u64, u64, usize)> {
+        self.millis.sort_unstable();
+        let count = self.millis.len();
+        let at = |percent: usize| self.millis.get((count * percent).div_ceil(100).saturating_sub(1)).copied();
+        Some((at(50)?, at(99)?, count))
+    }
+}
+
+/// Resident memory of this process; 0 where the kernel does not say.
+pub(super) fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+/// CPU seconds of this process.
+pub(super) fn cpu_seconds() -> f64 {
+    crate::clock::process_cpu().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lateness_is_a_median_and_a_tail_of_the_latest() {
+        let mut lateness = Lateness::default();
+        assert_eq!(lateness.clone().summary(), None);
+        (0..Lateness::MOST).for_each(|_| lateness.record(Duration::from_secs(9)));
+        for _ in 0..41 {
+            (1..=100).for_each(|millis| lateness.record(Duration::from_millis(millis)));
+        }
+        assert_eq!(lateness.summary(), Some((50, 99, Lateness::MOST)));
+    }
+}

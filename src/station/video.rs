@@ -1,0 +1,246 @@
+//! The lane of a picture track: camera, pacer, encoder, segmenter.
+
+use super::config::VideoTrack;
+use super::keeper::Input;
+use super::lane::{ATTENTION, CHUNK, Command, Ends, SEGMENT, Take};
+use crate::clock;
+use crate::encoder::{self, VideoEncoder};
+use crate::media::{Codec, Event, MediaTime, Monotonic, Picture, Rate, Segmented, TrackInfo, TrackKind};
+use crate::mp4;
+use crate::pacer::{self, Action, Pacer};
+use crate::segmenter::{Cut, Segmenter};
+use crate::source::{self, Received, VideoPump, VideoSettings};
+use std::sync::Arc;
+
+/// One picture track.
+pub(super) struct VideoLane {
+    pub(super) ends: Ends,
+    pub(super) track: VideoTrack,
+}
+
+/// The open camera and the encoder made for it.
+struct Device {
+    settings: VideoSettings,
+    /// The pacing rate: the configured one, or the device's own.
+    rate: Rate,
+    encoder: Box<dyn VideoEncoder>,
+    /// The encoder has not given anything yet: its first picture must be a keyframe.
+    fresh: bool,
+}
+
+/// The span in hand.
+struct Running {
+    take: Arc<Take>,
+    pacer: Pacer<Picture>,
+    rate: Rate,
+    segmenter: Segmenter,
+    /// What the last tick showed: a repeat shows it again.
+    shown: Option<Picture>,
+    end: Option<Monotonic>,
+    given: Vec<Segmented>,
+}
+
+impl VideoLane {
+    /// Works until the keeper is gone.
+    pub(super) fn run(mut self) {
+        let camera = self.track.camera.clone();
+        let pump = match VideoPump::start(self.ends.name, move || source::open_camera(&camera)) {
+            Ok(pump) => pump,
+            Err(error) => return log::error!("{}: cannot start its thread: {error}", self.ends.name),
+        };
+        let (mut device, mut running, mut begin) = (None::<Device>, None::<Running>, None::<Arc<Take>>);
+        while let Ok(command) = self.ends.command() {
+            match command {
+                Some(Command::Begin(take)) => begin = Some(take),
+                Some(Command::End(at)) => match &mut running {
+                    Some(running) => running.end = Some(at),
+                    // The camera never opened: there is nothing to give.
+                    None => {
+                        begin = None;
+                        self.ends.give(Input::Finished(self.ends.track));
+                    }
+                },
+                Some(Command::Drop) => (running, begin) = (None, None),
+                None => {}
+            }
+            if let (Some(device), Some(take)) = (&mut device, begin.take_if(|_| running.is_none() && device.is_some())) {
+                running = Some(self.begin(take, device));
+            }
+            let now = clock::now();
+            let mut deadline = now.plus(ATTENTION);
+            if let (Some(span), Some(device)) = (&mut running, &mut device) {
+                match self.pace(span, device, &pump) {
+                    Some(wait) => deadline = deadline.min(wait.max(now)),
+                    None => {
+                        running = None;
+                        self.ends.give(Input::Finished(self.ends.track));
+                    }
+                }
+            }
+            match pump.receive(deadline) {
+                Received::Opened(settings) => device = self.opened(settings, running.as_mut()),
+                Received::Block(picture) => {
+                    let rate = device.as_ref().map(|device| device.settings.rate);
+                    let stats = pump.stats();
+                    self.ends.show(|view| {
+                        view.rhythm = rate.map(|rate| (picture.captured, rate));
+                        view.status.delivered = stats.delivered;
+                        view.status.dropped = stats.dropped;
+                        view.status.lost = stats.losses.lost + stats.losses.damaged;
+                    });
+                    match (&mut running, &device) {
+                        (Some(running), Some(_)) => running.pacer.offer(picture.captured, picture),
+                        _ => pump.recycle(picture),
+                    }
+                }
+                Received::Failed(error) => pump.reopen_at(self.ends.failed(&error)),
+                Received::Timeout => {}
+                Received::Closed => {
+                    log::error!("{}: the camera's thread ended by itself", self.ends.name);
+                    return self.ends.give(Input::Finished(self.ends.track));
+                }
+            }
+        }
+    }
+
+    fn opened(&mut self, settings: VideoSettings, running: Option<&mut Running>) -> Option<Device> {
+        // A span keeps its grid: a camera that comes back with another rate is paced to the old one.
+        let rate = match &running {
+            Some(running) => running.rate,
+            None => self.track.rate.unwrap_or(settings.rate),
+        };
+        if let Some(running) = running {
+            running.pacer.set_source_rate(settings.rate);
+            // Laid out as the old camera's were: the new encoder could not read it.
+            running.shown = None;
+        }
+        let config = encoder::VideoConfig {
+            bit_rate: self.track.bit_rate,
+            screen: self.ends.name == "slides",
+            keyframe_interval: rate.ticks_covering(SEGMENT),
+        };
+        match encoder::open_video(&config, settings.layout, rate) {
+            Ok(encoder) => {
+                let layout = settings.layout;
+                self.ends.opened(format!(
+                    "{}x{} {:?} at {}/s, paced at {rate}/s, {}",
+                    layout.width,
+                    layout.height,
+                    layout.pixels,
+                    settings.rate,
+                    encoder.name()
+                ));
+                Some(Device { settings, rate, encoder, fresh: true })
+            }
+            Err(error) => {
+                self.ends.raise(format!("{}-encoder", self.ends.name), error.to_string());
+                None
+            }
+        }
+    }
+
+    fn begin(&self, take: Arc<Take>, device: &mut Device) -> Running {
+        let rate = device.rate;
+        device.fresh = true;
+        let config = pacer::Config { source_rate: device.settings.rate, start: Some(take.start), ..pacer::Config::at(rate) };
+        Running {
+            pacer: Pacer::new(config),
+            rate,
+            segmenter: self.ends.segmenter(&take, rate.timescale(), Cut::pictures(rate, CHUNK, SEGMENT)),
+            take,
+            shown: None,
+            end: None,
+            given: Vec::new(),
+        }
+    }
+
+    /// Does what the pacer says until it wants to wait; `None` when the span is over.
+    fn pace(&mut self, running: &mut Running, device: &mut Device, pump: &VideoPump) -> Option<Monotonic> {
+        loop {
+            let now = clock::now();
+            let next = running.take.start.plus(std::time::Duration::from_nanos(running.rate.tick_nanos(running.pacer.stats().ticks())));
+            if running.end.is_some_and(|end| next >= end || now > end.plus(SEGMENT)) {
+                self.finish(running);
+                return None;
+            }
+            match running.pacer.poll(now) {
+                Action::Emit { tick, picture } => {
+                    if let Some(before) = running.shown.replace(picture) {
+                        pump.recycle(before);
+                    }
+                    self.encode(tick, running, device);
+                }
+                Action::Repeat { tick, .. } => self.encode(tick, running, device),
+                Action::Drop { picture, .. } => pump.recycle(picture),
+                Action::Wait(until) => return Some(until.unwrap_or(now.plus(ATTENTION))),
+            }
+        }
+    }
+
+    fn encode(&mut self, tick: u64, running: &mut Running, device: &mut Device) {
+        let Some(picture) = &running.shown else { return };
+        let units = running.rate.tick_units();
+        let time = MediaTime(i64::try_from(tick).unwrap_or(i64::MAX).saturating_mul(units.into()));
+        let keyframe = device.fresh || tick.is_multiple_of(running.rate.ticks_covering(SEGMENT));
+        let before = clock::thread_cpu();
+        let encoded = device.encoder.encode(&picture.data, time, units, picture.captured, keyframe);
+        let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
+        let stats = running.pacer.stats();
+        self.ends.show(|view| {
+            view.status.ticks = stats.ticks();
+            view.status.repeats = stats.repeats();
+            view.status.drops = stats.drops();
+            view.status.encode_cpu_seconds += spent;
+        });
+        let unit = match encoded {
+            Ok(unit) => unit,
+            Err(error) => {
+                device.fresh = true;
+                return self.ends.raise(format!("{}-encoder", self.ends.name), error.to_string());
+            }
+        };
+        let outcome = self.set_init(running, device).and_then(|()| {
+            running.segmenter.push(unit, &mut |given| running.given.push(given)).map_err(|error| error.to_string())
+        });
+        device.fresh = outcome.is_err();
+        if let Err(message) = outcome {
+            self.ends.raise(format!("{}-segmenter", self.ends.name), message);
+        }
+        self.ends.give_all(running.take.recording, &mut running.given);
+    }
+
+    /// Gives the segmenter the init, and the recording its description, when the encoder is fresh.
+    fn set_init(&mut self, running: &mut Running, device: &Device) -> Result<(), String> {
+        if !device.fresh {
+            return Ok(());
+        }
+        let (sps, pps) = device.encoder.parameters().ok_or("the encoder gave no parameter sets")?;
+        let (width, height, timescale) = (device.settings.layout.width, device.settings.layout.height, running.rate.timescale());
+        let init = mp4::video_init(sps, pps, width, height, timescale).map_err(|error| error.to_string())?;
+        let codec_tag = mp4::avc_codec_tag(sps).map_err(|error| error.to_string())?;
+        let before = running.segmenter.init();
+        let init = running.segmenter.set_init(init, &mut |given| running.given.push(given)).map_err(|error| error.to_string())?;
+        if before != Some(init) {
+            self.ends.give(Input::Noted(Event::Track(TrackInfo {
+                id: self.ends.track,
+                name: self.ends.name.into(),
+                kind: TrackKind::Video,
+                codec: Codec::H264 { width, height, rate: Some(running.rate) },
+                codec_tag,
+                timescale,
+                bit_rate: self.track.bit_rate,
+                init,
+                language: None,
+                alternate_of: None,
+            })));
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, running: &mut Running) {
+        if let Err(error) = running.segmenter.flush(&mut |given| running.given.push(given)) {
+            self.ends.raise(format!("{}-segmenter", self.ends.name), error.to_string());
+        }
+        self.ends.give_all(running.take.recording, &mut running.given);
+    }
+}

@@ -1,0 +1,6 @@
+//! What the tests of whole programs share: a receiver and boxes as processes, and readers of films.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+pub mod film;
+pub mod programs;

@@ -1,0 +1,277 @@
+//! A receiver and boxes, as the processes that people run, on loopback ports of their own.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use hallcast::clock;
+use std::time::Duration;
+
+pub const BOX: &str = env!("CARGO_BIN_EXE_hallcast");
+pub const RECEIVER: &str = env!("CARGO_BIN_EXE_hallcast-receiver");
+
+/// A running receiver with its store; killed when dropped.
+pub struct Receiver {
+    pub home: PathBuf,
+    pub quic: String,
+    pub web: String,
+    process: Child,
+}
+
+/// A running box; killed when dropped.
+pub struct CaptureBox {
+    pub home: PathBuf,
+    arguments: Vec<String>,
+    process: Child,
+}
+
+/// Waits until `ready` says so; fails with `what` after `seconds`.
+pub fn wait_until(seconds: u64, what: &str, mut ready: impl FnMut() -> bool) {
+    let patience = clock::now().plus(Duration::from_secs(seconds));
+    while !ready() {
+        assert!(clock::now() < patience, "{what}: not within {seconds} s");
+        clock::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a command to its end and gives what it printed; fails when it fails.
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    let output = outcome(program, arguments);
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command to its end, however it ends.
+pub fn outcome(program: &str, arguments: &[&str]) -> Output {
+    let started = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    started.unwrap_or_else(|error| panic!("{program}: {error}"))
+}
+
+fn log_file(path: &Path) -> File {
+    File::options().create(true).append(true).open(path).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+impl Receiver {
+    /// A receiver with a development authority, its store and state below `home`.
+    pub fn start(home: &Path) -> Self {
+        let home = home.join("receiver");
+        fs::create_dir_all(&home).unwrap();
+        let state = home.join("state");
+        run(RECEIVER, &["ca", "init", "--development", "--state-dir", text(&state)]);
+        let quic = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let web = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let process = Self::spawn(&home, &quic, &web);
+        let receiver = Self { home, quic, web, process };
+        receiver.wait();
+        receiver
+    }
+
+    fn spawn(home: &Path, quic: &str, web: &str) -> Child {
+        Command::new(RECEIVER)
+            .args(["run", "--listen", quic, "--web-listen", web])
+            .args(["--state-dir", text(&home.join("state")), "--store-dir", text(&home.join("store"))])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file(&home.join("log")))
+            .spawn()
+            .unwrap()
+    }
+
+    fn wait(&self) {
+        wait_until(20, "the receiver's page", || TcpStream::connect(&self.web).is_ok());
+    }
+
+    /// Kills the process with SIGKILL and starts it again.
+    pub fn kill_and_restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::spawn(&self.home, &self.quic, &self.web);
+        self.wait();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.home.join("log")).unwrap_or_default()
+    }
+
+    /// The folder of a recording in the store.
+    pub fn archive(&self, recording: &str) -> PathBuf {
+        self.home.join("store/recordings").join(recording)
+    }
+
+    pub fn manifest(&self, recording: &str) -> Option<serde_json::Value> {
+        let text = fs::read(self.archive(recording).join("manifest.json")).ok()?;
+        Some(serde_json::from_slice(&text).expect("a manifest is JSON from its first moment on"))
+    }
+
+    /// Waits until the recording is whole at the receiver; gives its manifest.
+    pub fn wait_complete(&self, recording: &str, seconds: u64) -> serde_json::Value {
+        wait_until(seconds, "the manifest", || self.manifest(recording).is_some());
+        self.manifest(recording).unwrap()
+    }
+
+    /// The body that a browser gets for `path`; fails unless the answer is 200.
+    pub fn get(&self, path: &str) -> Vec<u8> {
+        let mut stream = TcpStream::connect(&self.web).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.web).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("an HTTP answer");
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        assert!(head.split(' ').nth(1) == Some("200"), "{path}: {head}");
+        answer.split_off(end + 4)
+    }
+
+    /// The recording's film, as a file below `home`.
+    pub fn film(&self, recording: &str) -> PathBuf {
+        let path = self.home.join(format!("{recording}.mp4"));
+        fs::write(&path, self.get(&format!("/recordings/{recording}/recording.mp4"))).unwrap();
+        path
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("---- the receiver's log\n{}", self.log());
+        }
+    }
+}
+
+impl CaptureBox {
+    /// A box called `name` below `home`, enrolled with `receiver` and running with `arguments`.
+    pub fn start(home: &Path, name: &str, receiver: Option<&Receiver>, arguments: &[&str]) -> Self {
+        let home = home.join(name);
+        fs::create_dir_all(&home).unwrap();
+        let state = home.join("state");
+        let mut all: Vec<String> =
+            ["run", "--state-directory", text(&state), "--socket", text(&home.join("control")), "--room", name]
+                .map(String::from)
+                .to_vec();
+        if let Some(receiver) = receiver {
+            enroll(&state, receiver, name);
+            all.extend(["--receiver".into(), receiver.quic.clone()]);
+        }
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let process = Self::spawn(&home, &all);
+        let capture_box = Self { home, arguments: all, process };
+        capture_box.wait();
+        capture_box
+    }
+
+    fn spawn(home: &Path, arguments: &[String]) -> Child {
+        Command::new(BOX)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log_file(&home.join("log")))
+            .spawn()
+            .unwrap()
+    }
+
+    fn wait(&self) {
+        wait_until(20, "the box's devices", || {
+            self.try_status().is_some_and(|status| {
+                let tracks = status["tracks"].as_array().unwrap();
+                tracks.iter().all(|track| track["open"] == true || !track["error"].is_null())
+            })
+        });
+    }
+
+    /// Kills the process with SIGKILL and starts it again.
+    pub fn kill_and_restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::spawn(&self.home, &self.arguments);
+        self.wait();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.home.join("log")).unwrap_or_default()
+    }
+
+    pub fn ask(&self, command: &str) -> Output {
+        outcome(BOX, &[command, "--socket", text(&self.home.join("control"))])
+    }
+
+    /// Starts a recording; gives its id.
+    pub fn record(&self) -> String {
+        self.demand("start")
+    }
+
+    /// Ends the recording; gives its id once it is whole on the box.
+    pub fn stop(&self) -> String {
+        self.demand("stop")
+    }
+
+    fn demand(&self, command: &str) -> String {
+        let output = self.ask(command);
+        assert!(output.status.success(), "{command}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub fn try_status(&self) -> Option<serde_json::Value> {
+        let output = outcome(BOX, &["status", "--json", "--socket", text(&self.home.join("control"))]);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        self.try_status().expect("the box answers")
+    }
+}
+
+impl Drop for CaptureBox {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("---- the box's log ({})\n{}", self.home.display(), self.log());
+        }
+    }
+}
+
+/// Makes the box whose state is in `state` known to the receiver.
+pub fn enroll(state: &Path, receiver: &Receiver, room: &str) {
+    fs::create_dir_all(state).unwrap();
+    let (request, signed) = (state.with_extension("csr"), state.with_extension("pem"));
+    fs::write(&request, run(BOX, &["enroll", "--csr", "--state-directory", text(state)])).unwrap();
+    let signing = ["sign", text(&request), "--room", room, "--state-dir", text(&receiver.home.join("state"))];
+    fs::write(&signed, run(RECEIVER, &signing)).unwrap();
+    run(BOX, &["enroll", "--install", text(&signed), "--state-directory", text(state)]);
+}
+
+/// The hash of each sealed segment in a box's spool, by "track/sequence", read by the library.
+pub fn spool_hashes(state: &Path) -> Vec<(hallcast::media::SegmentKey, u64, hallcast::media::Hash)> {
+    use hallcast::spool::{Config, LocalDisk, Spool};
+    let (spool, _) = Spool::open(std::sync::Arc::new(LocalDisk), Config::new(state.join("spool"))).unwrap();
+    let mut found = Vec::new();
+    for (recording, held) in spool.recordings() {
+        for (&track, state) in &held.tracks {
+            for (&sequence, segment) in &state.segments {
+                let key = hallcast::media::SegmentKey { recording, track, sequence };
+                let (length, hash) = segment.seal.expect("every segment of an ended recording is sealed");
+                found.push((key, length, hash));
+            }
+        }
+    }
+    found
+}

@@ -82,8 +82,9 @@ impl Tables {
                 time
             }
             Some((before, lasts)) => {
-                let begins = time.max(before.saturating_add(lasts.into()));
-                self.duration(begins - before);
+                let longest = before.saturating_add(u32::MAX.into());
+                let begins = time.clamp(before.saturating_add(lasts.into()), longest);
+                self.duration((begins - before) as u32);
                 begins
             }
         };
@@ -109,8 +110,7 @@ impl Tables {
         }
     }
 
-    fn duration(&mut self, units: u64) {
-        let sample_delta = u32::try_from(units).unwrap_or(u32::MAX);
+    fn duration(&mut self, sample_delta: u32) {
         match self.durations.last_mut() {
             Some(run) if run.sample_delta == sample_delta => run.sample_count += 1,
             _ => self.durations.push(SttsEntry {

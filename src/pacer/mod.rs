@@ -1,1 +1,18 @@
-//! (being laid)
+//! Stage: a fixed interval out of irregular input.
+//!
+//! Takes pictures with their capture times, in whatever rhythm a device delivers them, and samples at
+//! whatever rate a card has; gives exactly one picture (or a repeat of the last) per tick of an
+//! integer grid, and blocks of 48 kHz sound whose media time is the monotonic clock's. Everything
+//! made up or left out is counted by reason.
+//!
+//! Both [`Pacer`] and [`SoundPacer`] are engines: `now` is an argument, there is no clock, thread or
+//! device here. What does not belong here: pixel formats, codecs, waiting.
+
+mod grid;
+mod policy;
+
+mod stats;
+
+pub use grid::Grid;
+pub use policy::{Action, Config, Pacer};
+pub use stats::{DropReason, Lateness, RepeatReason, Stats};

@@ -1,1 +1,93 @@
-//! (being laid)
+//! Stage: pictures and samples out of devices.
+//!
+//! Takes a device as a board names it ([`crate::board`]); gives [`Picture`]s and [`Samples`] with the
+//! capture time that the device states, the settings that the device reports after it was configured,
+//! and errors as a browser's `getUserMedia` would give them: which device, the reason, what to do, and
+//! what the device offers instead.
+//!
+//! A back end is a [`Source`]: one blocking device. [`Pump`] gives it a thread and one bounded ring,
+//! which drops the oldest when its reader is late (freshness comes before completeness until the
+//! encoder). What does not belong here: choosing pictures for ticks (`pacer`), converting formats
+//! (`encoder`), and deciding when to try a failed device again (`station::supervise`).
+
+mod error;
+mod pattern;
+mod pump;
+mod tone;
+
+pub use error::Error;
+pub use pattern::{Pattern, read_counter};
+pub use pump::{AudioPump, Block, Pump, Received, VideoPump};
+pub use tone::Tone;
+
+use crate::board::{Camera, Microphone};
+use crate::media::{Picture, PictureLayout, Rate, Samples};
+
+/// One blocking device that was opened and configured.
+pub trait Source: Send {
+    /// What it delivers: [`Picture`] or [`Samples`].
+    type Block: Block;
+
+    /// What the device reports after it was configured; it does not change while it is open.
+    fn settings(&self) -> <Self::Block as Block>::Settings;
+
+    /// Waits for the next block, no longer than a bounded time (then [`Error::Stalled`]), and puts it
+    /// into `into`, whose buffer is reused. After an error the source is of no more use: drop it.
+    fn next(&mut self, into: &mut Self::Block) -> Result<(), Error>;
+
+    /// What the device itself lost or damaged since it was opened.
+    fn losses(&self) -> Losses {
+        Losses::default()
+    }
+}
+
+/// A camera that is open.
+pub type VideoSource = Box<dyn Source<Block = Picture>>;
+
+/// A microphone that is open.
+pub type AudioSource = Box<dyn Source<Block = Samples>>;
+
+/// What a camera reports after it was configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VideoSettings {
+    /// How its pictures lie in memory.
+    pub layout: PictureLayout,
+    /// Pictures per second: the pacing rate, unless the configuration asks for another.
+    pub rate: Rate,
+}
+
+/// What a microphone reports after it was configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AudioSettings {
+    /// Samples per second and channel.
+    pub rate_hz: u32,
+    /// Channels in the blocks: 1 or 2.
+    pub channels: u32,
+}
+
+/// What a device did not deliver, or delivered damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Pictures (or sample frames) that the device counted but did not hand over.
+    pub lost: u64,
+    /// Pictures that the device marked as damaged; they were skipped.
+    pub damaged: u64,
+}
+
+/// Opens a camera. It blocks for as long as the device takes to answer.
+pub fn open_camera(camera: &Camera) -> Result<VideoSource, Error> {
+    match camera {
+        Camera::Pattern(settings) => Ok(Box::new(Pattern::open(settings))),
+        Camera::V4l2(settings) => Err(Error::not_built(&settings.device.display(), "v4l2")),
+        Camera::Replay(settings) => Err(Error::not_built(&settings.file.display(), "replay")),
+    }
+}
+
+/// Opens a microphone. It blocks for as long as the device takes to answer.
+pub fn open_microphone(microphone: &Microphone) -> Result<AudioSource, Error> {
+    match microphone {
+        Microphone::Tone(settings) => Ok(Box::new(Tone::open(settings))),
+        Microphone::Alsa(settings) => Err(Error::not_built(&settings.alsa_name(), "alsa")),
+        Microphone::Replay(settings) => Err(Error::not_built(&settings.file.display(), "replay")),
+    }
+}

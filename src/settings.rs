@@ -34,7 +34,10 @@ pub enum Error {
 
 /// Reads `file`'s text.
 pub fn read(file: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })
+    std::fs::read_to_string(file).map_err(|source| Error::Unreadable {
+        file: file.to_owned(),
+        source,
+    })
 }
 
 /// Reads the settings in `text`; `file` names it in errors.
@@ -47,12 +50,22 @@ pub fn parse<T: DeserializeOwned>(text: &str, file: &Path) -> Result<T, Error> {
 
 /// The error that the value of `key` (a path such as `receiver.address`) deserves.
 pub fn invalid(text: &str, file: &Path, key: &str, message: impl Into<String>) -> Error {
-    Error::Invalid { file: file.to_owned(), line: line_of(text, key), key: key.to_owned(), message: message.into() }
+    Error::Invalid {
+        file: file.to_owned(),
+        line: line_of(text, key),
+        key: key.to_owned(),
+        message: message.into(),
+    }
 }
 
 fn invalid_at(text: &str, file: &Path, offset: usize, message: String) -> Error {
     let (line, key) = place_of(text, offset);
-    Error::Invalid { file: file.to_owned(), line, key, message }
+    Error::Invalid {
+        file: file.to_owned(),
+        line,
+        key,
+        message,
+    }
 }
 
 /// Each line's number from 1 and the path of the key it sets, or of the table it opens.
@@ -76,24 +89,42 @@ fn keys(text: &str) -> impl Iterator<Item = (usize, String)> {
 }
 
 fn place_of(text: &str, offset: usize) -> (usize, String) {
-    let before = text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
-    keys(text).nth(before).unwrap_or((before + 1, String::new()))
+    let before = text
+        .bytes()
+        .take(offset)
+        .filter(|byte| *byte == b'\n')
+        .count();
+    keys(text)
+        .nth(before)
+        .unwrap_or((before + 1, String::new()))
 }
 
 fn line_of(text: &str, key: &str) -> usize {
-    keys(text).find(|(_, found)| found == key).map_or(1, |(line, _)| line)
+    keys(text)
+        .find(|(_, found)| found == key)
+        .map_or(1, |(line, _)| line)
 }
 
 /// serde's message in the words of a settings file.
 fn plain(message: &str) -> String {
     let words = [
-        ("wanted exactly 1 element, more than 1 element", "two back ends are named, only one is allowed"),
-        ("wanted exactly 1 element, found 0 elements", "no back end is named"),
+        (
+            "wanted exactly 1 element, more than 1 element",
+            "two back ends are named, only one is allowed",
+        ),
+        (
+            "wanted exactly 1 element, found 0 elements",
+            "no back end is named",
+        ),
         ("unknown variant", "unknown value"),
         ("unknown field", "unknown key"),
         ("missing field", "missing key"),
     ];
-    let plain = words.iter().fold(message.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours));
+    let plain = words
+        .iter()
+        .fold(message.to_owned(), |text, (theirs, ours)| {
+            text.replace(theirs, ours)
+        });
     plain.trim_end().replace('\n', "; ")
 }
 
@@ -109,20 +140,34 @@ mod tests {
     }
 
     fn message(text: &str) -> String {
-        parse::<Sample>(text, Path::new("box.toml")).unwrap_err().to_string()
+        parse::<Sample>(text, Path::new("box.toml"))
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
     fn an_error_names_file_line_and_key() {
-        assert_eq!(message("\nroom = 1"), "box.toml:2: `room`: unknown key `room`, expected `table`");
-        assert!(message("[table]\na = 1\nb = \"x\"").starts_with("box.toml:3: `table.b`: invalid type"));
-        assert!(message("[table]\na = 1\na = 2").starts_with("box.toml:3: `table.a`: duplicate key"));
+        assert_eq!(
+            message("\nroom = 1"),
+            "box.toml:2: `room`: unknown key `room`, expected `table`"
+        );
+        assert!(
+            message("[table]\na = 1\nb = \"x\"").starts_with("box.toml:3: `table.b`: invalid type")
+        );
+        assert!(
+            message("[table]\na = 1\na = 2").starts_with("box.toml:3: `table.a`: duplicate key")
+        );
         assert!(message("é = ").starts_with("box.toml:1: "));
     }
 
     #[test]
     fn a_value_refused_later_is_found_again() {
-        let error = invalid("x = 1\n[table]\na = 1", Path::new("box.toml"), "table.a", "too small");
+        let error = invalid(
+            "x = 1\n[table]\na = 1",
+            Path::new("box.toml"),
+            "table.a",
+            "too small",
+        );
         assert_eq!(error.to_string(), "box.toml:3: `table.a`: too small");
     }
 }

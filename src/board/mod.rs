@@ -13,7 +13,6 @@
 
 mod check;
 mod devices;
-mod place;
 
 pub use devices::{
     ActiveLevel, AlsaMicrophone, AtEnd, Bias, Button, Camera, GpioPanel, Lamp, Microphone,
@@ -21,8 +20,9 @@ pub use devices::{
     V4l2Camera,
 };
 
+use crate::settings;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Where Linux says which machine this is (NUL-separated, most specific first).
 pub const COMPATIBLE_PATH: &str = "/sys/firmware/devicetree/base/compatible";
@@ -77,26 +77,9 @@ pub struct Board {
 /// Why there is no board. None of these heals by itself: stop, and let a person mend the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be read.
-    #[error("{}: cannot read the board file: {source}", file.display())]
-    Unreadable {
-        /// The file.
-        file: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The file says something that is not allowed.
-    #[error("{}:{line}: {}{message}", file.display(), if key.is_empty() { String::new() } else { format!("`{key}`: ") })]
-    Invalid {
-        /// The file.
-        file: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// The key's path, such as `presenter.v4l2.device`; empty where none is concerned.
-        key: String,
-        /// What is wrong and what is allowed.
-        message: String,
-    },
+    /// The file cannot be read, or says something that is not allowed.
+    #[error(transparent)]
+    File(#[from] settings::Error),
     /// No board of that name is compiled in.
     #[error(
         "there is no board `{name}`: choose one of {shipped}, or give the path of a .toml file"
@@ -112,19 +95,7 @@ pub enum Error {
 impl Board {
     /// Reads a board from `text`; `file` names it in errors, and its stem must be the board's name.
     pub fn parse(text: &str, file: &Path) -> Result<Self, Error> {
-        let invalid = |offset: usize, message: String| {
-            let (line, key) = place::of(text, offset);
-            Error::Invalid {
-                file: file.to_owned(),
-                line,
-                key,
-                message,
-            }
-        };
-        let board: Self = toml::from_str(text).map_err(|error| {
-            let offset = error.span().map_or(0, |span| span.start);
-            invalid(offset, place::plain(error.message()))
-        })?;
+        let board: Self = settings::parse(text, file)?;
         let stem = file
             .file_stem()
             .map_or(String::new(), |stem| stem.to_string_lossy().into_owned());
@@ -133,18 +104,14 @@ impl Board {
                 "the name is `{}` but the file is `{stem}.toml`: they must be the same",
                 board.name
             );
-            return Err(invalid(place::line_of_key(text, "name"), message));
+            return Err(settings::invalid(text, file, "name", message).into());
         }
         Ok(board)
     }
 
     /// Reads the board file at `path`.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
-            file: path.to_owned(),
-            source,
-        })?;
-        Self::parse(&text, path)
+        Self::parse(&settings::read(path)?, path)
     }
 
     /// The board that is compiled in under `name`.

@@ -10,6 +10,7 @@ mod id;
 mod picture;
 mod samples;
 mod segment;
+mod sequences;
 mod time;
 mod track;
 
@@ -19,5 +20,6 @@ pub use id::{BoxId, Hash, ParseIdError, RecordingId, TrackId};
 pub use picture::{Picture, PictureLayout, PixelFormat};
 pub use samples::Samples;
 pub use segment::{Chunk, Init, Provenance, SegmentKey, Segmented};
+pub use sequences::{Range, Sequences};
 pub use time::{MediaTime, Monotonic, Rate, RateError, Timescale, WallClock};
 pub use track::{Codec, TrackInfo, TrackKind};

@@ -2,9 +2,10 @@
 
 use super::Error;
 use crate::media::{
-    Chunk, MediaTime, Monotonic, Provenance, RecordingId, SegmentKey, Segmented, TrackId,
+    Chunk, Fact, MediaTime, Monotonic, Provenance, RecordingId, SegmentKey, Segmented, TrackId,
 };
 use crate::mp4::events_segment;
+use crate::wire;
 
 /// Units per second of the events track's timeline.
 const NANOS: u32 = 1_000_000_000;
@@ -33,15 +34,16 @@ impl Events {
         self.sequence
     }
 
-    /// Takes one batch of facts as CBOR, the first of them noted `at_nanos` after the span's start,
-    /// which is `noted` on the monotonic clock.
+    /// Takes one batch of facts; `noted` is now, on the monotonic clock.
     pub fn push(
         &mut self,
-        cbor: &[u8],
-        at_nanos: u64,
+        facts: &[Fact],
         noted: Monotonic,
         give: &mut impl FnMut(Segmented),
     ) -> Result<(), Error> {
+        let mut cbor = Vec::new();
+        facts.iter().for_each(|fact| wire::event::encode(fact, &mut cbor));
+        let at_nanos = facts.first().map_or(0, |fact| fact.at_nanos);
         let key = SegmentKey {
             recording: self.recording,
             track: TrackId::EVENTS,
@@ -56,7 +58,7 @@ impl Events {
             timescale: NANOS,
             init: None,
         };
-        let bytes = events_segment(&provenance, cbor).map_err(|source| Error::Boxes {
+        let bytes = events_segment(&provenance, &cbor).map_err(|source| Error::Boxes {
             track: key.track,
             source,
         })?;

@@ -185,9 +185,14 @@ fn facts_are_one_segment_per_batch() {
     let mut events = Events::new(RecordingId([7; 16]), 3, 2, 5);
     let mut given = Vec::new();
     let noted = Monotonic::from_nanos(99);
-    for batch in [b"one".as_slice(), b"two"] {
+    let fact = Fact {
+        span: 2,
+        at_nanos: 12,
+        event: Event::Mark,
+    };
+    for batch in [vec![fact.clone()], vec![fact.clone(), fact.clone()]] {
         events
-            .push(batch, 12, noted, &mut |one| given.push(one))
+            .push(&batch, noted, &mut |one| given.push(one))
             .unwrap();
     }
     let [
@@ -206,7 +211,10 @@ fn facts_are_one_segment_per_batch() {
     );
     let parsed = parse_segment(&second.bytes).unwrap();
     assert_eq!((parsed.provenance.epoch, parsed.provenance.span), (3, 2));
-    assert_eq!(parsed.content, Content::Events(b"two"));
+    let Content::Events(cbor) = parsed.content else {
+        panic!("{parsed:?}");
+    };
+    assert_eq!(wire::event::decode(cbor), Ok(vec![fact.clone(), fact]));
 }
 
 proptest! {

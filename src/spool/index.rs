@@ -1,7 +1,7 @@
 //! What the spool holds, as records tell it: a pure engine, fed the same way by writing and by recovery.
 
 use super::record::{Opened, Record};
-use crate::media::{Hash, TrackId, TrackTotal};
+use crate::media::{Hash, Sequences, TrackId, TrackTotal};
 use std::collections::BTreeMap;
 
 /// Where a record's body lies.
@@ -31,7 +31,7 @@ pub struct RecordingState {
 #[derive(Debug, Default)]
 pub struct TrackState {
     /// What the receiver holds durably.
-    pub acknowledged: Acknowledged,
+    pub acknowledged: Sequences,
     /// The segments by sequence number.
     pub segments: BTreeMap<u64, SegmentState>,
 }
@@ -49,54 +49,6 @@ pub struct SegmentState {
     pub seal_kept: bool,
     /// Place and length of each chunk; emptied once acknowledged.
     pub(super) chunks: Vec<(Place, u64)>,
-}
-
-/// The segments of a track that the receiver holds durably: all below `next`, and `ranges`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Acknowledged {
-    /// The first sequence number that is not covered.
-    pub next: u64,
-    /// Runs beyond it, first and last, ascending and apart.
-    pub ranges: Vec<(u64, u64)>,
-}
-
-impl Acknowledged {
-    /// Whether `sequence` is acknowledged.
-    pub fn contains(&self, sequence: u64) -> bool {
-        sequence < self.next
-            || self
-                .ranges
-                .iter()
-                .any(|&(first, last)| (first..=last).contains(&sequence))
-    }
-
-    /// Adds another acknowledgement; true when anything is new.
-    pub fn merge(&mut self, next: u64, ranges: &[(u64, u64)]) -> bool {
-        let mut runs = self.ranges.clone();
-        runs.extend(ranges.iter().filter(|(first, last)| first <= last));
-        runs.sort_unstable();
-        let mut merged = Self {
-            next: self.next.max(next),
-            ranges: Vec::new(),
-        };
-        for (first, last) in runs {
-            let after = last.saturating_add(1);
-            if first <= merged.next {
-                merged.next = merged.next.max(after);
-            } else if let Some(open) = merged
-                .ranges
-                .last_mut()
-                .filter(|open| first <= open.1.saturating_add(1))
-            {
-                open.1 = open.1.max(last);
-            } else {
-                merged.ranges.push((first, last));
-            }
-        }
-        let changed = merged != *self;
-        *self = merged;
-        changed
-    }
 }
 
 impl SegmentState {
@@ -122,7 +74,7 @@ impl RecordingState {
         let after = held
             .and_then(|track| track.segments.last_key_value())
             .map_or(0, |(last, _)| last + 1);
-        after.max(held.map_or(0, |track| track.acknowledged.next))
+        after.max(held.map_or(0, |track| track.acknowledged.cumulative()))
     }
 
     /// The inits held.
@@ -231,36 +183,5 @@ impl RecordingState {
             open.map(|(_, segment)| segment.length).sum()
         };
         self.tracks.values().map(waiting).sum()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
-    proptest! {
-        #[test]
-        fn acknowledgements_in_any_order_mean_the_same(acks in prop::collection::vec((0u64..20, 0u64..40, 0u64..6), 0..12)) {
-            let mut all = Acknowledged::default();
-            let mut model = BTreeSet::new();
-            for (next, first, more) in acks {
-                all.merge(next, &[(first, first + more)]);
-                model.extend(0..next);
-                model.extend(first..=first + more);
-            }
-            for sequence in 0..60 {
-                prop_assert_eq!(all.contains(sequence), model.contains(&sequence));
-            }
-            prop_assert!(!all.clone().merge(all.next, &all.ranges));
-        }
-    }
-
-    #[test]
-    fn a_run_to_the_end_of_numbers_does_no_harm() {
-        let mut all = Acknowledged::default();
-        assert!(all.merge(0, &[(5, u64::MAX), (9, 3)]));
-        assert!(all.contains(u64::MAX) && !all.contains(4));
     }
 }

@@ -8,7 +8,7 @@ use super::disk::{Disk, DiskFile};
 use super::index::{Place, RecordingState};
 use super::record::{FILE_HEADER, OVERHEAD, Opened, Record, file_header};
 use super::{Config, Error, Recovered, Stats, recover};
-use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, Segmented, TrackId};
+use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, Segmented, Sequences, TrackId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -253,25 +253,15 @@ impl Spool {
     }
 
     /// Records that the receiver holds these segments durably.
-    pub fn acknowledge(
-        &mut self,
-        recording: RecordingId,
-        track: TrackId,
-        next: u64,
-        ranges: &[(u64, u64)],
-    ) -> Result<(), Error> {
+    pub fn acknowledge(&mut self, recording: RecordingId, track: TrackId, durable: &Sequences) -> Result<(), Error> {
         let known = self.held(recording)?.state.tracks.get(&track);
-        let is_new = known.is_some_and(|known| known.acknowledged.clone().merge(next, ranges));
+        let is_new = known.is_some_and(|known| {
+            let mut merged = known.acknowledged.clone();
+            merged.merge(durable);
+            merged != known.acknowledged
+        });
         if is_new {
-            self.write(
-                recording,
-                &Record::Durable {
-                    track,
-                    next,
-                    ranges: ranges.to_vec(),
-                },
-                Promise::Nothing,
-            )?;
+            self.write(recording, &Record::Durable { track, durable: durable.clone() }, Promise::Nothing)?;
         }
         Ok(())
     }

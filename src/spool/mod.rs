@@ -35,7 +35,7 @@ mod tests;
 mod twin;
 
 pub use disk::{Disk, DiskFile, LocalDisk};
-pub use index::{Acknowledged, RecordingState, SegmentState};
+pub use index::{RecordingState, SegmentState, TrackState};
 pub use log::{Notice, Spool, SyncJob, SyncResult};
 pub use record::{Opened, Record, RecordError, read_record};
 pub use recover::Recovered;

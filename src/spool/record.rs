@@ -10,7 +10,7 @@
 //! the file header or record. The magic lets recovery find the next record after damage; the check
 //! decides whether it is one.
 
-use crate::media::{Hash, RecordingId, TrackId};
+use crate::media::{Hash, Range, RecordingId, Sequences, TrackId};
 
 /// Bytes of a file's header.
 pub(super) const FILE_HEADER: usize = 8 + 2 + 2 + 16 + CHECK;
@@ -76,14 +76,12 @@ pub enum Record<'a> {
         /// BLAKE3 of the segment.
         hash: Hash,
     },
-    /// The receiver holds every segment of `track` below `next`, and those in `ranges`, durably.
+    /// The receiver holds these segments of `track` durably.
     Durable {
         /// The track.
         track: TrackId,
-        /// The first sequence number not covered by the cumulative acknowledgement.
-        next: u64,
-        /// Acknowledged runs beyond it: first and last.
-        ranges: Vec<(u64, u64)>,
+        /// The segments.
+        durable: Sequences,
     },
     /// The recording is over; its `End` fact is among the chunks before this.
     Ended,
@@ -145,7 +143,7 @@ impl Record<'_> {
                 hash,
                 ..
             } => (4, *track, 0, *sequence, *hash),
-            Self::Durable { track, next, .. } => (5, *track, 0, *next, zero),
+            Self::Durable { track, durable } => (5, *track, 0, durable.cumulative(), zero),
             Self::Ended => (6, TrackId::EVENTS, 0, 0, zero),
             Self::Complete => (7, TrackId::EVENTS, 0, 0, zero),
         };
@@ -162,10 +160,10 @@ impl Record<'_> {
                 small.extend(length.to_be_bytes());
                 &small
             }
-            Self::Durable { ranges, .. } => {
-                for (first, last) in ranges {
-                    small.extend(first.to_be_bytes());
-                    small.extend(last.to_be_bytes());
+            Self::Durable { durable, .. } => {
+                for range in durable.ranges() {
+                    small.extend(range.first.to_be_bytes());
+                    small.extend(range.last.to_be_bytes());
                 }
                 &small
             }
@@ -237,19 +235,14 @@ pub fn read_record(bytes: &[u8]) -> Result<(Record<'_>, usize), RecordError> {
             length: u64::from_be_bytes(array(body)),
             hash: init,
         },
-        5 if body.len().is_multiple_of(16) => Record::Durable {
-            track,
-            next: sequence,
-            ranges: body
-                .chunks_exact(16)
-                .map(|pair| {
-                    (
-                        u64::from_be_bytes(array(&pair[..8])),
-                        u64::from_be_bytes(array(&pair[8..])),
-                    )
-                })
-                .collect(),
-        },
+        5 if body.len().is_multiple_of(16) => {
+            let mut durable = Sequences::below(sequence);
+            for pair in body.chunks_exact(16) {
+                let first = u64::from_be_bytes(array(&pair[..8]));
+                durable.insert_range(Range { first, last: u64::from_be_bytes(array(&pair[8..])) });
+            }
+            Record::Durable { track, durable }
+        }
         6 if body.is_empty() => Record::Ended,
         7 if body.is_empty() => Record::Complete,
         _ => return Err(RecordError::Damaged),
@@ -304,11 +297,11 @@ mod tests {
                 length: 5,
                 hash,
             },
-            4 => Record::Durable {
-                track,
-                next: number,
-                ranges: vec![(number, number)],
-            },
+            4 => {
+                let mut durable = Sequences::below(number);
+                durable.insert_range(Range { first: number.saturating_add(3), last: number.saturating_add(5) });
+                Record::Durable { track, durable }
+            }
             5 => Record::Ended,
             _ => Record::Complete,
         }

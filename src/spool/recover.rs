@@ -211,7 +211,7 @@ fn lost_segments(state: &RecordingState) -> Vec<(TrackId, u64, u64)> {
         let Some(track) = state.tracks.get(&id) else {
             continue;
         };
-        for sequence in track.acknowledged.next..next {
+        for sequence in track.acknowledged.cumulative()..next {
             if track.acknowledged.contains(sequence) {
                 continue;
             }

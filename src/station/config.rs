@@ -75,7 +75,9 @@ pub struct Recording {
 
 impl Default for Recording {
     fn default() -> Self {
-        Self { maximum_minutes: 240 }
+        Self {
+            maximum_minutes: 240,
+        }
     }
 }
 
@@ -83,7 +85,8 @@ impl Default for Recording {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Video {
-    /// Mean bit rate in kbit/s, 100 to 20 000; 2500 unless given.
+    /// Mean bit rate in kbit/s, 100 to 20 000; by the size of the pictures unless given (2.1 Mbit/s
+    /// at 720p30).
     pub bit_rate_kbps: Option<u32>,
     /// Pictures per second; the device's own unless given.
     pub rate: Option<String>,
@@ -93,7 +96,7 @@ pub struct Video {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Audio {
-    /// Bit rate in kbit/s, 32 to 320; 128 unless given.
+    /// Bit rate in kbit/s, 32 to 320; 128 for two channels and 96 for one unless given.
     pub bit_rate_kbps: Option<u32>,
 }
 
@@ -134,8 +137,8 @@ pub struct Flags {
 pub struct VideoTrack {
     /// The device.
     pub camera: Camera,
-    /// Mean bits per second.
-    pub bit_rate: u32,
+    /// Mean bits per second, where given.
+    pub bit_rate: Option<u32>,
     /// The pacing rate; the device's own unless given.
     pub rate: Option<Rate>,
 }
@@ -145,8 +148,8 @@ pub struct VideoTrack {
 pub struct AudioTrack {
     /// The device.
     pub microphone: Microphone,
-    /// Bits per second.
-    pub bit_rate: u32,
+    /// Bits per second, where given.
+    pub bit_rate: Option<u32>,
 }
 
 /// Everything a box needs to know.
@@ -196,7 +199,11 @@ pub fn load(flags: &Flags) -> Result<Config, ConfigError> {
     let path = flags.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
     let text = match (settings::read(&path), &flags.config) {
         (Ok(text), _) => text,
-        (Err(Error::Unreadable { source, .. }), None) if source.kind() == std::io::ErrorKind::NotFound => String::new(),
+        (Err(Error::Unreadable { source, .. }), None)
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            String::new()
+        }
         (Err(error), _) => return Err(error.into()),
     };
     settle(&text, &path, flags)
@@ -206,7 +213,9 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
     let file: File = settings::parse(text, path)?;
     let board = match flags.board.as_ref().or(file.board.as_ref()) {
         Some(name) => Board::named(name)?,
-        None => Board::detect(&std::fs::read_to_string(crate::board::COMPATIBLE_PATH).unwrap_or_default())?,
+        None => Board::detect(
+            &std::fs::read_to_string(crate::board::COMPATIBLE_PATH).unwrap_or_default(),
+        )?,
     };
     let invalid = |key: &str, message: String| settings::invalid(text, path, key, message);
 
@@ -215,58 +224,104 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         None => board.clone(),
     };
     let video = |name: &str, camera: Option<Camera>, settings: &Video| -> Result<_, ConfigError> {
-        let kbps = settings.bit_rate_kbps.unwrap_or(2500);
-        if !(100..=20_000).contains(&kbps) {
-            return Err(invalid(&format!("{name}.bit-rate-kbps"), format!("{kbps} is not from 100 to 20000 kbit/s")).into());
+        if let Some(kbps) = settings
+            .bit_rate_kbps
+            .filter(|kbps| !(100..=20_000).contains(kbps))
+        {
+            return Err(invalid(
+                &format!("{name}.bit-rate-kbps"),
+                format!("{kbps} is not from 100 to 20000 kbit/s"),
+            )
+            .into());
         }
         let rate = settings.rate.as_deref().map(str::parse::<Rate>).transpose();
         let rate = rate.map_err(|error| invalid(&format!("{name}.rate"), error.to_string()))?;
-        Ok(camera.map(|camera| VideoTrack { camera, bit_rate: kbps * 1000, rate }))
+        Ok(camera.map(|camera| VideoTrack {
+            camera,
+            bit_rate: settings.bit_rate_kbps.map(|kbps| kbps * 1000),
+            rate,
+        }))
     };
-    let presenter = video("presenter", camera(&flags.presenter, &board.presenter), &file.presenter)?;
+    let presenter = video(
+        "presenter",
+        camera(&flags.presenter, &board.presenter),
+        &file.presenter,
+    )?;
     let slides = video("slides", camera(&flags.slides, &board.slides), &file.slides)?;
 
     let microphone = match &flags.microphone {
         Some(name) => {
-            let message = format!("`{name}` is not an ALSA device: write hw:CARD,DEVICE, such as hw:Loopback,1");
-            let device = AlsaMicrophone::at(name).ok_or(ConfigError::Flag { flag: "--microphone", message })?;
+            let message = format!(
+                "`{name}` is not an ALSA device: write hw:CARD,DEVICE, such as hw:Loopback,1"
+            );
+            let device = AlsaMicrophone::at(name).ok_or(ConfigError::Flag {
+                flag: "--microphone",
+                message,
+            })?;
             Some(Microphone::Alsa(device))
         }
         None => board.microphone,
     };
-    let kbps = file.microphone.bit_rate_kbps.unwrap_or(128);
-    if !(32..=320).contains(&kbps) {
-        return Err(invalid("microphone.bit-rate-kbps", format!("{kbps} is not from 32 to 320 kbit/s")).into());
+    let kbps = file.microphone.bit_rate_kbps;
+    if let Some(kbps) = kbps.filter(|kbps| !(32..=320).contains(kbps)) {
+        return Err(invalid(
+            "microphone.bit-rate-kbps",
+            format!("{kbps} is not from 32 to 320 kbit/s"),
+        )
+        .into());
     }
 
     let minutes = file.recording.maximum_minutes;
     if !(1..=1440).contains(&minutes) {
-        return Err(invalid("recording.maximum-minutes", format!("{minutes} is not from 1 to 1440 minutes")).into());
+        return Err(invalid(
+            "recording.maximum-minutes",
+            format!("{minutes} is not from 1 to 1440 minutes"),
+        )
+        .into());
     }
     let is_address = |address: &str| {
-        address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+        address.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+        })
     };
-    let expected = |address: &str| format!("`{address}` is not host:port, such as receiver.example.org:4433");
-    if let Some(receiver) = file.receiver.as_ref().filter(|receiver| !is_address(&receiver.address)) {
+    let expected =
+        |address: &str| format!("`{address}` is not host:port, such as receiver.example.org:4433");
+    if let Some(receiver) = file
+        .receiver
+        .as_ref()
+        .filter(|receiver| !is_address(&receiver.address))
+    {
         return Err(invalid("receiver.address", expected(&receiver.address)).into());
     }
     let receiver = match &flags.receiver {
         Some(address) if !is_address(address) => {
-            return Err(ConfigError::Flag { flag: "--receiver", message: expected(address) });
+            return Err(ConfigError::Flag {
+                flag: "--receiver",
+                message: expected(address),
+            });
         }
-        Some(address) => Some(Receiver { address: address.clone(), name: None }),
+        Some(address) => Some(Receiver {
+            address: address.clone(),
+            name: None,
+        }),
         None => file.receiver,
     };
     Ok(Config {
         board: board.name,
         room: flags.room.clone().or(file.room),
-        state_directory: flags.state_directory.clone().unwrap_or(file.state_directory),
+        state_directory: flags
+            .state_directory
+            .clone()
+            .unwrap_or(file.state_directory),
         control_socket: flags.socket.clone().unwrap_or(file.control_socket),
         receiver,
         maximum: Duration::from_secs(60 * u64::from(minutes)),
         presenter,
         slides,
-        microphone: microphone.map(|microphone| AudioTrack { microphone, bit_rate: kbps * 1000 }),
+        microphone: microphone.map(|microphone| AudioTrack {
+            microphone,
+            bit_rate: kbps.map(|kbps| kbps * 1000),
+        }),
     })
 }
 
@@ -282,8 +337,13 @@ mod tests {
     fn flags_go_before_the_file_and_the_file_before_the_board() {
         let text = "board = \"bench\"\nroom = \"Hall 1\"\n[presenter]\nrate = \"25\"";
         let config = settled(text, &Flags::default()).unwrap();
-        assert_eq!((config.room.as_deref(), config.board.as_str()), (Some("Hall 1"), "bench"));
-        assert!(matches!(config.presenter, Some(VideoTrack { camera: Camera::Pattern(_), rate: Some(rate), .. }) if rate.num() == 25));
+        assert_eq!(
+            (config.room.as_deref(), config.board.as_str()),
+            (Some("Hall 1"), "bench")
+        );
+        assert!(
+            matches!(config.presenter, Some(VideoTrack { camera: Camera::Pattern(_), rate: Some(rate), .. }) if rate.num() == 25)
+        );
         let flags = Flags {
             room: Some("Hall 2".into()),
             presenter: Some("/dev/video7".into()),
@@ -292,25 +352,55 @@ mod tests {
         };
         let config = settled(text, &flags).unwrap();
         assert_eq!(config.room.as_deref(), Some("Hall 2"));
-        assert!(matches!(config.presenter.unwrap().camera, Camera::V4l2(camera) if camera.device == Path::new("/dev/video7")));
-        assert!(matches!(config.microphone.unwrap().microphone, Microphone::Alsa(card) if card.card == "Loopback"));
+        assert!(
+            matches!(config.presenter.unwrap().camera, Camera::V4l2(camera) if camera.device == Path::new("/dev/video7"))
+        );
+        assert!(
+            matches!(config.microphone.unwrap().microphone, Microphone::Alsa(card) if card.card == "Loopback")
+        );
     }
 
     #[test]
     fn wrong_settings_name_file_line_key_and_what_is_allowed() {
         for (text, message) in [
             ("rooom = \"x\"", "box.toml:1: `rooom`: unknown key `rooom`"),
-            ("board = \"bench\"\n[presenter]\nbit-rate-kbps = 99", "box.toml:3: `presenter.bit-rate-kbps`: 99 is not from 100 to 20000 kbit/s"),
-            ("board = \"bench\"\n[slides]\nrate = \"fast\"", "box.toml:3: `slides.rate`: `fast` is not a picture rate"),
-            ("board = \"bench\"\n[microphone]\nbit-rate-kbps = 1000", "box.toml:3: `microphone.bit-rate-kbps`"),
-            ("board = \"bench\"\n[recording]\nmaximum-minutes = 0", "box.toml:3: `recording.maximum-minutes`: 0 is not from 1 to 1440"),
-            ("board = \"bench\"\n[receiver]\naddress = \"there\"", "box.toml:3: `receiver.address`: `there` is not host:port"),
-            ("board = \"toaster\"", "there is no board `toaster`: choose one of `bench`"),
+            (
+                "board = \"bench\"\n[presenter]\nbit-rate-kbps = 99",
+                "box.toml:3: `presenter.bit-rate-kbps`: 99 is not from 100 to 20000 kbit/s",
+            ),
+            (
+                "board = \"bench\"\n[slides]\nrate = \"fast\"",
+                "box.toml:3: `slides.rate`: `fast` is not a picture rate",
+            ),
+            (
+                "board = \"bench\"\n[microphone]\nbit-rate-kbps = 1000",
+                "box.toml:3: `microphone.bit-rate-kbps`",
+            ),
+            (
+                "board = \"bench\"\n[recording]\nmaximum-minutes = 0",
+                "box.toml:3: `recording.maximum-minutes`: 0 is not from 1 to 1440",
+            ),
+            (
+                "board = \"bench\"\n[receiver]\naddress = \"there\"",
+                "box.toml:3: `receiver.address`: `there` is not host:port",
+            ),
+            (
+                "board = \"toaster\"",
+                "there is no board `toaster`: choose one of `bench`",
+            ),
         ] {
             let found = settled(text, &Flags::default()).unwrap_err();
             assert!(found.starts_with(message), "{found}\n{message}");
         }
-        let flags = Flags { board: Some("bench".into()), microphone: Some("mic".into()), ..Flags::default() };
-        assert!(settled("", &flags).unwrap_err().starts_with("--microphone: `mic` is not an ALSA device"));
+        let flags = Flags {
+            board: Some("bench".into()),
+            microphone: Some("mic".into()),
+            ..Flags::default()
+        };
+        assert!(
+            settled("", &flags)
+                .unwrap_err()
+                .starts_with("--microphone: `mic` is not an ALSA device")
+        );
     }
 }

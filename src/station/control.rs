@@ -58,7 +58,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Nobody answers there.
-    #[error("{path}: no running hallcast answers there ({source}); start it with `hallcast run`, or name its socket with --socket")]
+    #[error(
+        "{path}: no running hallcast answers there ({source}); start it with `hallcast run`, or name its socket with --socket"
+    )]
     NotRunning {
         /// The socket.
         path: PathBuf,
@@ -76,8 +78,14 @@ pub enum Error {
 }
 
 /// Listens on `path`; `serve` answers each request on the connection's own thread.
-pub fn listen(path: &Path, serve: impl Fn(Request) -> Reply + Send + Sync + Clone + 'static) -> Result<(), Error> {
-    let listening = |source| Error::Listen { path: path.to_owned(), source };
+pub fn listen(
+    path: &Path,
+    serve: impl Fn(Request) -> Reply + Send + Sync + Clone + 'static,
+) -> Result<(), Error> {
+    let listening = |source| Error::Listen {
+        path: path.to_owned(),
+        source,
+    };
     if UnixStream::connect(path).is_ok() {
         return Err(listening(std::io::ErrorKind::AddrInUse.into()));
     }
@@ -123,13 +131,21 @@ fn converse(mut stream: UnixStream, serve: impl Fn(Request) -> Reply) -> std::io
 
 /// Asks the box that listens on `path`.
 pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
-    let refuse = |source| Error::NotRunning { path: path.to_owned(), source };
+    let refuse = |source| Error::NotRunning {
+        path: path.to_owned(),
+        source,
+    };
     let mut stream = UnixStream::connect(path).map_err(refuse)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(refuse)?;
-    let answer = |reason: String| Error::Answer { path: path.to_owned(), reason };
+    let answer = |reason: String| Error::Answer {
+        path: path.to_owned(),
+        reason,
+    };
     let text = serde_json::to_string(request).map_err(|error| answer(error.to_string()))?;
     writeln!(stream, "{text}").map_err(refuse)?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).map_err(|error| answer(error.to_string()))?;
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .map_err(|error| answer(error.to_string()))?;
     serde_json::from_str(&line).map_err(|error| answer(error.to_string()))
 }

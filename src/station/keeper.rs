@@ -11,8 +11,8 @@ use super::recorder::{Action, Input as Happening, Recorder, Refusal, State};
 use super::status::{self, Lateness, Status};
 use crate::clock;
 use crate::media::{
-    BoxId, Event, Fact, GapLength, Monotonic, Rate, RecordingId, SegmentKey, Segmented, StartedBy, StopReason,
-    TrackId,
+    BoxId, Event, Fact, GapLength, Hash, Monotonic, Rate, RecordingId, SegmentKey, Segmented, StartedBy,
+    StopReason, TrackId,
 };
 use crate::segmenter;
 use crate::spool::{self, Notice, Opened, Spool, SyncJob, SyncResult};
@@ -112,7 +112,10 @@ impl Keeper {
         loop {
             let now = clock::now();
             let due = [self.spool().sync_at(), self.recorder.poll_at()];
-            let due = due.into_iter().flatten().fold(now.plus(IDLE), Monotonic::min);
+            let due = due
+                .into_iter()
+                .flatten()
+                .fold(now.plus(IDLE), Monotonic::min);
             match inputs.recv_timeout(due.since(now)) {
                 Ok(input) => self.handle(input),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -136,7 +139,10 @@ impl Keeper {
 
     fn spool(&self) -> MutexGuard<'_, Spool> {
         // A panic elsewhere leaves the spool whole: every change to it is complete under one lock.
-        self.parts.spool.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts
+            .spool
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handle(&mut self, input: Input) {
@@ -183,14 +189,25 @@ impl Keeper {
                     running.ending = Some(reason);
                 }
                 let end = clock::now();
-                self.parts.lanes.iter().for_each(|lane| lane.tell(Command::End(end)));
+                self.parts
+                    .lanes
+                    .iter()
+                    .for_each(|lane| lane.tell(Command::End(end)));
                 self.finish();
             }
             Action::Abandon => {
-                self.parts.lanes.iter().for_each(|lane| lane.tell(Command::Drop));
+                self.parts
+                    .lanes
+                    .iter()
+                    .for_each(|lane| lane.tell(Command::Drop));
                 if let Some(running) = self.running.take() {
-                    let refusal = Reply::Refused("the spool cannot keep bytes; see the log and `hallcast status`".into());
-                    running.waiting.iter().for_each(|reply| drop(reply.send(refusal.clone())));
+                    let refusal = Reply::Refused(
+                        "the spool cannot keep bytes; see the log and `hallcast status`".into(),
+                    );
+                    running
+                        .waiting
+                        .iter()
+                        .for_each(|reply| drop(reply.send(refusal.clone())));
                 }
             }
         }
@@ -199,8 +216,16 @@ impl Keeper {
     /// Begins a recording, or takes one up in a new span (`by` is none then).
     fn begin(&mut self, recording: RecordingId, by: Option<StartedBy>) {
         let wall = clock::wall();
-        let span = self.spool().state(recording).and_then(|state| state.opened).map_or(0, |opened| opened.span + 1);
-        let opened = Opened { epoch: self.parts.epoch, span, wall_nanos: wall.unix_nanos };
+        let span = self
+            .spool()
+            .state(recording)
+            .and_then(|state| state.opened)
+            .map_or(0, |opened| opened.span + 1);
+        let opened = Opened {
+            epoch: self.parts.epoch,
+            span,
+            wall_nanos: wall.unix_nanos,
+        };
         let begun = self.spool().begin(recording, opened).map(|state| {
             let next = |lane: &LaneView| (lane.track, state.next_sequence(lane.track));
             self.parts.lanes.iter().map(next).collect()
@@ -229,29 +254,52 @@ impl Keeper {
         });
         if let Some(by) = by {
             let room = self.parts.room.clone();
-            self.note(Event::Started { box_id: self.parts.box_id, by, room, title: None });
+            self.note(Event::Started {
+                box_id: self.parts.box_id,
+                by,
+                room,
+                title: None,
+            });
         }
         let gap = (span > 0).then_some(GapLength::Unknown);
-        self.note(Event::Span { epoch: self.parts.epoch, wall: Some(wall), gap });
+        self.note(Event::Span {
+            epoch: self.parts.epoch,
+            wall: Some(wall),
+            gap,
+        });
         for ((code, track), message) in self.alarms.clone() {
-            self.note(Event::Alarm { code, track, raised: true, message });
+            self.note(Event::Alarm {
+                code,
+                track,
+                raised: true,
+                message,
+            });
         }
-        self.parts.lanes.iter().for_each(|lane| lane.tell(Command::Begin(take.clone())));
+        self.parts
+            .lanes
+            .iter()
+            .for_each(|lane| lane.tell(Command::Begin(take.clone())));
     }
 
     fn keep(&mut self, recording: RecordingId, given: &Segmented) {
         // What a lane still gives of an abandoned recording is not kept, and nobody was told it was.
-        if self.running.as_ref().is_none_or(|running| running.take.recording != recording) {
+        if self
+            .running
+            .as_ref()
+            .is_none_or(|running| running.take.recording != recording)
+        {
             return;
         }
         let appended = self.spool().append(recording, given);
         match appended {
             Ok(notice) => {
-                if let (Segmented::Chunk(chunk), Some(Notice::Written { offset, length, .. })) = (given, &notice)
+                if let (Segmented::Chunk(chunk), Some(Notice::Written { offset, length, .. })) =
+                    (given, &notice)
                     && chunk.key.track != TrackId::EVENTS
                     && self.reachable
                 {
-                    self.travelling.push_back((chunk.key, offset + length, chunk.captured));
+                    self.travelling
+                        .push_back((chunk.key, offset + length, chunk.captured));
                     self.travelling.truncate(256);
                 }
                 notice.into_iter().for_each(|notice| self.notice(notice));
@@ -263,11 +311,25 @@ impl Keeper {
     fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::InitWritten(hash) => self.offer(Offer::Init { hash }),
-            Notice::Written { key, init, offset, length } => {
-                self.offer(Offer::Chunk { key, init, offset, length, live: true });
+            Notice::Written {
+                key,
+                init,
+                offset,
+                length,
+            } => {
+                self.offer(Offer::Chunk {
+                    key,
+                    init,
+                    offset,
+                    length,
+                    live: true,
+                });
             }
             Notice::Kept { key, .. } => {
-                let ours = self.running.as_ref().is_some_and(|running| running.take.recording == key.recording);
+                let ours = self
+                    .running
+                    .as_ref()
+                    .is_some_and(|running| running.take.recording == key.recording);
                 if ours && key.track != TrackId::EVENTS {
                     // `Kept` is refused in no state.
                     let _ = self.happen(Happening::Kept);
@@ -275,7 +337,11 @@ impl Keeper {
             }
             Notice::Sealed { key, length, hash } => {
                 self.offer(Offer::Sealed { key, length, hash });
-                if self.running.as_ref().is_some_and(|running| running.end == Some(key)) {
+                if self
+                    .running
+                    .as_ref()
+                    .is_some_and(|running| running.end == Some(key))
+                {
                     self.ended();
                 }
             }
@@ -291,24 +357,41 @@ impl Keeper {
 
     /// The `End` fact is kept: the recording is over.
     fn ended(&mut self) {
-        let Some(running) = self.running.take() else { return };
+        let Some(running) = self.running.take() else {
+            return;
+        };
         let recording = running.take.recording;
         let _ = self.happen(Happening::Finished);
         log::info!("recording {recording} is whole on the box");
         for reply in running.waiting {
-            let _ = reply.send(Reply::Done { recording: recording.to_string() });
+            let _ = reply.send(Reply::Done {
+                recording: recording.to_string(),
+            });
         }
     }
 
     /// Writes the `End` fact once every lane has given out what it held.
     fn finish(&mut self) {
-        let Some(running) = &mut self.running else { return };
-        let Some(reason) = running.ending.filter(|_| running.unfinished.is_empty() && running.end.is_none()) else {
+        let Some(running) = &mut self.running else {
             return;
         };
-        let (recording, span, start) = (running.take.recording, running.take.span, running.take.start);
+        let Some(reason) = running
+            .ending
+            .filter(|_| running.unfinished.is_empty() && running.end.is_none())
+        else {
+            return;
+        };
+        let (recording, span, start) = (
+            running.take.recording,
+            running.take.span,
+            running.take.start,
+        );
         let mut facts = std::mem::take(&mut running.facts);
-        let tracks = self.spool().state(recording).map(|state| state.totals()).unwrap_or_default();
+        let tracks = self
+            .spool()
+            .state(recording)
+            .map(|state| state.totals())
+            .unwrap_or_default();
         facts.push(fact(span, start, Event::End { reason, tracks }));
         match self.write_events(recording, span, &facts, true) {
             Ok(key) => {
@@ -322,7 +405,13 @@ impl Keeper {
 
     /// Adds a fact to the running recording; without one it is only logged by whoever noticed it.
     fn note(&mut self, event: Event) {
-        if let Event::Alarm { code, track, raised, message } = &event {
+        if let Event::Alarm {
+            code,
+            track,
+            raised,
+            message,
+        } = &event
+        {
             let key = (code.clone(), *track);
             if *raised {
                 self.alarms.insert(key, message.clone());
@@ -331,13 +420,21 @@ impl Keeper {
             }
         }
         if let Some(running) = &mut self.running {
-            running.facts.push(fact(running.take.span, running.take.start, event));
+            running
+                .facts
+                .push(fact(running.take.span, running.take.start, event));
         }
     }
 
     /// Facts of one turn of the loop are one segment of the events track.
     fn write_facts(&mut self) {
-        let Some(running) = self.running.as_mut().filter(|running| !running.facts.is_empty()) else { return };
+        let Some(running) = self
+            .running
+            .as_mut()
+            .filter(|running| !running.facts.is_empty())
+        else {
+            return;
+        };
         let (recording, span) = (running.take.recording, running.take.span);
         let facts = std::mem::take(&mut running.facts);
         if let Err(error) = self.write_events(recording, span, &facts, false) {
@@ -353,11 +450,22 @@ impl Keeper {
         last: bool,
     ) -> Result<SegmentKey, spool::Error> {
         let mut spool = self.spool();
-        let sequence = spool.state(recording).map_or(0, |state| state.next_sequence(TrackId::EVENTS));
-        let key = SegmentKey { recording, track: TrackId::EVENTS, sequence };
+        let sequence = spool
+            .state(recording)
+            .map_or(0, |state| state.next_sequence(TrackId::EVENTS));
+        let key = SegmentKey {
+            recording,
+            track: TrackId::EVENTS,
+            sequence,
+        };
+        let mut given = Vec::new();
+        let mut events = segmenter::Events::new(recording, self.parts.epoch, span, sequence);
+        if let Err(error) = events.push(facts, clock::now(), &mut |part| given.push(part)) {
+            log::error!("facts of recording {recording} cannot be written: {error}");
+        }
         let mut notices = Vec::new();
-        for given in segmenter::events(key, self.parts.epoch, span, facts, clock::now()) {
-            notices.extend(spool.append(recording, &given)?);
+        for part in &given {
+            notices.extend(spool.append(recording, part)?);
         }
         if last {
             spool.end(recording)?;
@@ -369,7 +477,8 @@ impl Keeper {
 
     fn fault(&mut self, error: &spool::Error) {
         log::error!("{error}");
-        self.alarms.insert(("spool".into(), None), error.to_string());
+        self.alarms
+            .insert(("spool".into(), None), error.to_string());
         let _ = self.happen(Happening::Fault);
     }
 
@@ -379,7 +488,8 @@ impl Keeper {
                 self.reachable = true;
                 Ok(())
             }
-            Report::Disconnected => {
+            Report::Disconnected { .. } => {
+                // The uplink has said why in the log.
                 self.reachable = false;
                 self.travelling.clear();
                 Ok(())
@@ -388,8 +498,21 @@ impl Keeper {
                 self.arrived(key, offset);
                 Ok(())
             }
-            Report::Durable { recording, track, next, ranges } => {
-                self.spool().acknowledge(recording, track, next, &ranges)
+            Report::Durable { recording, track, durable } => self.spool().acknowledge(recording, track, &durable),
+            Report::Forgot { recording, track, .. } => {
+                let message = format!("the receiver lost segments of recording {recording} that it had acknowledged");
+                self.note(Event::Alarm { code: "receiver-forgot".into(), track: Some(track), raised: true, message });
+                Ok(())
+            }
+            Report::Refused { key, code } => {
+                let message = format!("the receiver refuses segment {key}: {code}");
+                self.note(Event::Alarm { code: "segment-refused".into(), track: Some(key.track), raised: true, message });
+                Ok(())
+            }
+            Report::Unreadable { key, text } => {
+                let message = format!("segment {key} cannot be read from the spool: {text}");
+                self.note(Event::Alarm { code: "spool-unreadable".into(), track: Some(key.track), raised: true, message });
+                Ok(())
             }
             Report::Complete { recording } => {
                 log::info!("recording {recording} is whole at the receiver");
@@ -429,7 +552,11 @@ impl Keeper {
                 outcome => outcome,
             },
             Request::Stop | Request::Hold => {
-                let by = if request == Request::Stop { StopReason::Socket } else { StopReason::Button };
+                let by = if request == Request::Stop {
+                    StopReason::Socket
+                } else {
+                    StopReason::Button
+                };
                 let outcome = self.happen(Happening::Stop(by));
                 if let (Ok(()), Some(running)) = (&outcome, &mut self.running) {
                     running.waiting.push(reply);
@@ -440,8 +567,12 @@ impl Keeper {
         };
         let answer = match (outcome, &self.running) {
             (Err(refusal), _) => Reply::Refused(refusal.to_string()),
-            (Ok(()), Some(running)) => Reply::Done { recording: running.take.recording.to_string() },
-            (Ok(()), None) => Reply::Refused("the spool cannot keep bytes; see the log and `hallcast status`".into()),
+            (Ok(()), Some(running)) => Reply::Done {
+                recording: running.take.recording.to_string(),
+            },
+            (Ok(()), None) => Reply::Refused(
+                "the spool cannot keep bytes; see the log and `hallcast status`".into(),
+            ),
         };
         // Whoever asked may have gone.
         let _ = reply.send(answer);
@@ -474,7 +605,10 @@ impl Keeper {
             tracks: self.parts.lanes.iter().map(LaneView::status).collect(),
             spool: status::Spool {
                 recordings: spool.recordings().count(),
-                waiting_bytes: spool.recordings().map(|(_, state)| state.waiting_bytes()).sum(),
+                waiting_bytes: spool
+                    .recordings()
+                    .map(|(_, state)| state.waiting_bytes())
+                    .sum(),
                 chunks: stats.chunks,
                 bytes: stats.bytes,
                 syncs: stats.syncs,
@@ -496,7 +630,11 @@ impl Keeper {
     fn take_up(&mut self, recovered: &[spool::Recovered]) {
         for found in recovered {
             if found.damaged_bytes > 0 {
-                log::error!("recording {}: {} bytes of the spool are damaged", found.recording, found.damaged_bytes);
+                log::error!(
+                    "recording {}: {} bytes of the spool are damaged",
+                    found.recording,
+                    found.damaged_bytes
+                );
             }
         }
         let offers = backlog(&self.spool());
@@ -514,17 +652,32 @@ impl Keeper {
         }
         if let Some(recording) = latest {
             let _ = self.happen(Happening::Resume(recording));
-            lost_facts(recovered, recording).into_iter().for_each(|event| self.note(event));
+            lost_facts(recovered, recording)
+                .into_iter()
+                .for_each(|event| self.note(event));
         }
     }
 
     /// Ends a recording that nobody will take up.
     fn end_unattended(&mut self, recording: RecordingId, recovered: &[spool::Recovered]) {
-        let state = self.spool().state(recording).map(|state| (state.opened.map_or(0, |opened| opened.span), state.totals()));
+        let state = self
+            .spool()
+            .state(recording)
+            .map(|state| (state.opened.map_or(0, |opened| opened.span), state.totals()));
         let Some((span, tracks)) = state else { return };
         let mut events = lost_facts(recovered, recording);
-        events.push(Event::End { reason: StopReason::AwayTooLong, tracks });
-        let facts: Vec<Fact> = events.into_iter().map(|event| Fact { span, at_nanos: 0, event }).collect();
+        events.push(Event::End {
+            reason: StopReason::AwayTooLong,
+            tracks,
+        });
+        let facts: Vec<Fact> = events
+            .into_iter()
+            .map(|event| Fact {
+                span,
+                at_nanos: 0,
+                event,
+            })
+            .collect();
         if let Err(error) = self.write_events(recording, span, &facts, true) {
             self.fault(&error);
         }
@@ -534,7 +687,9 @@ impl Keeper {
 /// The next instant at which the first camera captures a picture: the grid then lies on its pictures,
 /// and choosing the nearest one moves nothing. `now` when no camera has a rhythm.
 fn start_on_a_picture(now: Monotonic, rhythm: Option<(Monotonic, Rate)>) -> Monotonic {
-    let Some((last, rate)) = rhythm else { return now };
+    let Some((last, rate)) = rhythm else {
+        return now;
+    };
     let age = now.since(last);
     if age > IDLE {
         return now;
@@ -545,31 +700,60 @@ fn start_on_a_picture(now: Monotonic, rhythm: Option<(Monotonic, Rate)>) -> Mono
 
 fn fact(span: u32, start: Monotonic, event: Event) -> Fact {
     let at_nanos = u64::try_from(clock::now().since(start).as_nanos()).unwrap_or(u64::MAX);
-    Fact { span, at_nanos, event }
+    Fact {
+        span,
+        at_nanos,
+        event,
+    }
 }
 
 /// What recovery could not find, as the facts that say so.
 fn lost_facts(recovered: &[spool::Recovered], recording: RecordingId) -> Vec<Event> {
-    let lost = recovered.iter().filter(|found| found.recording == recording).flat_map(|found| &found.lost);
+    let lost = recovered
+        .iter()
+        .filter(|found| found.recording == recording)
+        .flat_map(|found| &found.lost);
     let reason = crate::media::LostReason::Damaged;
-    lost.map(|&(track, first, last)| Event::Lost { track, first, last, reason }).collect()
+    lost.map(|&(track, first, last)| Event::Lost {
+        track,
+        first,
+        last,
+        reason,
+    })
+    .collect()
 }
 
 /// Everything in the spool that the receiver does not hold, oldest first.
 fn backlog(spool: &Spool) -> Vec<Offer> {
     let mut offers = Vec::new();
     for (recording, state) in spool.recordings().filter(|(_, state)| !state.complete) {
-        offers.extend(state.init_hashes().map(|hash| Offer::Init { hash }));
         for (&track, held) in &state.tracks {
-            for (&sequence, segment) in held.segments.iter().filter(|(sequence, _)| !held.acknowledged.contains(**sequence)) {
+            offers.push(Offer::Track {
+                recording,
+                track,
+                durable: held.acknowledged.clone(),
+                end: state.next_sequence(track),
+            });
+            let missing = held.segments.iter().filter(|(sequence, _)| !held.acknowledged.contains(**sequence));
+            for (&sequence, segment) in missing {
                 let key = SegmentKey { recording, track, sequence };
-                let chunks = segment.chunk_spans();
-                offers.extend(chunks.map(|(offset, length)| Offer::Chunk { key, init: segment.init, offset, length, live: false }));
+                // One chunk for the whole of it: only live viewers need smaller ones.
+                if segment.length > 0 {
+                    offers.push(chunk_offer(key, segment.init, (0, segment.length), false));
+                }
                 if let Some((length, hash)) = segment.seal.filter(|_| segment.seal_kept) {
                     offers.push(Offer::Sealed { key, length, hash });
                 }
             }
         }
     }
+    offers.push(Offer::Ready);
     offers
+}
+
+fn chunk_offer(key: SegmentKey, init: Option<Hash>, (offset, length): (u64, u64), live: bool) -> Offer {
+    let kind = super::pipeline::kind_of(key.track);
+    // A record of the spool is far below 4 GiB.
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    Offer::Chunk { key, kind, init, offset, length, live }
 }

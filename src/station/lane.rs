@@ -109,12 +109,37 @@ pub(super) struct Ends {
 
 impl Ends {
     /// A lane's own ends, and the keeper's view of it.
-    pub(super) fn new(track: TrackId, name: &'static str, keeper: SyncSender<Input>) -> (Self, LaneView) {
+    pub(super) fn new(
+        track: TrackId,
+        name: &'static str,
+        keeper: SyncSender<Input>,
+    ) -> (Self, LaneView) {
         let (sender, commands) = std::sync::mpsc::channel();
-        let status = Track { name: name.into(), ..Track::default() };
-        let view = Arc::new(Mutex::new(View { status, rhythm: None }));
-        let seen = LaneView { track, commands: sender, view: view.clone() };
-        (Self { track, name, commands, keeper, view, failures: 0, alarm: None }, seen)
+        let status = Track {
+            name: name.into(),
+            ..Track::default()
+        };
+        let view = Arc::new(Mutex::new(View {
+            status,
+            rhythm: None,
+        }));
+        let seen = LaneView {
+            track,
+            commands: sender,
+            view: view.clone(),
+        };
+        (
+            Self {
+                track,
+                name,
+                commands,
+                keeper,
+                view,
+                failures: 0,
+                alarm: None,
+            },
+            seen,
+        )
     }
 
     /// The next command, if one came. `Err` when the keeper is gone: end the thread.
@@ -169,7 +194,12 @@ impl Ends {
             self.calm(&code);
             log::warn!("{}: {message}", self.name);
             let track = Some(self.track);
-            self.give(Input::Noted(Event::Alarm { code: code.clone(), track, raised: true, message }));
+            self.give(Input::Noted(Event::Alarm {
+                code: code.clone(),
+                track,
+                raised: true,
+                message,
+            }));
             self.alarm = Some(code);
         }
     }
@@ -178,12 +208,22 @@ impl Ends {
     fn calm(&mut self, but: &str) {
         if let Some(code) = self.alarm.take_if(|code| code != but) {
             let message = format!("{} is well again", self.name);
-            self.give(Input::Noted(Event::Alarm { code, track: Some(self.track), raised: false, message }));
+            self.give(Input::Noted(Event::Alarm {
+                code,
+                track: Some(self.track),
+                raised: false,
+                message,
+            }));
         }
     }
 
     /// The segmenter of a span that begins.
-    pub(super) fn segmenter(&self, take: &Take, timescale: crate::media::Timescale, cut: Cut) -> Segmenter {
+    pub(super) fn segmenter(
+        &self,
+        take: &Take,
+        timescale: crate::media::Timescale,
+        cut: Cut,
+    ) -> Segmenter {
         Segmenter::new(segmenter::Config {
             recording: take.recording,
             track: self.track,
@@ -197,6 +237,8 @@ impl Ends {
 
     /// Gives what the segmenter gave.
     pub(super) fn give_all(&self, recording: RecordingId, given: &mut Vec<Segmented>) {
-        given.drain(..).for_each(|given| self.give(Input::Given(recording, given)));
+        given
+            .drain(..)
+            .for_each(|given| self.give(Input::Given(recording, given)));
     }
 }

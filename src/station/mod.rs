@@ -28,7 +28,12 @@ const EXIT_CONFIG: u8 = 78;
 
 /// The command line of `hallcast`.
 #[derive(Parser)]
-#[command(name = "hallcast", version, about = "A lecture hall's capture box", max_term_width = 100)]
+#[command(
+    name = "hallcast",
+    version,
+    about = "A lecture hall's capture box",
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -104,14 +109,21 @@ enum Error {
 
 /// Runs `hallcast`.
 pub fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,quinn=warn,quinn_proto=warn,rustls=warn"))
-        .format_timestamp_millis()
-        .init();
+    env_logger::Builder::from_env(
+        env_logger::Env::default()
+            .default_filter_or("info,quinn=warn,quinn_proto=warn,rustls=warn"),
+    )
+    .format_timestamp_millis()
+    .init();
     match work(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hallcast: {error}");
-            if matches!(error, Error::Config(_)) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+            if matches!(error, Error::Config(_)) {
+                ExitCode::from(EXIT_CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -119,7 +131,11 @@ pub fn main() -> ExitCode {
 fn work(command: Command) -> Result<(), Error> {
     let (at, request, json) = match command {
         Command::Run(flags) => return pipeline::run(&config::load(&flags)?),
-        Command::Enroll { csr: _, install, state_directory } => return enroll(&state_directory, install),
+        Command::Enroll {
+            csr: _,
+            install,
+            state_directory,
+        } => return enroll(&state_directory, install),
         Command::Start { at } => (at, Request::Start, false),
         Command::Stop { at } => (at, Request::Stop, false),
         Command::Press { hold: false, at } => (at, Request::Press, false),
@@ -153,20 +169,27 @@ fn enroll(state: &std::path::Path, install: Option<PathBuf>) -> Result<(), Error
 /// Calls `ended` once the process is asked to end (SIGTERM, SIGINT).
 fn on_signal(ended: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let (mut terminate, mut interrupt) = {
         let _inside = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        )
     };
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
-        ended();
-    })?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            });
+            ended();
+        })?;
     Ok(())
 }
 
@@ -183,7 +206,9 @@ fn random() -> [u8; 16] {
     let mut filled = 0;
     while filled < bytes.len() {
         // The kernel's generator does not fail once it is up; early in a boot this waits for it.
-        if let Ok(more) = rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+        if let Ok(more) =
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+        {
             filled += more;
         }
     }

@@ -20,7 +20,7 @@ use super::keeper::{Input, Keeper, Parts};
 use super::lane::{Ends, LaneView};
 use super::sound::SoundLane;
 use super::video::VideoLane;
-use crate::media::{Hash, SegmentKey, TrackId};
+use crate::media::{Hash, SegmentKey, TrackId, TrackKind};
 use crate::spool::{LocalDisk, Spool, SyncJob};
 use crate::uplink::{self, identity};
 use std::io;
@@ -37,6 +37,15 @@ const PRESENTER: (TrackId, &str) = (TrackId(1), "presenter");
 const SLIDES: (TrackId, &str) = (TrackId(2), "slides");
 const MICROPHONE: (TrackId, &str) = (TrackId(3), "microphone");
 
+/// What a track carries, by its number.
+pub(super) fn kind_of(track: TrackId) -> TrackKind {
+    match track {
+        TrackId::EVENTS => TrackKind::Events,
+        track if track == MICROPHONE.0 => TrackKind::Audio,
+        _ => TrackKind::Video,
+    }
+}
+
 /// Starts every stage and works until the process is asked to end.
 pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let identity = identity::open(&config.state_directory)?;
@@ -52,7 +61,14 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         Some(receiver) => {
             let (offers, offered) = tokio::sync::mpsc::unbounded_channel();
             let driver = uplink::Config::new(receiver.address.clone(), receiver.name.clone());
-            start_uplink(driver, identity.clone(), epoch, offered, SpoolReader(spool.clone()), inputs.clone())?;
+            start_uplink(
+                driver,
+                identity.clone(),
+                epoch,
+                offered,
+                SpoolReader(spool.clone()),
+                inputs.clone(),
+            )?;
             Some(offers)
         }
         None => None,
@@ -87,14 +103,18 @@ fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<La
     for ((id, name), track) in [(PRESENTER, &config.presenter), (SLIDES, &config.slides)] {
         if let Some(track) = track.clone() {
             let (ends, view) = Ends::new(id, name, keeper.clone());
-            spawn(&format!("{name} lane"), move || VideoLane { ends, track }.run())?;
+            spawn(&format!("{name} lane"), move || {
+                VideoLane { ends, track }.run()
+            })?;
             lanes.push(view);
         }
     }
     if let Some(track) = config.microphone.clone() {
         let (id, name) = MICROPHONE;
         let (ends, view) = Ends::new(id, name, keeper.clone());
-        spawn(&format!("{name} lane"), move || SoundLane { ends, track }.run())?;
+        spawn(&format!("{name} lane"), move || {
+            SoundLane { ends, track }.run()
+        })?;
         lanes.push(view);
     }
     Ok(lanes)
@@ -122,7 +142,9 @@ fn start_uplink(
     reader: SpoolReader,
     keeper: SyncSender<Input>,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let (reports, mut reported) = tokio::sync::mpsc::unbounded_channel();
     spawn("uplink reports", move || {
         while let Some(report) = reported.blocking_recv() {
@@ -132,7 +154,14 @@ fn start_uplink(
         }
     })?;
     spawn("uplink", move || {
-        runtime.block_on(uplink::run(config, identity, epoch, offers, Arc::new(reader), reports));
+        runtime.block_on(uplink::run(
+            config,
+            identity,
+            epoch,
+            offers,
+            Arc::new(reader),
+            reports,
+        ));
     })
 }
 
@@ -140,14 +169,17 @@ fn start_uplink(
 struct SpoolReader(Arc<Mutex<Spool>>);
 
 impl uplink::Source for SpoolReader {
-    fn segment(&self, key: SegmentKey, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+    fn segment(&self, key: SegmentKey, offset: u64, length: u32) -> io::Result<Vec<u8>> {
         let spool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spool.read(key, offset, length).map_err(io::Error::other)
+        spool.read(key, offset, length.into()).map_err(io::Error::other)
     }
 
     fn init(&self, hash: &Hash) -> io::Result<Vec<u8>> {
         let spool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spool.read_init(hash).map_err(io::Error::other)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+        spool
+            .read_init(hash)
+            .map_err(io::Error::other)?
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -158,11 +190,18 @@ fn ask(keeper: &SyncSender<Input>, request: Request) -> Reply {
         return Reply::Refused("the box is ending".into());
     }
     // Stopping waits for the disk, and a disk may hang.
-    answer.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| {
-        Reply::Refused("the box did not answer within 20 s: its disk may hang; see the log".into())
-    })
+    answer
+        .recv_timeout(Duration::from_secs(20))
+        .unwrap_or_else(|_| {
+            Reply::Refused(
+                "the box did not answer within 20 s: its disk may hang; see the log".into(),
+            )
+        })
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.into()).spawn(work).map(drop)
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map(drop)
 }

@@ -94,7 +94,10 @@ pub struct Recorder {
 impl Recorder {
     /// An idle recorder whose recordings last at most `maximum`.
     pub fn new(maximum: Duration) -> Self {
-        Self { state: State::Idle, maximum }
+        Self {
+            state: State::Idle,
+            maximum,
+        }
     }
 
     /// Where it is.
@@ -105,7 +108,9 @@ impl Recorder {
     /// The recording in hand, also while it is being finished.
     pub fn running(&self) -> Option<Running> {
         match self.state {
-            State::Starting(running) | State::Recording(running) | State::Stopping(running) => Some(running),
+            State::Starting(running) | State::Recording(running) | State::Stopping(running) => {
+                Some(running)
+            }
             State::Idle | State::Fault => None,
         }
     }
@@ -125,7 +130,9 @@ impl Recorder {
     /// When [`Recorder::poll`] next has something to say.
     pub fn poll_at(&self) -> Option<Monotonic> {
         match self.state {
-            State::Starting(running) | State::Recording(running) => Some(running.since.plus(self.maximum)),
+            State::Starting(running) | State::Recording(running) => {
+                Some(running.since.plus(self.maximum))
+            }
             _ => None,
         }
     }
@@ -133,18 +140,31 @@ impl Recorder {
     /// Ends a recording that has reached its maximum length.
     pub fn poll(&mut self, now: Monotonic) -> Option<Action> {
         let due = self.poll_at().is_some_and(|due| due <= now);
-        due.then(|| self.handle(Input::Stop(StopReason::MaximumLength), now).ok().flatten()).flatten()
+        due.then(|| {
+            self.handle(Input::Stop(StopReason::MaximumLength), now)
+                .ok()
+                .flatten()
+        })
+        .flatten()
     }
 
     /// Takes an input in. `Ok(None)`: nothing is to be done.
     pub fn handle(&mut self, input: Input, now: Monotonic) -> Result<Option<Action>, Refusal> {
         let (next, action) = match (self.state, input) {
-            (State::Idle | State::Fault, Input::Start(recording, by)) => {
-                (State::Starting(Running { recording, since: now }), Some(Action::Begin(recording, by)))
-            }
-            (State::Idle | State::Fault, Input::Resume(recording)) => {
-                (State::Starting(Running { recording, since: now }), Some(Action::Continue(recording)))
-            }
+            (State::Idle | State::Fault, Input::Start(recording, by)) => (
+                State::Starting(Running {
+                    recording,
+                    since: now,
+                }),
+                Some(Action::Begin(recording, by)),
+            ),
+            (State::Idle | State::Fault, Input::Resume(recording)) => (
+                State::Starting(Running {
+                    recording,
+                    since: now,
+                }),
+                Some(Action::Continue(recording)),
+            ),
             (State::Starting(_) | State::Recording(_), Input::Start(..) | Input::Resume(_)) => {
                 return Err(Refusal::AlreadyRecording);
             }
@@ -182,14 +202,19 @@ mod tests {
 
     fn started() -> Recorder {
         let mut recorder = Recorder::new(HOUR);
-        recorder.handle(Input::Start(FIRST, StartedBy::Button), at(0)).unwrap();
+        recorder
+            .handle(Input::Start(FIRST, StartedBy::Button), at(0))
+            .unwrap();
         recorder
     }
 
     #[test]
     fn the_table_of_the_module_is_the_code() {
         let text = include_str!("recorder.rs");
-        let running = Running { recording: FIRST, since: at(0) };
+        let running = Running {
+            recording: FIRST,
+            since: at(0),
+        };
         let inputs = [
             Input::Start(SECOND, StartedBy::Socket),
             Input::Stop(StopReason::Button),
@@ -204,10 +229,16 @@ mod tests {
             ("Stopping", State::Stopping(running)),
             ("Fault", State::Fault),
         ] {
-            let row = text.lines().find(|line| line.starts_with(&format!("//! | {name} "))).unwrap();
+            let row = text
+                .lines()
+                .find(|line| line.starts_with(&format!("//! | {name} ")))
+                .unwrap();
             let cells: Vec<&str> = row.split('|').skip(2).map(str::trim).collect();
             for (input, cell) in inputs.iter().zip(cells) {
-                let mut recorder = Recorder { state, maximum: HOUR };
+                let mut recorder = Recorder {
+                    state,
+                    maximum: HOUR,
+                };
                 let before = format!("{:?}", recorder.state());
                 let found = match recorder.handle(*input, at(1)) {
                     Err(Refusal::AlreadyRecording) => "already recording".into(),
@@ -217,7 +248,9 @@ mod tests {
                     Ok(action) => {
                         let after = format!("{:?}", recorder.state());
                         let word = |text: String| text.split(['(', ' ']).next().unwrap().to_owned();
-                        let action = action.map(|action| word(format!("{action:?} ")) + " ").unwrap_or_default();
+                        let action = action
+                            .map(|action| word(format!("{action:?} ")) + " ")
+                            .unwrap_or_default();
                         if after == before && action.is_empty() {
                             "-".into()
                         } else {
@@ -245,7 +278,10 @@ mod tests {
     fn a_recording_ends_at_its_maximum_length() {
         let mut recorder = started();
         assert_eq!(recorder.poll(at(3599)), None);
-        assert_eq!(recorder.poll(at(3600)), Some(Action::End(StopReason::MaximumLength)));
+        assert_eq!(
+            recorder.poll(at(3600)),
+            Some(Action::End(StopReason::MaximumLength))
+        );
         assert_eq!(recorder.poll(at(3600)), None);
     }
 }

@@ -125,9 +125,15 @@ impl fmt::Display for Status {
             (true, false) => "the receiver is away",
             (true, true) => "connected",
         };
-        writeln!(f, "spool       {} bytes wait for the receiver", self.spool.waiting_bytes)?;
+        writeln!(
+            f,
+            "spool       {} bytes wait for the receiver",
+            self.spool.waiting_bytes
+        )?;
         writeln!(f, "uplink      {link}")?;
-        self.alarms.iter().try_for_each(|alarm| writeln!(f, "alarm       {alarm}"))
+        self.alarms
+            .iter()
+            .try_for_each(|alarm| writeln!(f, "alarm       {alarm}"))
     }
 }
 
@@ -154,7 +160,11 @@ impl Lateness {
     pub(super) fn summary(mut self) -> Option<(u64, u64, usize)> {
         self.millis.sort_unstable();
         let count = self.millis.len();
-        let at = |percent: usize| self.millis.get((count * percent).div_ceil(100).saturating_sub(1)).copied();
+        let at = |percent: usize| {
+            self.millis
+                .get((count * percent).div_ceil(100).saturating_sub(1))
+                .copied()
+        };
         Some((at(50)?, at(99)?, count))
     }
 }
@@ -162,7 +172,11 @@ impl Lateness {
 /// Resident memory of this process; 0 where the kernel does not say.
 pub(super) fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let pages: u64 = text
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .unwrap_or(0);
     pages * rustix::param::page_size() as u64
 }
 

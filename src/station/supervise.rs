@@ -29,10 +29,19 @@ mod tests {
     #[test]
     fn a_stalled_device_is_opened_at_once_and_nothing_waits_longer_than_two_seconds() {
         let device = || "camera".to_owned();
-        let stalled = source::Error::Stalled { device: device(), waited_ms: 1000 };
+        let stalled = source::Error::Stalled {
+            device: device(),
+            waited_ms: 1000,
+        };
         assert_eq!(reopen_after(&stalled, 1), Duration::ZERO);
-        let missing = source::Error::Missing { device: device(), advice: String::new(), present: Vec::new() };
-        let waits: Vec<u64> = (1..7).map(|n| reopen_after(&missing, n).as_millis() as u64).collect();
+        let missing = source::Error::Missing {
+            device: device(),
+            advice: String::new(),
+            present: Vec::new(),
+        };
+        let waits: Vec<u64> = (1..7)
+            .map(|n| reopen_after(&missing, n).as_millis() as u64)
+            .collect();
         assert_eq!(waits, [250, 500, 1000, 1750, 1750, 1750]);
         assert!(reopen_after(&stalled, u32::MAX) < Duration::from_secs(2));
     }

@@ -4,8 +4,10 @@ use super::config::VideoTrack;
 use super::keeper::Input;
 use super::lane::{ATTENTION, CHUNK, Command, Ends, SEGMENT, Take};
 use crate::clock;
-use crate::encoder::{self, VideoEncoder};
-use crate::media::{Codec, Event, MediaTime, Monotonic, Picture, Rate, Segmented, TrackInfo, TrackKind};
+use crate::encoder::{self, ParameterSets, Scene, Tick, VideoEncoder};
+use crate::media::{
+    Codec, Event, MediaTime, Monotonic, Picture, Rate, Segmented, TrackInfo, TrackKind,
+};
 use crate::mp4;
 use crate::pacer::{self, Action, Pacer};
 use crate::segmenter::{Cut, Segmenter};
@@ -23,6 +25,7 @@ struct Device {
     settings: VideoSettings,
     /// The pacing rate: the configured one, or the device's own.
     rate: Rate,
+    bit_rate: u32,
     encoder: Box<dyn VideoEncoder>,
     /// The encoder has not given anything yet: its first picture must be a keyframe.
     fresh: bool,
@@ -46,9 +49,12 @@ impl VideoLane {
         let camera = self.track.camera.clone();
         let pump = match VideoPump::start(self.ends.name, move || source::open_camera(&camera)) {
             Ok(pump) => pump,
-            Err(error) => return log::error!("{}: cannot start its thread: {error}", self.ends.name),
+            Err(error) => {
+                return log::error!("{}: cannot start its thread: {error}", self.ends.name);
+            }
         };
-        let (mut device, mut running, mut begin) = (None::<Device>, None::<Running>, None::<Arc<Take>>);
+        let (mut device, mut running, mut begin) =
+            (None::<Device>, None::<Running>, None::<Arc<Take>>);
         while let Ok(command) = self.ends.command() {
             match command {
                 Some(Command::Begin(take)) => begin = Some(take),
@@ -63,7 +69,10 @@ impl VideoLane {
                 Some(Command::Drop) => (running, begin) = (None, None),
                 None => {}
             }
-            if let (Some(device), Some(take)) = (&mut device, begin.take_if(|_| running.is_none() && device.is_some())) {
+            if let (Some(device), Some(take)) = (
+                &mut device,
+                begin.take_if(|_| running.is_none() && device.is_some()),
+            ) {
                 running = Some(self.begin(take, device));
             }
             let now = clock::now();
@@ -114,11 +123,13 @@ impl VideoLane {
             // Laid out as the old camera's were: the new encoder could not read it.
             running.shown = None;
         }
-        let config = encoder::VideoConfig {
-            bit_rate: self.track.bit_rate,
-            screen: self.ends.name == "slides",
-            keyframe_interval: rate.ticks_covering(SEGMENT),
+        let scene = if self.ends.name == "slides" {
+            Scene::Slides
+        } else {
+            Scene::Camera
         };
+        let mut config = encoder::Config::new(scene, settings.layout, rate);
+        config.bit_rate = self.track.bit_rate.unwrap_or(config.bit_rate);
         match encoder::open_video(&config, settings.layout, rate) {
             Ok(encoder) => {
                 let layout = settings.layout;
@@ -130,10 +141,17 @@ impl VideoLane {
                     settings.rate,
                     encoder.name()
                 ));
-                Some(Device { settings, rate, encoder, fresh: true })
+                Some(Device {
+                    settings,
+                    rate,
+                    bit_rate: config.bit_rate,
+                    encoder,
+                    fresh: true,
+                })
             }
             Err(error) => {
-                self.ends.raise(format!("{}-encoder", self.ends.name), error.to_string());
+                self.ends
+                    .raise(format!("{}-encoder", self.ends.name), error.to_string());
                 None
             }
         }
@@ -142,11 +160,19 @@ impl VideoLane {
     fn begin(&self, take: Arc<Take>, device: &mut Device) -> Running {
         let rate = device.rate;
         device.fresh = true;
-        let config = pacer::Config { source_rate: device.settings.rate, start: Some(take.start), ..pacer::Config::at(rate) };
+        let config = pacer::Config {
+            source_rate: device.settings.rate,
+            start: Some(take.start),
+            ..pacer::Config::at(rate)
+        };
         Running {
             pacer: Pacer::new(config),
             rate,
-            segmenter: self.ends.segmenter(&take, rate.timescale(), Cut::pictures(rate, CHUNK, SEGMENT)),
+            segmenter: self.ends.segmenter(
+                &take,
+                rate.timescale(),
+                Cut::pictures(rate, CHUNK, SEGMENT),
+            ),
             take,
             shown: None,
             end: None,
@@ -155,11 +181,21 @@ impl VideoLane {
     }
 
     /// Does what the pacer says until it wants to wait; `None` when the span is over.
-    fn pace(&mut self, running: &mut Running, device: &mut Device, pump: &VideoPump) -> Option<Monotonic> {
+    fn pace(
+        &mut self,
+        running: &mut Running,
+        device: &mut Device,
+        pump: &VideoPump,
+    ) -> Option<Monotonic> {
         loop {
             let now = clock::now();
-            let next = running.take.start.plus(std::time::Duration::from_nanos(running.rate.tick_nanos(running.pacer.stats().ticks())));
-            if running.end.is_some_and(|end| next >= end || now > end.plus(SEGMENT)) {
+            let next = running.take.start.plus(std::time::Duration::from_nanos(
+                running.rate.tick_nanos(running.pacer.stats().ticks()),
+            ));
+            if running
+                .end
+                .is_some_and(|end| next >= end || now > end.plus(SEGMENT))
+            {
                 self.finish(running);
                 return None;
             }
@@ -178,12 +214,22 @@ impl VideoLane {
     }
 
     fn encode(&mut self, tick: u64, running: &mut Running, device: &mut Device) {
-        let Some(picture) = &running.shown else { return };
+        let Some(picture) = &running.shown else {
+            return;
+        };
         let units = running.rate.tick_units();
-        let time = MediaTime(i64::try_from(tick).unwrap_or(i64::MAX).saturating_mul(units.into()));
-        let keyframe = device.fresh || tick.is_multiple_of(running.rate.ticks_covering(SEGMENT));
+        let place = Tick {
+            time: MediaTime(
+                i64::try_from(tick)
+                    .unwrap_or(i64::MAX)
+                    .saturating_mul(units.into()),
+            ),
+            duration: units,
+            captured: picture.captured,
+            keyframe: device.fresh || tick.is_multiple_of(running.rate.ticks_covering(SEGMENT)),
+        };
         let before = clock::thread_cpu();
-        let encoded = device.encoder.encode(&picture.data, time, units, picture.captured, keyframe);
+        let encoded = device.encoder.encode(&picture.data, &place);
         let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
         let stats = running.pacer.stats();
         self.ends.show(|view| {
@@ -196,17 +242,24 @@ impl VideoLane {
             Ok(unit) => unit,
             Err(error) => {
                 device.fresh = true;
-                return self.ends.raise(format!("{}-encoder", self.ends.name), error.to_string());
+                return self
+                    .ends
+                    .raise(format!("{}-encoder", self.ends.name), error.to_string());
             }
         };
         let outcome = self.set_init(running, device).and_then(|()| {
-            running.segmenter.push(unit, &mut |given| running.given.push(given)).map_err(|error| error.to_string())
+            running
+                .segmenter
+                .push(unit, &mut |given| running.given.push(given))
+                .map_err(|error| error.to_string())
         });
         device.fresh = outcome.is_err();
         if let Err(message) = outcome {
-            self.ends.raise(format!("{}-segmenter", self.ends.name), message);
+            self.ends
+                .raise(format!("{}-segmenter", self.ends.name), message);
         }
-        self.ends.give_all(running.take.recording, &mut running.given);
+        self.ends
+            .give_all(running.take.recording, &mut running.given);
     }
 
     /// Gives the segmenter the init, and the recording its description, when the encoder is fresh.
@@ -214,21 +267,36 @@ impl VideoLane {
         if !device.fresh {
             return Ok(());
         }
-        let (sps, pps) = device.encoder.parameters().ok_or("the encoder gave no parameter sets")?;
-        let (width, height, timescale) = (device.settings.layout.width, device.settings.layout.height, running.rate.timescale());
-        let init = mp4::video_init(sps, pps, width, height, timescale).map_err(|error| error.to_string())?;
+        let ParameterSets { sps, pps } = device
+            .encoder
+            .parameters()
+            .ok_or("the encoder gave no parameter sets")?;
+        let (width, height, timescale) = (
+            device.settings.layout.width,
+            device.settings.layout.height,
+            running.rate.timescale(),
+        );
+        let init = mp4::video_init(sps, pps, width, height, timescale)
+            .map_err(|error| error.to_string())?;
         let codec_tag = mp4::avc_codec_tag(sps).map_err(|error| error.to_string())?;
         let before = running.segmenter.init();
-        let init = running.segmenter.set_init(init, &mut |given| running.given.push(given)).map_err(|error| error.to_string())?;
+        let init = running
+            .segmenter
+            .set_init(init, &mut |given| running.given.push(given))
+            .map_err(|error| error.to_string())?;
         if before != Some(init) {
             self.ends.give(Input::Noted(Event::Track(TrackInfo {
                 id: self.ends.track,
                 name: self.ends.name.into(),
                 kind: TrackKind::Video,
-                codec: Codec::H264 { width, height, rate: Some(running.rate) },
+                codec: Codec::H264 {
+                    width,
+                    height,
+                    rate: Some(running.rate),
+                },
                 codec_tag,
                 timescale,
-                bit_rate: self.track.bit_rate,
+                bit_rate: device.bit_rate,
                 init,
                 language: None,
                 alternate_of: None,
@@ -238,9 +306,14 @@ impl VideoLane {
     }
 
     fn finish(&mut self, running: &mut Running) {
-        if let Err(error) = running.segmenter.flush(&mut |given| running.given.push(given)) {
-            self.ends.raise(format!("{}-segmenter", self.ends.name), error.to_string());
+        if let Err(error) = running
+            .segmenter
+            .flush(&mut |given| running.given.push(given))
+        {
+            self.ends
+                .raise(format!("{}-segmenter", self.ends.name), error.to_string());
         }
-        self.ends.give_all(running.take.recording, &mut running.given);
+        self.ends
+            .give_all(running.take.recording, &mut running.given);
     }
 }

@@ -2,8 +2,10 @@
 //! integer keys.
 
 use super::framing::FramingError;
-use super::{ErrorCode, Sequences};
-use crate::media::{BoxId, Hash, LostReason, RecordingId, SegmentKey, TrackId, WallClock};
+use super::ErrorCode;
+use crate::media::{
+    BoxId, Hash, LostReason, RecordingId, SegmentKey, Sequences, TrackId, WallClock,
+};
 use minicbor::data::Type;
 use minicbor::decode::Error as DecodeError;
 use minicbor::encode::{Error as EncodeError, Write};

@@ -29,7 +29,7 @@ mod sequences;
 
 pub use error_code::ErrorCode;
 pub use message::Message;
-pub use sequences::{Range, Sequences};
+pub use sequences::MAX_RANGES;
 
 /// The application protocol negotiated in TLS (RFC 7301).
 pub const ALPN: &[u8] = b"hallcast/1";

@@ -16,18 +16,40 @@ const HEIGHT: usize = 180;
 impl Film {
     pub fn open(path: &Path) -> Self {
         let path = path.to_str().unwrap().to_owned();
-        let text = run("ffprobe", &["-v", "error", "-count_frames", "-show_streams", "-show_format", "-of", "json", &path]);
-        Self { probe: serde_json::from_str(&text).unwrap(), path }
+        let text = run(
+            "ffprobe",
+            &[
+                "-v",
+                "error",
+                "-count_frames",
+                "-show_streams",
+                "-show_format",
+                "-of",
+                "json",
+                &path,
+            ],
+        );
+        Self {
+            probe: serde_json::from_str(&text).unwrap(),
+            path,
+        }
     }
 
     pub fn stream(&self, kind: &str) -> &serde_json::Value {
         let streams = self.probe["streams"].as_array().unwrap();
-        streams.iter().find(|stream| stream["codec_type"] == kind).unwrap_or_else(|| panic!("no {kind} in {}", self.path))
+        streams
+            .iter()
+            .find(|stream| stream["codec_type"] == kind)
+            .unwrap_or_else(|| panic!("no {kind} in {}", self.path))
     }
 
     /// Pictures that decode.
     pub fn pictures(&self) -> u64 {
-        self.stream("video")["nb_read_frames"].as_str().unwrap().parse().unwrap()
+        self.stream("video")["nb_read_frames"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     /// Length of the sound in seconds, by its decoded samples.
@@ -37,9 +59,18 @@ impl Film {
 
     /// Fails if anything in the film does not decode.
     pub fn assert_decodes(&self) {
-        let output = outcome("ffmpeg", &["-v", "error", "-xerror", "-i", &self.path, "-f", "null", "-"]);
+        let output = outcome(
+            "ffmpeg",
+            &[
+                "-v", "error", "-xerror", "-i", &self.path, "-f", "null", "-",
+            ],
+        );
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success() && errors.is_empty(), "{}: {errors}", self.path);
+        assert!(
+            output.status.success() && errors.is_empty(),
+            "{}: {errors}",
+            self.path
+        );
     }
 
     /// `moov` stands before `mdat`: a player can begin before it has the whole file.
@@ -51,15 +82,41 @@ impl Film {
 
     /// The sound, mono, 48 kHz.
     pub fn samples(&self) -> Vec<i16> {
-        let bytes = raw(&["-i", &self.path, "-vn", "-ac", "1", "-ar", &RATE.to_string(), "-f", "s16le", "-"]);
-        bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
+        let bytes = raw(&[
+            "-i",
+            &self.path,
+            "-vn",
+            "-ac",
+            "1",
+            "-ar",
+            &RATE.to_string(),
+            "-f",
+            "s16le",
+            "-",
+        ]);
+        bytes
+            .chunks_exact(2)
+            .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
+            .collect()
     }
 
     /// Each picture's presentation time in seconds.
     pub fn picture_times(&self) -> Vec<f64> {
-        let arguments = ["-v", "error", "-select_streams", "v:0", "-show_entries", "frame=pts_time", "-of", "csv=p=0", &self.path];
+        let arguments = [
+            "-v",
+            "error",
+            "-select_streams",
+            "v:0",
+            "-show_entries",
+            "frame=pts_time",
+            "-of",
+            "csv=p=0",
+            &self.path,
+        ];
         let text = run("ffprobe", &arguments);
-        text.lines().map(|line| line.trim_end_matches(',').parse().unwrap()).collect()
+        text.lines()
+            .map(|line| line.trim_end_matches(',').parse().unwrap())
+            .collect()
     }
 
     /// Each picture's luma, small.
@@ -70,8 +127,22 @@ impl Film {
     /// Each picture's luma in the size given.
     pub fn lumas_of(&self, width: usize, height: usize) -> Vec<Vec<u8>> {
         let size = format!("scale={width}:{height},format=gray");
-        let bytes = raw(&["-i", &self.path, "-an", "-vf", &size, "-fps_mode", "passthrough", "-f", "rawvideo", "-"]);
-        bytes.chunks_exact(width * height).map(<[u8]>::to_vec).collect()
+        let bytes = raw(&[
+            "-i",
+            &self.path,
+            "-an",
+            "-vf",
+            &size,
+            "-fps_mode",
+            "passthrough",
+            "-f",
+            "rawvideo",
+            "-",
+        ]);
+        bytes
+            .chunks_exact(width * height)
+            .map(<[u8]>::to_vec)
+            .collect()
     }
 
     /// Seconds at which the test pattern flashes.
@@ -81,13 +152,25 @@ impl Film {
         let times = self.picture_times();
         let lumas = self.lumas();
         assert_eq!(times.len(), lumas.len());
-        lumas.iter().zip(times).filter(|(luma, _)| white(luma)).map(|(_, time)| time).collect()
+        lumas
+            .iter()
+            .zip(times)
+            .filter(|(luma, _)| white(luma))
+            .map(|(_, time)| time)
+            .collect()
     }
 
     /// Seconds at which the test tone clicks: where each click begins.
     pub fn clicks(&self) -> Vec<f64> {
-        let start: f64 = self.stream("audio")["start_time"].as_str().unwrap().parse().unwrap();
-        clicks(&self.samples()).into_iter().map(|sample| start + sample as f64 / f64::from(RATE)).collect()
+        let start: f64 = self.stream("audio")["start_time"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        clicks(&self.samples())
+            .into_iter()
+            .map(|sample| start + sample as f64 / f64::from(RATE))
+            .collect()
     }
 }
 
@@ -99,7 +182,11 @@ pub fn clicks(samples: &[i16]) -> Vec<usize> {
     let mut found: Vec<usize> = Vec::new();
     for (at, sample) in samples.iter().enumerate() {
         let loud = i32::from(*sample).abs() > 20_000;
-        if loud && found.last().is_none_or(|last| at > last + RATE as usize / 2) {
+        if loud
+            && found
+                .last()
+                .is_none_or(|last| at > last + RATE as usize / 2)
+        {
             found.push(at);
         }
     }
@@ -111,7 +198,9 @@ pub fn clicks(samples: &[i16]) -> Vec<usize> {
 pub fn offsets_ms(clicks: &[f64], flashes: &[f64]) -> Vec<f64> {
     let nearest = |click: &f64| {
         let offsets = flashes.iter().map(|flash| (click - flash) * 1000.0);
-        offsets.min_by(|a, b| a.abs().total_cmp(&b.abs())).filter(|offset| offset.abs() < 500.0)
+        offsets
+            .min_by(|a, b| a.abs().total_cmp(&b.abs()))
+            .filter(|offset| offset.abs() < 500.0)
     };
     clicks.iter().filter_map(nearest).collect()
 }
@@ -131,6 +220,10 @@ pub fn frequency_hz(samples: &[i16]) -> f64 {
 
 fn raw(arguments: &[&str]) -> Vec<u8> {
     let output = outcome("ffmpeg", &[&["-v", "error"], arguments].concat());
-    assert!(output.status.success(), "ffmpeg {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "ffmpeg {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }

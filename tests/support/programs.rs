@@ -1,11 +1,12 @@
 //! A receiver and boxes, as the processes that people run, on loopback ports of their own.
 
+use hallcast::clock;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use hallcast::clock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub const BOX: &str = env!("CARGO_BIN_EXE_hallcast");
@@ -35,6 +36,41 @@ pub fn wait_until(seconds: u64, what: &str, mut ready: impl FnMut() -> bool) {
     }
 }
 
+/// Waits this many seconds.
+pub fn pause(seconds: u64) {
+    clock::sleep(Duration::from_secs(seconds));
+}
+
+/// Holds the machine for one test in real time: those of one file would run side by side.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `long` in `make soak`, else `short`.
+pub fn soak(short: u64, long: u64) -> u64 {
+    if std::env::var_os("HALLCAST_SOAK").is_some() {
+        long
+    } else {
+        short
+    }
+}
+
+/// Resident memory of a process.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// The bench board with small pictures: for tests of everything but pictures.
+pub fn small_bench(home: &Path) -> String {
+    let path = home.join("small-bench.toml");
+    let board = "schema = 1\nname = \"small-bench\"\n\
+        [presenter.pattern]\nwidth = 320\nheight = 180\nrate = \"30\"\n[microphone.tone]\n[panel.simulated]\n";
+    fs::write(&path, board).unwrap();
+    text(&path).to_owned()
+}
+
 /// Runs a command to its end and gives what it printed; fails when it fails.
 pub fn run(program: &str, arguments: &[&str]) -> String {
     let output = outcome(program, arguments);
@@ -49,12 +85,19 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 
 /// Runs a command to its end, however it ends.
 pub fn outcome(program: &str, arguments: &[&str]) -> Output {
-    let started = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let started = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
     started.unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 fn log_file(path: &Path) -> File {
-    File::options().create(true).append(true).open(path).unwrap()
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap()
 }
 
 fn text(path: &Path) -> &str {
@@ -67,11 +110,27 @@ impl Receiver {
         let home = home.join("receiver");
         fs::create_dir_all(&home).unwrap();
         let state = home.join("state");
-        run(RECEIVER, &["ca", "init", "--development", "--state-dir", text(&state)]);
-        let quic = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let web = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        run(
+            RECEIVER,
+            &["ca", "init", "--development", "--state-dir", text(&state)],
+        );
+        let quic = UdpSocket::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
+        let web = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
         let process = Self::spawn(&home, &quic, &web);
-        let receiver = Self { home, quic, web, process };
+        let receiver = Self {
+            home,
+            quic,
+            web,
+            process,
+        };
         receiver.wait();
         receiver
     }
@@ -79,7 +138,12 @@ impl Receiver {
     fn spawn(home: &Path, quic: &str, web: &str) -> Child {
         Command::new(RECEIVER)
             .args(["run", "--listen", quic, "--web-listen", web])
-            .args(["--state-dir", text(&home.join("state")), "--store-dir", text(&home.join("store"))])
+            .args([
+                "--state-dir",
+                text(&home.join("state")),
+                "--store-dir",
+                text(&home.join("store")),
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log_file(&home.join("log")))
@@ -88,7 +152,9 @@ impl Receiver {
     }
 
     fn wait(&self) {
-        wait_until(20, "the receiver's page", || TcpStream::connect(&self.web).is_ok());
+        wait_until(20, "the receiver's page", || {
+            TcpStream::connect(&self.web).is_ok()
+        });
     }
 
     /// Kills the process with SIGKILL and starts it again.
@@ -97,6 +163,24 @@ impl Receiver {
         self.process.wait().unwrap();
         self.process = Self::spawn(&self.home, &self.quic, &self.web);
         self.wait();
+    }
+
+    /// Stops the process; gives what [`Receiver::start_again`] needs.
+    pub fn stop(self) -> PathBuf {
+        self.home.clone()
+    }
+
+    /// Starts a stopped receiver at the same place and addresses.
+    pub fn start_again(home: PathBuf, quic: String, web: String) -> Self {
+        let process = Self::spawn(&home, &quic, &web);
+        let receiver = Self {
+            home,
+            quic,
+            web,
+            process,
+        };
+        receiver.wait();
+        receiver
     }
 
     pub fn pid(&self) -> u32 {
@@ -119,7 +203,9 @@ impl Receiver {
 
     /// Waits until the recording is whole at the receiver; gives its manifest.
     pub fn wait_complete(&self, recording: &str, seconds: u64) -> serde_json::Value {
-        wait_until(seconds, "the manifest", || self.manifest(recording).is_some());
+        wait_until(seconds, "the manifest", || {
+            self.manifest(recording).is_some()
+        });
         self.manifest(recording).unwrap()
     }
 
@@ -129,7 +215,10 @@ impl Receiver {
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.web).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("an HTTP answer");
+        let end = answer
+            .windows(4)
+            .position(|bytes| bytes == b"\r\n\r\n")
+            .expect("an HTTP answer");
         let head = String::from_utf8_lossy(&answer[..end]).into_owned();
         assert!(head.split(' ').nth(1) == Some("200"), "{path}: {head}");
         answer.split_off(end + 4)
@@ -138,7 +227,11 @@ impl Receiver {
     /// The recording's film, as a file below `home`.
     pub fn film(&self, recording: &str) -> PathBuf {
         let path = self.home.join(format!("{recording}.mp4"));
-        fs::write(&path, self.get(&format!("/recordings/{recording}/recording.mp4"))).unwrap();
+        fs::write(
+            &path,
+            self.get(&format!("/recordings/{recording}/recording.mp4")),
+        )
+        .unwrap();
         path
     }
 }
@@ -159,17 +252,28 @@ impl CaptureBox {
         let home = home.join(name);
         fs::create_dir_all(&home).unwrap();
         let state = home.join("state");
-        let mut all: Vec<String> =
-            ["run", "--state-directory", text(&state), "--socket", text(&home.join("control")), "--room", name]
-                .map(String::from)
-                .to_vec();
+        let mut all: Vec<String> = [
+            "run",
+            "--state-directory",
+            text(&state),
+            "--socket",
+            text(&home.join("control")),
+            "--room",
+            name,
+        ]
+        .map(String::from)
+        .to_vec();
         if let Some(receiver) = receiver {
             enroll(&state, receiver, name);
             all.extend(["--receiver".into(), receiver.quic.clone()]);
         }
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let process = Self::spawn(&home, &all);
-        let capture_box = Self { home, arguments: all, process };
+        let capture_box = Self {
+            home,
+            arguments: all,
+            process,
+        };
         capture_box.wait();
         capture_box
     }
@@ -188,7 +292,9 @@ impl CaptureBox {
         wait_until(20, "the box's devices", || {
             self.try_status().is_some_and(|status| {
                 let tracks = status["tracks"].as_array().unwrap();
-                tracks.iter().all(|track| track["open"] == true || !track["error"].is_null())
+                tracks
+                    .iter()
+                    .all(|track| track["open"] == true || !track["error"].is_null())
             })
         });
     }
@@ -197,8 +303,7 @@ impl CaptureBox {
     pub fn kill_and_restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.process = Self::spawn(&self.home, &self.arguments);
-        self.wait();
+        self.restart();
     }
 
     pub fn pid(&self) -> u32 {
@@ -209,8 +314,25 @@ impl CaptureBox {
         fs::read_to_string(self.home.join("log")).unwrap_or_default()
     }
 
+    /// Asks the process to end; gives how long it took.
+    pub fn terminate(&mut self) -> Duration {
+        let asked = clock::now();
+        run("kill", &[&self.pid().to_string()]);
+        assert!(self.process.wait().unwrap().success());
+        clock::now().since(asked)
+    }
+
+    /// Starts a process that has ended again.
+    pub fn restart(&mut self) {
+        self.process = Self::spawn(&self.home, &self.arguments);
+        self.wait();
+    }
+
     pub fn ask(&self, command: &str) -> Output {
-        outcome(BOX, &[command, "--socket", text(&self.home.join("control"))])
+        outcome(
+            BOX,
+            &[command, "--socket", text(&self.home.join("control"))],
+        )
     }
 
     /// Starts a recording; gives its id.
@@ -225,13 +347,29 @@ impl CaptureBox {
 
     fn demand(&self, command: &str) -> String {
         let output = self.ask(command);
-        assert!(output.status.success(), "{command}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
+        assert!(
+            output.status.success(),
+            "{command}: {}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     pub fn try_status(&self) -> Option<serde_json::Value> {
-        let output = outcome(BOX, &["status", "--json", "--socket", text(&self.home.join("control"))]);
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+        let output = outcome(
+            BOX,
+            &[
+                "status",
+                "--json",
+                "--socket",
+                text(&self.home.join("control")),
+            ],
+        );
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
     pub fn status(&self) -> serde_json::Value {
@@ -244,7 +382,11 @@ impl Drop for CaptureBox {
         let _ = self.process.kill();
         let _ = self.process.wait();
         if std::thread::panicking() {
-            eprintln!("---- the box's log ({})\n{}", self.home.display(), self.log());
+            eprintln!(
+                "---- the box's log ({})\n{}",
+                self.home.display(),
+                self.log()
+            );
         }
     }
 }
@@ -253,22 +395,54 @@ impl Drop for CaptureBox {
 pub fn enroll(state: &Path, receiver: &Receiver, room: &str) {
     fs::create_dir_all(state).unwrap();
     let (request, signed) = (state.with_extension("csr"), state.with_extension("pem"));
-    fs::write(&request, run(BOX, &["enroll", "--csr", "--state-directory", text(state)])).unwrap();
-    let signing = ["sign", text(&request), "--room", room, "--state-dir", text(&receiver.home.join("state"))];
+    fs::write(
+        &request,
+        run(BOX, &["enroll", "--csr", "--state-directory", text(state)]),
+    )
+    .unwrap();
+    let signing = [
+        "sign",
+        text(&request),
+        "--room",
+        room,
+        "--state-dir",
+        text(&receiver.home.join("state")),
+    ];
     fs::write(&signed, run(RECEIVER, &signing)).unwrap();
-    run(BOX, &["enroll", "--install", text(&signed), "--state-directory", text(state)]);
+    run(
+        BOX,
+        &[
+            "enroll",
+            "--install",
+            text(&signed),
+            "--state-directory",
+            text(state),
+        ],
+    );
 }
 
 /// The hash of each sealed segment in a box's spool, by "track/sequence", read by the library.
-pub fn spool_hashes(state: &Path) -> Vec<(hallcast::media::SegmentKey, u64, hallcast::media::Hash)> {
+pub fn spool_hashes(
+    state: &Path,
+) -> Vec<(hallcast::media::SegmentKey, u64, hallcast::media::Hash)> {
     use hallcast::spool::{Config, LocalDisk, Spool};
-    let (spool, _) = Spool::open(std::sync::Arc::new(LocalDisk), Config::new(state.join("spool"))).unwrap();
+    let (spool, _) = Spool::open(
+        std::sync::Arc::new(LocalDisk),
+        Config::new(state.join("spool")),
+    )
+    .unwrap();
     let mut found = Vec::new();
     for (recording, held) in spool.recordings() {
         for (&track, state) in &held.tracks {
             for (&sequence, segment) in &state.segments {
-                let key = hallcast::media::SegmentKey { recording, track, sequence };
-                let (length, hash) = segment.seal.expect("every segment of an ended recording is sealed");
+                let key = hallcast::media::SegmentKey {
+                    recording,
+                    track,
+                    sequence,
+                };
+                let (length, hash) = segment
+                    .seal
+                    .expect("every segment of an ended recording is sealed");
                 found.push((key, length, hash));
             }
         }

@@ -1,0 +1,278 @@
+//! The lane of the sound track: microphone, pacer, encoder, segmenter.
+
+use super::config::AudioTrack;
+use super::keeper::Input;
+use super::lane::{ATTENTION, CHUNK, Command, Ends, SEGMENT, Take};
+use crate::clock;
+use crate::encoder::{self, AudioEncoder};
+use crate::media::{Codec, Event, Monotonic, Segmented, Timescale, TrackInfo, TrackKind};
+use crate::mp4;
+use crate::pacer::{SoundConfig, SoundPacer};
+use crate::segmenter::{Cut, Segmenter};
+use crate::source::{self, AudioPump, AudioSettings, Received};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long after the end of a span its last samples may still arrive.
+const DELIVERY: Duration = Duration::from_millis(250);
+
+/// The sound track.
+pub(super) struct SoundLane {
+    pub(super) ends: Ends,
+    pub(super) track: AudioTrack,
+}
+
+/// The span in hand.
+struct Running {
+    take: Arc<Take>,
+    pacer: SoundPacer,
+    encoder: Box<dyn AudioEncoder>,
+    segmenter: Segmenter,
+    end: Option<Monotonic>,
+    /// Up to when samples have come, by their stamps.
+    heard: Monotonic,
+    given: Vec<Segmented>,
+}
+
+impl SoundLane {
+    /// Works until the keeper is gone.
+    pub(super) fn run(mut self) {
+        let microphone = self.track.microphone.clone();
+        let pump =
+            match AudioPump::start(self.ends.name, move || source::open_microphone(&microphone)) {
+                Ok(pump) => pump,
+                Err(error) => {
+                    return log::error!("{}: cannot start its thread: {error}", self.ends.name);
+                }
+            };
+        let (mut settings, mut running, mut begin) =
+            (None::<AudioSettings>, None::<Running>, None::<Arc<Take>>);
+        while let Ok(command) = self.ends.command() {
+            match command {
+                Some(Command::Begin(take)) => begin = Some(take),
+                Some(Command::End(at)) => match &mut running {
+                    Some(running) => running.end = Some(at),
+                    // The microphone never opened: there is nothing to give.
+                    None => {
+                        begin = None;
+                        self.ends.give(Input::Finished(self.ends.track));
+                    }
+                },
+                Some(Command::Drop) => (running, begin) = (None, None),
+                None => {}
+            }
+            if let (None, Some(open), Some(take)) = (&running, settings, &begin) {
+                running = self.begin(take.clone(), open);
+                begin = None;
+            }
+            let now = clock::now();
+            let over = running
+                .as_ref()
+                .and_then(|running| Some((running.end?, running.heard)));
+            if let Some((end, heard)) = over
+                && (heard >= end || now > end.plus(DELIVERY))
+                && let Some(running) = running.take()
+            {
+                self.finish(running, end);
+            }
+            match pump.receive(now.plus(ATTENTION)) {
+                Received::Opened(open) => {
+                    self.ends
+                        .opened(format!("{} Hz, {} channels", open.rate_hz, open.channels));
+                    settings = Some(open);
+                    if let Some(running) = &mut running
+                        && let Err(error) = running.pacer.set_input(open.rate_hz, open.channels)
+                    {
+                        self.ends
+                            .raise("microphone-settings".into(), error.to_string());
+                    }
+                }
+                Received::Block(samples) => {
+                    let stats = pump.stats();
+                    self.ends.show(|view| {
+                        view.status.delivered = stats.delivered;
+                        view.status.dropped = stats.dropped;
+                        view.status.lost = stats.losses.lost;
+                    });
+                    if let (Some(running), Some(open)) = (&mut running, settings) {
+                        let frames = samples.data.len() as u64 / u64::from(open.channels.max(1));
+                        let length = Duration::from_nanos(
+                            frames * 1_000_000_000 / u64::from(open.rate_hz.max(1)),
+                        );
+                        running.heard = samples.captured.plus(length);
+                        if let Err(error) = running.pacer.push(&samples) {
+                            self.ends
+                                .raise("microphone-pacer".into(), error.to_string());
+                        }
+                        self.encode(running);
+                    }
+                    pump.recycle(samples);
+                }
+                Received::Failed(error) => {
+                    settings = None;
+                    pump.reopen_at(self.ends.failed(&error));
+                }
+                Received::Timeout => {}
+                Received::Closed => {
+                    log::error!(
+                        "{}: the microphone's thread ended by itself",
+                        self.ends.name
+                    );
+                    return self.ends.give(Input::Finished(self.ends.track));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, take: Arc<Take>, open: AudioSettings) -> Option<Running> {
+        let channels = open.channels.clamp(1, 2) as u8;
+        let mut config = encoder::AudioConfig::new(channels);
+        config.bit_rate = self.track.bit_rate.unwrap_or(config.bit_rate);
+        let sound = SoundConfig {
+            start: take.start,
+            rate_hz: open.rate_hz,
+            channels: open.channels,
+            track_channels: channels.into(),
+        };
+        let opened = encoder::open_audio(&config)
+            .map_err(|error| error.to_string())
+            .and_then(|encoder| {
+                Ok((
+                    encoder,
+                    SoundPacer::new(sound).map_err(|error| error.to_string())?,
+                ))
+            });
+        let (encoder, pacer) = match opened {
+            Ok(opened) => opened,
+            Err(message) => {
+                self.ends.raise("microphone-encoder".into(), message);
+                return None;
+            }
+        };
+        let cut = Cut::sound(encoder.block() as u32, take.rate, CHUNK, SEGMENT);
+        let mut running = Running {
+            segmenter: self.ends.segmenter(&take, Timescale::SOUND, cut),
+            pacer,
+            encoder,
+            end: None,
+            heard: take.start,
+            take,
+            given: Vec::new(),
+        };
+        if let Err(message) = self.describe(&mut running, channels, config.bit_rate) {
+            self.ends.raise("microphone-encoder".into(), message);
+            return None;
+        }
+        Some(running)
+    }
+
+    /// Gives the segmenter the init and the recording the track's description.
+    fn describe(&self, running: &mut Running, channels: u8, bit_rate: u32) -> Result<(), String> {
+        let sample_rate = Timescale::SOUND.get();
+        let parameters = running.encoder.parameters();
+        let init = mp4::audio_init(parameters, sample_rate, channels, Timescale::SOUND)
+            .map_err(|error| error.to_string())?;
+        let codec_tag = mp4::aac_codec_tag(parameters).map_err(|error| error.to_string())?;
+        let init = running
+            .segmenter
+            .set_init(init, &mut |given| running.given.push(given))
+            .map_err(|error| error.to_string())?;
+        self.ends
+            .give_all(running.take.recording, &mut running.given);
+        self.ends.give(Input::Noted(Event::Track(TrackInfo {
+            id: self.ends.track,
+            name: self.ends.name.into(),
+            kind: TrackKind::Audio,
+            codec: Codec::AacLc {
+                sample_rate,
+                channels,
+            },
+            codec_tag,
+            timescale: Timescale::SOUND,
+            bit_rate,
+            init,
+            language: None,
+            alternate_of: None,
+        })));
+        Ok(())
+    }
+
+    /// Encodes every block that is complete.
+    fn encode(&mut self, running: &mut Running) {
+        let before = clock::thread_cpu();
+        let mut outcome = Ok(());
+        let Running {
+            pacer,
+            encoder,
+            segmenter,
+            given,
+            take,
+            ..
+        } = running;
+        while let Some(block) = pacer.next_block() {
+            let captured = take.start.plus(Duration::from_nanos(
+                block.start.as_nanos(Timescale::SOUND).max(0) as u64,
+            ));
+            let encoded = encoder.encode(block.samples, block.start, captured, &mut |unit| {
+                if let Err(error) = segmenter.push(unit, &mut |part| given.push(part)) {
+                    outcome = Err(error.to_string());
+                }
+            });
+            if let Err(error) = encoded {
+                outcome = Err(error.to_string());
+            }
+        }
+        let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
+        let stats = running.pacer.stats();
+        self.ends.show(|view| {
+            view.status.ticks = stats.blocks;
+            view.status.silence = stats.silence_frames;
+            view.status.encode_cpu_seconds += spent;
+        });
+        if let Err(message) = outcome {
+            self.ends.raise("microphone-encoder".into(), message);
+        }
+        while let Some(gap) = running.pacer.next_gap() {
+            let (start, duration, cause) = (gap.start, gap.duration, gap.cause);
+            self.ends.give(Input::Noted(Event::Gap {
+                track: self.ends.track,
+                start,
+                duration,
+                cause,
+            }));
+        }
+        self.ends
+            .give_all(running.take.recording, &mut running.given);
+    }
+
+    fn finish(&mut self, mut running: Running, end: Monotonic) {
+        if let Err(error) = running.pacer.finish(end) {
+            self.ends
+                .raise("microphone-pacer".into(), error.to_string());
+        }
+        self.encode(&mut running);
+        let Running {
+            encoder,
+            segmenter,
+            given,
+            ..
+        } = &mut running;
+        let mut outcome = Ok(());
+        let finished = encoder.finish(&mut |unit| {
+            if let Err(error) = segmenter.push(unit, &mut |part| given.push(part)) {
+                outcome = Err(error.to_string());
+            }
+        });
+        let flushed = segmenter.flush(&mut |part| given.push(part));
+        let failure = finished
+            .err()
+            .map(|error| error.to_string())
+            .or(flushed.err().map(|error| error.to_string()));
+        if let Some(message) = failure.or(outcome.err()) {
+            self.ends.raise("microphone-encoder".into(), message);
+        }
+        self.ends
+            .give_all(running.take.recording, &mut running.given);
+        self.ends.give(Input::Finished(self.ends.track));
+    }
+}

@@ -1,0 +1,359 @@
+//! The whole road with the real programs: a box with the bench board and a receiver, on loopback.
+
+mod support;
+
+use hallcast::media::{Hash, TrackId};
+use std::time::Duration;
+use support::film::{Film, offsets_ms};
+use support::programs::{CaptureBox, Receiver, alone, pause, soak, spool_hashes, wait_until};
+
+/// Every segment that the box sealed is in the archive, byte for byte, and nothing else is.
+fn assert_archive_is_the_spool(
+    receiver: &Receiver,
+    capture_box: &CaptureBox,
+    recording: &str,
+) -> usize {
+    let sealed: Vec<_> = spool_hashes(&capture_box.home.join("state"))
+        .into_iter()
+        .filter(|(key, _, _)| key.recording.to_string() == recording)
+        .collect();
+    assert!(
+        sealed
+            .iter()
+            .any(|(key, _, _)| key.track == TrackId::EVENTS),
+        "the facts are a track"
+    );
+    let folder = receiver.archive(recording);
+    for (key, length, hash) in &sealed {
+        let path = folder.join(format!("{}/{:08}.m4s", key.track, key.sequence));
+        let bytes =
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(
+            (bytes.len() as u64, Hash(*blake3::hash(&bytes).as_bytes())),
+            (*length, *hash),
+            "{key}"
+        );
+        let url = format!("/hls/{recording}/{}/{:08}.m4s", key.track, key.sequence);
+        if key.track != TrackId::EVENTS {
+            assert!(
+                receiver.get(&url) == bytes,
+                "{url}: a browser gets other bytes than were archived"
+            );
+        }
+    }
+    let tracks = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let objects: usize = tracks
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .parse::<u8>()
+                .is_ok()
+        })
+        .map(|path| std::fs::read_dir(path).unwrap().count())
+        .sum();
+    assert_eq!(objects, sealed.len());
+    sealed.len()
+}
+
+/// The burnt-in counters of the pictures, in order.
+fn counters(film: &Film) -> Vec<u32> {
+    let (width, height) = (1280, 720);
+    let read = |luma: &Vec<u8>| hallcast::source::read_counter(luma, width, height, width);
+    film.lumas_of(width, height)
+        .iter()
+        .map(|luma| read(luma).expect("every picture carries its number"))
+        .collect()
+}
+
+#[test]
+fn a_recording_arrives_whole_in_step_and_countable() {
+    let _alone = alone();
+    let seconds = soak(20, 600);
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    let capture_box =
+        CaptureBox::start(home.path(), "hall", Some(&receiver), &["--board", "bench"]);
+    wait_until(10, "the connection", || {
+        capture_box.status()["uplink"]["connected"] == true
+    });
+
+    let before = capture_box.status();
+    let recording = capture_box.record();
+    pause(seconds);
+    let during = capture_box.status();
+    assert_eq!(
+        (&during["state"], &during["lamp"]),
+        (&"recording".into(), &"solid".into())
+    );
+    assert_eq!(capture_box.stop(), recording);
+    let after = capture_box.status();
+    let manifest = receiver.wait_complete(&recording, 20);
+    assert_eq!(manifest["complete"], true, "{manifest}");
+
+    let segments = assert_archive_is_the_spool(&receiver, &capture_box, &recording);
+    let film = Film::open(&receiver.film(&recording));
+    film.assert_decodes();
+    film.assert_moov_first();
+
+    let presenter = &after["tracks"][0];
+    let ticks = presenter["ticks"].as_u64().unwrap();
+    assert!(
+        ticks.abs_diff(30 * seconds) <= 30 * 2,
+        "{ticks} ticks in about {seconds} s"
+    );
+    assert_eq!(film.pictures(), ticks, "one picture per tick");
+    let sound_ticks = film.sound_seconds() * 30.0;
+    assert!(
+        (sound_ticks - ticks as f64).abs() <= 1.0,
+        "sound lasts {sound_ticks} ticks, pictures {ticks}"
+    );
+
+    // Each picture is the next one of the source, but for the repeats and drops that were counted.
+    let numbers = counters(&film);
+    let (repeats, drops) = (
+        presenter["repeats"].as_u64().unwrap(),
+        presenter["drops"].as_u64().unwrap(),
+    );
+    let repeated = numbers.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
+    let skipped: u64 = numbers
+        .windows(2)
+        .map(|pair| u64::from(pair[1].saturating_sub(pair[0])).saturating_sub(1))
+        .sum();
+    assert!(numbers.is_sorted());
+    let lost = presenter["lost"].as_u64().unwrap() + presenter["dropped"].as_u64().unwrap();
+    assert!(
+        repeated <= repeats && skipped <= drops + lost,
+        "{repeated}/{repeats} repeats, {skipped}/{drops}+{lost} drops"
+    );
+
+    let (flashes, clicks) = (film.flashes(), film.clicks());
+    let offsets = offsets_ms(&clicks, &flashes);
+    assert!(
+        offsets.len() as u64 + 2 >= seconds,
+        "{} marks in {seconds} s",
+        offsets.len()
+    );
+    let worst = offsets.iter().copied().fold(0.0, |worst: f64, offset| {
+        if offset.abs() > worst.abs() {
+            offset
+        } else {
+            worst
+        }
+    });
+    assert!(worst.abs() <= 20.0, "sound is {worst} ms off the picture");
+
+    let lateness = &after["uplink"]["capture_to_received_ms"];
+    let encode: f64 = after["tracks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|track| track["encode_cpu_seconds"].as_f64().unwrap())
+        .sum();
+    let encode_before: f64 = before["tracks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|track| track["encode_cpu_seconds"].as_f64().unwrap())
+        .sum();
+    let all = after["cpu_seconds"].as_f64().unwrap() - before["cpu_seconds"].as_f64().unwrap();
+    let per_minute = 60.0 / seconds as f64;
+    println!(
+        "pictures: {ticks} ticks, {} found, {repeats} repeats, {drops} drops; {segments} segments",
+        film.pictures()
+    );
+    println!(
+        "sound: {sound_ticks:.2} ticks; worst A/V offset of {} marks: {worst:.2} ms",
+        offsets.len()
+    );
+    println!("capture of a chunk's first picture to RECEIVED (p50, p99, chunks): {lateness} ms");
+    println!(
+        "CPU per recorded minute: {:.2} s encoding, {:.2} s all else",
+        (encode - encode_before) * per_minute,
+        (all - (encode - encode_before)) * per_minute
+    );
+    println!(
+        "resident: box {} MB, receiver {} MB",
+        after["resident_bytes"].as_u64().unwrap() / 1_000_000,
+        support::programs::resident_bytes(receiver.pid()) / 1_000_000
+    );
+}
+
+#[test]
+fn two_boxes_at_once_finish_though_one_is_killed() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    let board = support::programs::small_bench(home.path());
+    let steady = CaptureBox::start(home.path(), "steady", Some(&receiver), &["--board", &board]);
+    let mut killed =
+        CaptureBox::start(home.path(), "killed", Some(&receiver), &["--board", &board]);
+    let (first, second) = (steady.record(), killed.record());
+    pause(4);
+    killed.kill_and_restart();
+    wait_until(10, "the recording to be taken up", || {
+        killed.status()["state"] == "recording"
+    });
+    assert_eq!(
+        killed.status()["recording"]["id"],
+        second.as_str(),
+        "the same recording continues"
+    );
+    pause(4);
+    assert_eq!(
+        (steady.stop(), killed.stop()),
+        (first.clone(), second.clone())
+    );
+    for (capture_box, recording, spans) in [(&steady, first, 1), (&killed, second, 2)] {
+        let manifest = receiver.wait_complete(&recording, 20);
+        assert_eq!(
+            manifest["spans"].as_array().unwrap().len(),
+            spans,
+            "{manifest}"
+        );
+        assert_archive_is_the_spool(&receiver, capture_box, &recording);
+        let film = Film::open(&receiver.film(&recording));
+        film.assert_decodes();
+        assert!(film.pictures() >= 30 * 6, "{} pictures", film.pictures());
+    }
+}
+
+#[test]
+fn a_receiver_that_is_killed_loses_nothing() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let mut receiver = Receiver::start(home.path());
+    let board = support::programs::small_bench(home.path());
+    let capture_box = CaptureBox::start(home.path(), "hall", Some(&receiver), &["--board", &board]);
+    let recording = capture_box.record();
+    for _ in 0..3 {
+        pause(3);
+        receiver.kill_and_restart();
+    }
+    pause(2);
+    capture_box.stop();
+    let manifest = receiver.wait_complete(&recording, 40);
+    assert_eq!(manifest["complete"], true, "{manifest}");
+    assert_archive_is_the_spool(&receiver, &capture_box, &recording);
+    Film::open(&receiver.film(&recording)).assert_decodes();
+}
+
+#[test]
+fn a_box_records_without_any_receiver_and_sends_later() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    let board = support::programs::small_bench(home.path());
+    let capture_box = CaptureBox::start(home.path(), "hall", Some(&receiver), &["--board", &board]);
+    let (quic, web) = (receiver.quic.clone(), receiver.web.clone());
+    let stopped = receiver.stop();
+    wait_until(20, "the lost connection", || {
+        capture_box.status()["uplink"]["connected"] == false
+    });
+    let recording = capture_box.record();
+    pause(5);
+    assert_eq!(
+        capture_box.status()["lamp"],
+        "wink",
+        "recording, and the receiver is away"
+    );
+    capture_box.stop();
+    assert!(
+        capture_box.status()["spool"]["waiting_bytes"]
+            .as_u64()
+            .unwrap()
+            > 0
+    );
+    let receiver = Receiver::start_again(stopped, quic, web);
+    receiver.wait_complete(&recording, 60);
+    assert_archive_is_the_spool(&receiver, &capture_box, &recording);
+    wait_until(10, "the spool to know", || {
+        capture_box.status()["spool"]["waiting_bytes"] == 0
+    });
+}
+
+#[test]
+fn an_unknown_box_is_refused_and_both_sides_say_why() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    let other = Receiver::start(&home.path().join("other"));
+    let board = support::programs::small_bench(home.path());
+    // Signed by another receiver's authority.
+    let state = home.path().join("stranger/state");
+    support::programs::enroll(&state, &other, "stranger");
+    let address = receiver.quic.clone();
+    let stranger = CaptureBox::start(
+        home.path(),
+        "stranger",
+        None,
+        &["--board", &board, "--receiver", &address],
+    );
+    wait_until(10, "the refusal in both logs", || {
+        [stranger.log(), receiver.log()]
+            .iter()
+            .all(|log| log.contains("certificate refused"))
+    });
+    assert_eq!(stranger.status()["uplink"]["connected"], false);
+    // It records all the same.
+    let recording = stranger.record();
+    pause(2);
+    assert_eq!(stranger.stop(), recording);
+    assert!(!receiver.archive(&recording).exists());
+}
+
+#[test]
+fn requests_that_change_nothing_say_why() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let board = support::programs::small_bench(home.path());
+    let capture_box = CaptureBox::start(home.path(), "hall", None, &["--board", &board]);
+    let said = |command: &str| {
+        let output = capture_box.ask(command);
+        assert!(!output.status.success(), "{command}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(said("stop"), "hallcast: not recording\n");
+    let recording = capture_box.record();
+    assert_eq!(said("start"), "hallcast: already recording\n");
+    let press = capture_box.ask("press");
+    assert_eq!(
+        String::from_utf8(press.stdout).unwrap().trim(),
+        recording,
+        "a press while recording changes nothing"
+    );
+    assert_eq!(capture_box.stop(), recording);
+    assert!(capture_box.ask("press").status.success());
+    wait_until(5, "the pressed recording", || {
+        capture_box.status()["state"] == "recording"
+    });
+}
+
+#[test]
+fn a_box_that_is_asked_to_end_seals_its_recording() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    let board = support::programs::small_bench(home.path());
+    let mut capture_box =
+        CaptureBox::start(home.path(), "hall", Some(&receiver), &["--board", &board]);
+    let recording = capture_box.record();
+    pause(3);
+    let took = capture_box.terminate();
+    assert!(
+        took <= Duration::from_secs(2),
+        "SIGTERM to sealed: {took:?}"
+    );
+    println!("SIGTERM to sealed and ended: {took:?}");
+    capture_box.restart();
+    let manifest = receiver.wait_complete(&recording, 20);
+    assert_eq!(manifest["end"]["reason"], "shutdown", "{manifest}");
+    assert_eq!(
+        capture_box.status()["state"],
+        "idle",
+        "an ended recording is not taken up"
+    );
+}

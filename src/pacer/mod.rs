@@ -10,9 +10,13 @@
 
 mod grid;
 mod policy;
-
+mod resample;
+mod sound;
 mod stats;
 
 pub use grid::Grid;
 pub use policy::{Action, Config, Pacer};
+pub use sound::{
+    BLOCK_FRAMES, SoundBlock, SoundConfig, SoundError, SoundGap, SoundPacer, SoundStats, TOLERANCE,
+};
 pub use stats::{DropReason, Lateness, RepeatReason, Stats};

@@ -83,7 +83,8 @@ codes! {
     HASH_MISMATCH = 48, "hash-mismatch", Retry, "Watch the box's disk: bytes changed between writing and sending.";
     /// Another content is already held under the same name. Nothing is overwritten.
     CONFLICT = 49, "conflict", Person, "Find out which box made the copy that the receiver holds; keep both.";
-    /// A segment names an init that was not received first. The stream is stopped.
+    /// A segment names an init that did not arrive. Streams have no order among them, so the
+    /// receiver waits a while for an init that its first user overtook before it says this.
     INIT_MISSING = 50, "init-missing", Retry, "Report it: the box sends inits before their users.";
     /// The recording was erased on purpose; a resend is refused.
     ERASED = 51, "erased", Retry, "Nothing to do.";

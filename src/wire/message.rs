@@ -101,7 +101,8 @@ pub struct Welcome {
     /// For each recording of the `Hello` of which the receiver holds anything.
     #[n(0)]
     pub recordings: Vec<HeldRecording>,
-    /// Recordings of the `Hello` that are whole: nothing of them need be sent.
+    /// Recordings of the `Hello` that are whole, see [`Complete`]. Those that hold anything stand in
+    /// `recordings` too: completeness alone frees nothing.
     #[n(1)]
     pub complete: Vec<RecordingId>,
     /// The receiver's UTC now.

@@ -33,3 +33,10 @@ pub use sequences::MAX_RANGES;
 
 /// The application protocol negotiated in TLS (RFC 7301).
 pub const ALPN: &[u8] = b"hallcast/1";
+
+/// The subject organisation of the development authority, which `make demo` makes. Either end
+/// refuses its certificates when the other end is not on a loopback address.
+pub const DEVELOPMENT_CA: &str = "Hallcast development CA";
+
+#[cfg(test)]
+mod tests;

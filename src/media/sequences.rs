@@ -133,7 +133,10 @@ mod tests {
         let mut set = Sequences::default();
         set.insert(u64::MAX);
         set.insert(u64::MAX - 1);
-        set.insert_range(Range { first: 3, last: u64::MAX });
+        set.insert_range(Range {
+            first: 3,
+            last: u64::MAX,
+        });
         assert_eq!(set.ranges().len(), 1);
         assert_eq!(set.end(), u64::MAX);
     }

@@ -42,7 +42,9 @@ impl Events {
         give: &mut impl FnMut(Segmented),
     ) -> Result<(), Error> {
         let mut cbor = Vec::new();
-        facts.iter().for_each(|fact| wire::event::encode(fact, &mut cbor));
+        facts
+            .iter()
+            .for_each(|fact| wire::event::encode(fact, &mut cbor));
         let at_nanos = facts.first().map_or(0, |fact| fact.at_nanos);
         let key = SegmentKey {
             recording: self.recording,

@@ -132,13 +132,9 @@ impl RecordingState {
                     .or_default();
                 segment.seal = Some((*length, *hash));
             }
-            Record::Durable {
-                track,
-                next,
-                ranges,
-            } => {
+            Record::Durable { track, durable } => {
                 let track = self.tracks.entry(*track).or_default();
-                track.acknowledged.merge(*next, ranges);
+                track.acknowledged.merge(durable);
                 for (sequence, segment) in &mut track.segments {
                     if track.acknowledged.contains(*sequence) {
                         segment.chunks = Vec::new();

@@ -253,7 +253,12 @@ impl Spool {
     }
 
     /// Records that the receiver holds these segments durably.
-    pub fn acknowledge(&mut self, recording: RecordingId, track: TrackId, durable: &Sequences) -> Result<(), Error> {
+    pub fn acknowledge(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        durable: &Sequences,
+    ) -> Result<(), Error> {
         let known = self.held(recording)?.state.tracks.get(&track);
         let is_new = known.is_some_and(|known| {
             let mut merged = known.acknowledged.clone();
@@ -261,7 +266,14 @@ impl Spool {
             merged != known.acknowledged
         });
         if is_new {
-            self.write(recording, &Record::Durable { track, durable: durable.clone() }, Promise::Nothing)?;
+            self.write(
+                recording,
+                &Record::Durable {
+                    track,
+                    durable: durable.clone(),
+                },
+                Promise::Nothing,
+            )?;
         }
         Ok(())
     }

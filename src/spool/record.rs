@@ -239,7 +239,10 @@ pub fn read_record(bytes: &[u8]) -> Result<(Record<'_>, usize), RecordError> {
             let mut durable = Sequences::below(sequence);
             for pair in body.chunks_exact(16) {
                 let first = u64::from_be_bytes(array(&pair[..8]));
-                durable.insert_range(Range { first, last: u64::from_be_bytes(array(&pair[8..])) });
+                durable.insert_range(Range {
+                    first,
+                    last: u64::from_be_bytes(array(&pair[8..])),
+                });
             }
             Record::Durable { track, durable }
         }
@@ -299,7 +302,10 @@ mod tests {
             },
             4 => {
                 let mut durable = Sequences::below(number);
-                durable.insert_range(Range { first: number.saturating_add(3), last: number.saturating_add(5) });
+                durable.insert_range(Range {
+                    first: number.saturating_add(3),
+                    last: number.saturating_add(5),
+                });
                 Record::Durable { track, durable }
             }
             5 => Record::Ended,

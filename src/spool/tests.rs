@@ -277,7 +277,9 @@ fn invariant_5_an_acknowledgement_counts_once_it_is_recorded() {
     append(&mut spool, Segmented::Seal(key(1, 0)));
     sync(&mut spool, 0);
     assert_eq!(spool.state(RECORDING).unwrap().waiting_bytes(), 3);
-    spool.acknowledge(RECORDING, TrackId(1), &Sequences::below(1)).unwrap();
+    spool
+        .acknowledge(RECORDING, TrackId(1), &Sequences::below(1))
+        .unwrap();
     assert_eq!(spool.state(RECORDING).unwrap().waiting_bytes(), 0);
     // Not synced: after a power cut it has to be acknowledged again.
     let (forgot, _) = open(&disk.cut_power(0));

@@ -11,8 +11,8 @@ use super::recorder::{Action, Input as Happening, Recorder, Refusal, State};
 use super::status::{self, Lateness, Status};
 use crate::clock;
 use crate::media::{
-    BoxId, Event, Fact, GapLength, Hash, Monotonic, Rate, RecordingId, SegmentKey, Segmented, StartedBy,
-    StopReason, TrackId,
+    BoxId, Event, Fact, GapLength, Hash, Monotonic, Rate, RecordingId, SegmentKey, Segmented,
+    StartedBy, StopReason, TrackId,
 };
 use crate::segmenter;
 use crate::spool::{self, Notice, Opened, Spool, SyncJob, SyncResult};
@@ -50,7 +50,7 @@ pub struct Parts {
     /// Syncs to run.
     pub syncs: Sender<SyncJob>,
     /// Where written and kept chunks are offered; none without a receiver.
-    pub offers: Option<tokio::sync::mpsc::UnboundedSender<Offer>>,
+    pub offers: Option<tokio::sync::mpsc::Sender<Offer>>,
     /// The lanes, one per track.
     pub lanes: Vec<LaneView>,
     /// This box.
@@ -317,13 +317,7 @@ impl Keeper {
                 offset,
                 length,
             } => {
-                self.offer(Offer::Chunk {
-                    key,
-                    init,
-                    offset,
-                    length,
-                    live: true,
-                });
+                self.offer(chunk_offer(key, init, (offset, length), true));
             }
             Notice::Kept { key, .. } => {
                 let ours = self
@@ -351,7 +345,7 @@ impl Keeper {
     fn offer(&self, offer: Offer) {
         if let Some(offers) = &self.parts.offers {
             // The uplink ends only with the process; what it misses then is offered at the next start.
-            let _ = offers.send(offer);
+            let _ = offers.blocking_send(offer);
         }
     }
 
@@ -498,20 +492,43 @@ impl Keeper {
                 self.arrived(key, offset);
                 Ok(())
             }
-            Report::Durable { recording, track, durable } => self.spool().acknowledge(recording, track, &durable),
-            Report::Forgot { recording, track, .. } => {
-                let message = format!("the receiver lost segments of recording {recording} that it had acknowledged");
-                self.note(Event::Alarm { code: "receiver-forgot".into(), track: Some(track), raised: true, message });
+            Report::Durable {
+                recording,
+                track,
+                durable,
+            } => self.spool().acknowledge(recording, track, &durable),
+            Report::Forgot {
+                recording, track, ..
+            } => {
+                let message = format!(
+                    "the receiver lost segments of recording {recording} that it had acknowledged"
+                );
+                self.note(Event::Alarm {
+                    code: "receiver-forgot".into(),
+                    track: Some(track),
+                    raised: true,
+                    message,
+                });
                 Ok(())
             }
             Report::Refused { key, code } => {
                 let message = format!("the receiver refuses segment {key}: {code}");
-                self.note(Event::Alarm { code: "segment-refused".into(), track: Some(key.track), raised: true, message });
+                self.note(Event::Alarm {
+                    code: "segment-refused".into(),
+                    track: Some(key.track),
+                    raised: true,
+                    message,
+                });
                 Ok(())
             }
             Report::Unreadable { key, text } => {
                 let message = format!("segment {key} cannot be read from the spool: {text}");
-                self.note(Event::Alarm { code: "spool-unreadable".into(), track: Some(key.track), raised: true, message });
+                self.note(Event::Alarm {
+                    code: "spool-unreadable".into(),
+                    track: Some(key.track),
+                    raised: true,
+                    message,
+                });
                 Ok(())
             }
             Report::Complete { recording } => {
@@ -734,9 +751,16 @@ fn backlog(spool: &Spool) -> Vec<Offer> {
                 durable: held.acknowledged.clone(),
                 end: state.next_sequence(track),
             });
-            let missing = held.segments.iter().filter(|(sequence, _)| !held.acknowledged.contains(**sequence));
+            let missing = held
+                .segments
+                .iter()
+                .filter(|(sequence, _)| !held.acknowledged.contains(**sequence));
             for (&sequence, segment) in missing {
-                let key = SegmentKey { recording, track, sequence };
+                let key = SegmentKey {
+                    recording,
+                    track,
+                    sequence,
+                };
                 // One chunk for the whole of it: only live viewers need smaller ones.
                 if segment.length > 0 {
                     offers.push(chunk_offer(key, segment.init, (0, segment.length), false));
@@ -751,9 +775,21 @@ fn backlog(spool: &Spool) -> Vec<Offer> {
     offers
 }
 
-fn chunk_offer(key: SegmentKey, init: Option<Hash>, (offset, length): (u64, u64), live: bool) -> Offer {
+fn chunk_offer(
+    key: SegmentKey,
+    init: Option<Hash>,
+    (offset, length): (u64, u64),
+    live: bool,
+) -> Offer {
     let kind = super::pipeline::kind_of(key.track);
     // A record of the spool is far below 4 GiB.
     let length = u32::try_from(length).unwrap_or(u32::MAX);
-    Offer::Chunk { key, kind, init, offset, length, live }
+    Offer::Chunk {
+        key,
+        kind,
+        init,
+        offset,
+        length,
+        live,
+    }
 }

@@ -18,7 +18,7 @@ mod video;
 pub use control::{Reply, Request, ask};
 pub use status::Status;
 
-use crate::uplink::identity;
+use crate::uplink::identity::{self, Identity};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -155,13 +155,15 @@ fn work(command: Command) -> Result<(), Error> {
 }
 
 fn enroll(state: &std::path::Path, install: Option<PathBuf>) -> Result<(), Error> {
-    let identity = identity::open(state)?;
+    let identity = Identity::open(state)?;
     match install {
         Some(file) => {
-            identity.install(&file)?;
+            let chain = std::fs::read_to_string(&file)
+                .map_err(|error| Error::Refused(format!("{}: {error}", file.display())))?;
+            identity.install(&chain)?;
             println!("box {} is enrolled", identity.box_id());
         }
-        None => print!("{}", identity.csr()?),
+        None => print!("{}", identity.certificate_request()?),
     }
     Ok(())
 }

@@ -22,7 +22,9 @@ use super::sound::SoundLane;
 use super::video::VideoLane;
 use crate::media::{Hash, SegmentKey, TrackId, TrackKind};
 use crate::spool::{LocalDisk, Spool, SyncJob};
-use crate::uplink::{self, identity};
+use crate::uplink::identity::Identity;
+use crate::uplink::quic::{self, Uplink};
+use crate::uplink::{Offer, Source};
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +33,8 @@ use std::time::Duration;
 
 /// Inputs that may wait for the keeper before lanes block.
 const INPUTS: usize = 64;
+/// Offers and reports that may wait for the uplink or the keeper.
+const OFFERS: usize = 1024;
 
 /// The tracks of a box, by number; 0 is the events track.
 const PRESENTER: (TrackId, &str) = (TrackId(1), "presenter");
@@ -48,8 +52,8 @@ pub(super) fn kind_of(track: TrackId) -> TrackKind {
 
 /// Starts every stage and works until the process is asked to end.
 pub(super) fn run(config: &Config) -> Result<(), super::Error> {
-    let identity = identity::open(&config.state_directory)?;
-    let epoch = identity.raise_epoch()?;
+    let identity = Identity::open(&config.state_directory)?;
+    let (box_id, epoch) = (identity.box_id(), identity.raise_epoch()?);
     let spool_config = crate::spool::Config::new(config.state_directory.join("spool"));
     let (spool, recovered) = Spool::open(Arc::new(LocalDisk), spool_config)?;
     let spool = Arc::new(Mutex::new(spool));
@@ -59,16 +63,17 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let syncs = start_syncing(inputs.clone())?;
     let offers = match &config.receiver {
         Some(receiver) => {
-            let (offers, offered) = tokio::sync::mpsc::unbounded_channel();
-            let driver = uplink::Config::new(receiver.address.clone(), receiver.name.clone());
-            start_uplink(
-                driver,
-                identity.clone(),
+            let mut driver = quic::Config::new(&receiver.address);
+            driver.server_name = receiver.name.clone().unwrap_or(driver.server_name);
+            let source = Arc::new(SpoolReader(spool.clone()));
+            let uplink = Uplink {
+                config: driver,
+                identity,
                 epoch,
-                offered,
-                SpoolReader(spool.clone()),
-                inputs.clone(),
-            )?;
+                source,
+                stats: Arc::default(),
+            };
+            let offers = start_uplink(uplink, inputs.clone())?;
             Some(offers)
         }
         None => None,
@@ -87,7 +92,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         syncs,
         offers,
         lanes,
-        box_id: identity.box_id(),
+        box_id,
         epoch,
         room: config.room.clone(),
         board: config.board.clone(),
@@ -135,17 +140,15 @@ fn start_syncing(keeper: SyncSender<Input>) -> io::Result<std::sync::mpsc::Sende
 
 /// Runs the uplink on a thread of its own: whatever the network does, nothing else waits for it.
 fn start_uplink(
-    config: uplink::Config,
-    identity: identity::Identity,
-    epoch: u64,
-    offers: tokio::sync::mpsc::UnboundedReceiver<uplink::Offer>,
-    reader: SpoolReader,
+    uplink: Uplink,
     keeper: SyncSender<Input>,
-) -> io::Result<()> {
+) -> io::Result<tokio::sync::mpsc::Sender<Offer>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (reports, mut reported) = tokio::sync::mpsc::unbounded_channel();
+    // The uplink takes every offer at once, so this is never full for long.
+    let (offers, offered) = tokio::sync::mpsc::channel(OFFERS);
+    let (reports, mut reported) = tokio::sync::mpsc::channel(OFFERS);
     spawn("uplink reports", move || {
         while let Some(report) = reported.blocking_recv() {
             if keeper.send(Input::Report(report)).is_err() {
@@ -154,24 +157,22 @@ fn start_uplink(
         }
     })?;
     spawn("uplink", move || {
-        runtime.block_on(uplink::run(
-            config,
-            identity,
-            epoch,
-            offers,
-            Arc::new(reader),
-            reports,
-        ));
-    })
+        // It ends with the process: what it has not sent by then is still in the spool.
+        let (_running, stop) = tokio::sync::watch::channel(false);
+        runtime.block_on(uplink.run(offered, reports, stop));
+    })?;
+    Ok(offers)
 }
 
 /// The uplink's view of the spool.
 struct SpoolReader(Arc<Mutex<Spool>>);
 
-impl uplink::Source for SpoolReader {
+impl Source for SpoolReader {
     fn segment(&self, key: SegmentKey, offset: u64, length: u32) -> io::Result<Vec<u8>> {
         let spool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spool.read(key, offset, length.into()).map_err(io::Error::other)
+        spool
+            .read(key, offset, length.into())
+            .map_err(io::Error::other)
     }
 
     fn init(&self, hash: &Hash) -> io::Result<Vec<u8>> {

@@ -69,10 +69,10 @@ impl VideoLane {
                 Some(Command::Drop) => (running, begin) = (None, None),
                 None => {}
             }
-            if let (Some(device), Some(take)) = (
-                &mut device,
-                begin.take_if(|_| running.is_none() && device.is_some()),
-            ) {
+            if running.is_none()
+                && let Some(device) = &mut device
+                && let Some(take) = begin.take()
+            {
                 running = Some(self.begin(take, device));
             }
             let now = clock::now();

@@ -73,6 +73,13 @@ pub enum Report {
         /// Why, for people.
         text: String,
     },
+    /// The receiver has this much of a segment and may show it live. Frees nothing.
+    Received {
+        /// The segment.
+        key: SegmentKey,
+        /// Bytes from its beginning.
+        offset: u64,
+    },
     /// All of a track that is on the receiver's stable storage.
     Durable {
         /// The recording.

@@ -1,8 +1,8 @@
 //! The messages of the control stream: an array `[type, critical, body]`, the body a map with
 //! integer keys.
 
-use super::framing::FramingError;
 use super::ErrorCode;
+use super::framing::FramingError;
 use crate::media::{
     BoxId, Hash, LostReason, RecordingId, SegmentKey, Sequences, TrackId, WallClock,
 };

@@ -27,6 +27,7 @@ pub mod stream;
 
 mod sequences;
 
+pub use crate::media::{Range, Sequences};
 pub use error_code::ErrorCode;
 pub use message::Message;
 pub use sequences::MAX_RANGES;

@@ -308,7 +308,7 @@ fn a_batch_cut_inside_a_fact_names_where_it_begins() {
 #[test]
 fn a_welcome_that_is_too_long_loses_ranges_not_watermarks() {
     let mut durable = Sequences::below(9);
-    for at in 0..Sequences::MAX_RANGES as u64 {
+    for at in 0..crate::wire::MAX_RANGES as u64 {
         durable.insert(1 << 40 | (2 * at));
     }
     let recordings = (0..64u8).map(|id| super::message::HeldRecording {

@@ -16,3 +16,17 @@ pub enum LampPattern {
     /// Fault.
     FastBlink,
 }
+
+impl LampPattern {
+    /// Its name in `status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::ShortBlink => "short-blink",
+            Self::Solid => "solid",
+            Self::Wink => "wink",
+            Self::SlowBlink => "slow-blink",
+            Self::FastBlink => "fast-blink",
+        }
+    }
+}

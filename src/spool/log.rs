@@ -143,7 +143,7 @@ pub struct Spool {
     pub(super) recordings: BTreeMap<RecordingId, Held>,
     syncing: bool,
     last_sync: Option<Monotonic>,
-    /// A recording's first chunk waits: sync without waiting for the interval.
+    /// A recording's first chunk or its end waits: sync without waiting for the interval.
     urgent: bool,
     stats: Stats,
 }
@@ -278,9 +278,12 @@ impl Spool {
         Ok(())
     }
 
-    /// Records that the recording's `End` fact was appended: it is not taken up again.
+    /// Records that the recording's `End` fact was appended: it is not taken up again. Somebody waits
+    /// for it, so the next sync is due at once.
     pub fn end(&mut self, recording: RecordingId) -> Result<(), Error> {
-        self.write(recording, &Record::Ended, Promise::Nothing)
+        self.write(recording, &Record::Ended, Promise::Nothing)?;
+        self.urgent = true;
+        Ok(())
     }
 
     /// Records that the receiver has the recording whole.

@@ -614,7 +614,11 @@ impl Keeper {
             board: self.parts.board.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             state: state.into(),
-            lamp: format!("{:?}", self.recorder.lamp(ready, self.reachable)).to_lowercase(),
+            lamp: self
+                .recorder
+                .lamp(ready, self.reachable || self.parts.offers.is_none())
+                .name()
+                .into(),
             recording: running.map(|running| status::Recording {
                 id: running.recording.to_string(),
                 seconds: now.since(running.since).as_secs(),

@@ -105,16 +105,6 @@ impl Recorder {
         self.state
     }
 
-    /// The recording in hand, also while it is being finished.
-    pub fn running(&self) -> Option<Running> {
-        match self.state {
-            State::Starting(running) | State::Recording(running) | State::Stopping(running) => {
-                Some(running)
-            }
-            State::Idle | State::Fault => None,
-        }
-    }
-
     /// What the lamp shows. `reachable` is whether the receiver is.
     pub fn lamp(&self, ready: bool, reachable: bool) -> LampPattern {
         match self.state {

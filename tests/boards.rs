@@ -123,12 +123,17 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "width = 1920",
         "widht = 1920",
-        "x.toml:7: `presenter.v4l2.widht`: unknown key `widht`, expected one of `device`, `width`, `height`, `rate`",
+        "x.toml:7: `presenter.v4l2.widht`: unknown key `widht`, expected one of `device`, `width`, `height`, `rate`, `pixels`",
     ),
     (
         "width = 1920",
         "width = 1921",
         "x.toml:7: `presenter.v4l2.width`: 1921 is not allowed: an even number from 16 to 7680",
+    ),
+    (
+        "width = 1920",
+        "pixels = \"MJPG\"",
+        "x.toml:7: `presenter.v4l2.pixels`: `MJPG` is not allowed: `YU12`, `NV12` or `YUYV`",
     ),
     (
         "width = 1920",

@@ -1,6 +1,6 @@
 //! What a value in a board file may be: each function reads one and says what would be allowed.
 
-use crate::media::Rate;
+use crate::media::{PixelFormat, Rate};
 use serde::de::{Deserialize, Deserializer, Error};
 use std::path::{Component, Path, PathBuf};
 
@@ -20,6 +20,17 @@ pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Rate, D::Error>
 
 pub(super) fn optional_rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D::Error> {
     rate(from).map(Some)
+}
+
+pub(super) fn pixels<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PixelFormat>, D::Error> {
+    match String::deserialize(from)?.as_str() {
+        "YU12" => Ok(Some(PixelFormat::I420)),
+        "NV12" => Ok(Some(PixelFormat::Nv12)),
+        "YUYV" => Ok(Some(PixelFormat::Yuyv)),
+        other => Err(D::Error::custom(format!(
+            "`{other}` is not allowed: `YU12`, `NV12` or `YUYV`"
+        ))),
+    }
 }
 
 /// Width or height: even, because 4:2:0 pictures have half as many colour points.

@@ -1,7 +1,7 @@
 //! The devices a board can name: one type per back end.
 
 use super::check;
-use crate::media::Rate;
+use crate::media::{PixelFormat, Rate};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -55,6 +55,9 @@ pub struct V4l2Camera {
     /// Pictures per second; 30 unless given.
     #[serde(default = "rate", deserialize_with = "check::rate")]
     pub rate: Rate,
+    /// `YU12`, `NV12` or `YUYV`; unless given, whichever comes nearest to the rate.
+    #[serde(default, deserialize_with = "check::pixels")]
+    pub pixels: Option<PixelFormat>,
 }
 
 impl V4l2Camera {
@@ -65,6 +68,7 @@ impl V4l2Camera {
             width: width(),
             height: height(),
             rate: rate(),
+            pixels: None,
         }
     }
 }

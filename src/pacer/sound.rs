@@ -6,7 +6,7 @@
 //! right by adding silence or leaving samples out, which is counted. So media time is the monotonic
 //! clock's within [`TOLERANCE`] and the error of the stamps.
 
-use super::resample::{OUT_HZ, Resample};
+use super::resample::Resample;
 use crate::media::{GapCause, MediaTime, Monotonic, Samples, Timescale};
 use std::time::Duration;
 

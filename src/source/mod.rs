@@ -15,6 +15,15 @@ mod pattern;
 mod pump;
 mod tone;
 
+#[cfg(feature = "alsa")]
+mod alsa;
+#[cfg(feature = "replay")]
+mod replay;
+#[cfg(feature = "v4l2")]
+mod v4l2;
+#[cfg(feature = "v4l2")]
+mod v4l2_offers;
+
 pub use error::Error;
 pub use pattern::{Pattern, read_counter};
 pub use pump::{AudioPump, Block, Pump, Received, VideoPump};
@@ -78,7 +87,13 @@ pub struct Losses {
 pub fn open_camera(camera: &Camera) -> Result<VideoSource, Error> {
     match camera {
         Camera::Pattern(settings) => Ok(Box::new(Pattern::open(settings))),
+        #[cfg(feature = "v4l2")]
+        Camera::V4l2(settings) => Ok(Box::new(v4l2::V4l2::open(settings)?)),
+        #[cfg(not(feature = "v4l2"))]
         Camera::V4l2(settings) => Err(Error::not_built(&settings.device.display(), "v4l2")),
+        #[cfg(feature = "replay")]
+        Camera::Replay(settings) => Ok(Box::new(replay::ReplayVideo::open(settings)?)),
+        #[cfg(not(feature = "replay"))]
         Camera::Replay(settings) => Err(Error::not_built(&settings.file.display(), "replay")),
     }
 }
@@ -87,7 +102,13 @@ pub fn open_camera(camera: &Camera) -> Result<VideoSource, Error> {
 pub fn open_microphone(microphone: &Microphone) -> Result<AudioSource, Error> {
     match microphone {
         Microphone::Tone(settings) => Ok(Box::new(Tone::open(settings))),
+        #[cfg(feature = "alsa")]
+        Microphone::Alsa(settings) => Ok(Box::new(alsa::Alsa::open(settings)?)),
+        #[cfg(not(feature = "alsa"))]
         Microphone::Alsa(settings) => Err(Error::not_built(&settings.alsa_name(), "alsa")),
+        #[cfg(feature = "replay")]
+        Microphone::Replay(settings) => Ok(Box::new(replay::ReplayAudio::open(settings)?)),
+        #[cfg(not(feature = "replay"))]
         Microphone::Replay(settings) => Err(Error::not_built(&settings.file.display(), "replay")),
     }
 }

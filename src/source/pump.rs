@@ -11,7 +11,9 @@ use super::{AudioSettings, Error, Losses, Source, VideoSettings};
 use crate::clock;
 use crate::media::{Monotonic, Picture, Samples};
 use heapless::Deque;
+use std::any::Any;
 use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -76,8 +78,6 @@ pub enum Received<B: Block> {
     Failed(Error),
     /// The deadline passed.
     Timeout,
-    /// The device's thread is gone, because its library panicked: start another pump.
-    Closed,
 }
 
 /// What went through a pump since it was started.
@@ -119,7 +119,6 @@ struct State<B: Block, const N: usize> {
     free: Deque<B, N>,
     reopen_at: Option<Monotonic>,
     stop: bool,
-    ended: bool,
     stats: Stats,
 }
 
@@ -145,19 +144,16 @@ impl<B: Block, const N: usize> Pump<B, N> {
                 free: Deque::new(),
                 reopen_at: None,
                 stop: false,
-                ended: false,
                 stats: Stats::default(),
             }),
             for_reader: Condvar::new(),
             for_device: Condvar::new(),
         });
         let theirs = Arc::clone(&shared);
+        let own_name = name.to_owned();
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(move || {
-                let _ended = Ended(&theirs);
-                theirs.run(open);
-            })?;
+            .spawn(move || theirs.run(&own_name, open))?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -176,9 +172,6 @@ impl<B: Block, const N: usize> Pump<B, N> {
             }
             if let Some(error) = state.failed.take() {
                 return Received::Failed(error);
-            }
-            if state.ended {
-                return Received::Closed;
             }
             let now = clock::now();
             if now >= deadline {
@@ -218,34 +211,30 @@ impl<B: Block, const N: usize> Drop for Pump<B, N> {
         self.shared.lock().stop = true;
         self.shared.for_device.notify_one();
         if let Some(thread) = self.thread.take() {
-            // A panic of the device's library ended the thread already; it is over either way.
+            // Its only panics are caught, and if one was not, it is over all the same.
             let _ = thread.join();
         }
     }
 }
 
-/// Tells the reader when the thread ends, also by a panic.
-struct Ended<'a, B: Block, const N: usize>(&'a Shared<B, N>);
-
-impl<B: Block, const N: usize> Drop for Ended<'_, B, N> {
-    fn drop(&mut self) {
-        self.0.lock().ended = true;
-        self.0.for_reader.notify_one();
-    }
-}
-
 impl<B: Block, const N: usize> Shared<B, N> {
-    fn run<S, O>(&self, mut open: O)
+    fn run<S, O>(&self, name: &str, mut open: O)
     where
         S: Source<Block = B> + ?Sized,
         O: FnMut() -> Result<Box<S>, Error>,
     {
         loop {
-            let error = match open() {
+            // Device libraries panic where a driver answers what they do not know (v4l on a colour
+            // space of a later kernel, or when a stream is closed); that is one more failed run.
+            let run = catch_unwind(AssertUnwindSafe(|| match open() {
                 Ok(source) => self.pump(source),
                 Err(error) => Some(error),
+            }));
+            let error = match run {
+                Ok(None) => return,
+                Ok(Some(error)) => error,
+                Err(panic) => Error::other(&name, "its library", &panic_message(&*panic)),
             };
-            let Some(error) = error else { return };
             let mut state = self.lock();
             state.failed = Some(error);
             self.for_reader.notify_one();
@@ -333,6 +322,12 @@ impl<B: Block, const N: usize> State<B, N> {
             let _ = self.free.push_back(dropped);
         }
     }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked").into()
 }
 
 #[cfg(test)]

@@ -179,8 +179,21 @@ fn sound_that_was_dropped_is_lost_before_the_next() {
 }
 
 #[test]
-fn a_library_that_panics_ends_the_pump_and_not_the_program() {
-    let open = || -> Result<Box<Puppet>, Error> { panic!("a device library gave up") };
+fn a_library_that_panics_is_a_device_that_failed() {
+    let mut times = 0;
+    let open = move || -> Result<Box<Puppet>, Error> {
+        times += 1;
+        panic!("no such colour space ({times})")
+    };
     let pump: Pump<Picture, 4> = Pump::start("puppet", open).unwrap();
-    assert!(matches!(pump.receive(soon()), Received::Closed));
+    for time in 1..3 {
+        let Received::Failed(error) = pump.receive(soon()) else {
+            panic!("nothing came")
+        };
+        assert_eq!(
+            error.to_string(),
+            format!("puppet: its library failed: no such colour space ({time})")
+        );
+        pump.reopen_at(clock::now());
+    }
 }

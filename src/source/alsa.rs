@@ -1,0 +1,379 @@
+//! Sound cards that Linux drives (ALSA), read in periods.
+//!
+//! The card is opened raw (`hw:`): what it reports is what it does. The nearest rate and channel count
+//! that it offers are taken; of more than two channels the first two. The first frame of a block is
+//! stamped by the kernel's own pair of a CLOCK_MONOTONIC time and the number of frames that wait, so
+//! that neither scheduling nor buffering shows in it.
+
+use super::{AudioSettings, Error, Losses, Source};
+use crate::board::AlsaMicrophone;
+use crate::clock;
+use crate::media::{Monotonic, Samples};
+use alsa::pcm::{Access, Format, HwParams, PCM, State, TstampType};
+use alsa::{Direction, ValueOr};
+use rustix::io::Errno;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// The formats that we can use, the cheapest first, and their bytes per sample.
+const USABLE: [(Format, usize, &str); 3] = [
+    (Format::S16LE, 2, "S16_LE"),
+    (Format::S32LE, 4, "S32_LE"),
+    (Format::S243LE, 3, "S24_3LE"),
+];
+
+/// How much sound the card keeps while nobody reads.
+const RING: Duration = Duration::from_millis(500);
+
+/// The least time for which a silent card is waited for.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// How far the kernel's stamp may be from the arrival and still be believed.
+const STAMP_BEHIND: Duration = Duration::from_secs(5);
+
+/// A sound card that is capturing.
+pub(super) struct Alsa {
+    device: String,
+    settings: AudioSettings,
+    pcm: PCM,
+    /// Channels that the card delivers.
+    card_channels: usize,
+    sample_bytes: usize,
+    period: usize,
+    raw: Vec<u8>,
+    /// When the frame after the last one that was handed out is due.
+    due: Option<Monotonic>,
+    /// An overrun or a suspension came after the last block.
+    broken: bool,
+    lost: u64,
+}
+
+impl Alsa {
+    /// Opens, configures and starts the card.
+    pub(super) fn open(asked: &AlsaMicrophone) -> Result<Self, Error> {
+        let device = asked.alsa_name();
+        if !is_present(asked) {
+            // alsa-lib would print on standard error besides.
+            return Err(missing(device));
+        }
+        let failed = |what: &'static str| {
+            let device = device.clone();
+            move |error: alsa::Error| open_error(&device, what, &error)
+        };
+        // Without blocking: a card in use would be waited for without end.
+        let pcm = PCM::new(&device, Direction::Capture, true).map_err(failed("opening"))?;
+        let chosen = configure(&pcm, asked, &device)?;
+        let software = || -> Result<(), alsa::Error> {
+            let parameters = pcm.sw_params_current()?;
+            parameters.set_tstamp_mode(true)?;
+            parameters.set_tstamp_type(TstampType::Monotonic)?;
+            parameters.set_avail_min(chosen.period as i64 as _)?;
+            pcm.sw_params(&parameters)
+        };
+        software().map_err(failed("setting its clock"))?;
+        pcm.prepare().map_err(failed("preparing"))?;
+        pcm.start().map_err(failed("starting"))?;
+        Ok(Self {
+            settings: AudioSettings {
+                rate_hz: chosen.rate_hz,
+                channels: chosen.channels.min(2),
+            },
+            card_channels: chosen.channels as usize,
+            sample_bytes: chosen.sample_bytes,
+            period: chosen.period,
+            raw: vec![0; chosen.period * chosen.channels as usize * chosen.sample_bytes],
+            device,
+            pcm,
+            due: None,
+            broken: false,
+            lost: 0,
+        })
+    }
+
+    /// Waits until a whole period can be read, whatever has to be put right for it.
+    fn wait(&mut self) -> Result<Monotonic, Error> {
+        let wait = WAIT.max(self.duration_of(self.period as u64) * 4);
+        let mut deadline = clock::now().plus(wait);
+        loop {
+            let left = deadline.since(clock::now());
+            if left.is_zero() {
+                return Err(Error::Stalled {
+                    device: self.device.clone(),
+                    waited_ms: wait.as_millis() as u64,
+                });
+            }
+            // Asked first: after an overrun, reading would hand out what is long overwritten.
+            let ready = self.pcm.wait(Some(left.as_millis() as u32 + 1));
+            let status = ready.and_then(|_| self.pcm.status());
+            match status {
+                Ok(status) if status.get_state() == State::Running => {
+                    let avail = u64::try_from(status.get_avail()).unwrap_or(0);
+                    if avail >= self.period as u64 {
+                        let stamp = status.get_htstamp();
+                        return Ok(self.first_frame(stamp.tv_sec, stamp.tv_nsec, avail));
+                    }
+                }
+                Ok(status) if status.get_state() == State::Disconnected => {
+                    return Err(self.vanished("unplugged"));
+                }
+                Ok(status) => {
+                    let state = status.get_state();
+                    self.restart(match state {
+                        State::Suspended => Errno::STRPIPE.raw_os_error(),
+                        _ => Errno::PIPE.raw_os_error(),
+                    })?;
+                    deadline = clock::now().plus(wait);
+                }
+                Err(error) if error.errno() == Errno::INTR.raw_os_error() => {}
+                Err(error) => {
+                    self.restart(error.errno())?;
+                    deadline = clock::now().plus(wait);
+                }
+            }
+        }
+    }
+
+    /// After an overrun (EPIPE) or a suspension (ESTRPIPE): what waited in the card is gone.
+    fn restart(&mut self, errno: i32) -> Result<(), Error> {
+        self.broken = true;
+        // Capture does not start again by itself.
+        let again = self
+            .pcm
+            .recover(errno, true)
+            .and_then(|()| self.pcm.start());
+        again.map_err(|error| self.run_error("restarting", &error))
+    }
+
+    /// When the oldest of `avail` frames was captured, by the kernel's stamp of the newest.
+    fn first_frame(&self, seconds: i64, nanos: i64, avail: u64) -> Monotonic {
+        let now = clock::now();
+        let stamp =
+            u64::try_from(seconds).unwrap_or(0) * 1_000_000_000 + u64::try_from(nanos).unwrap_or(0);
+        let stamp = Monotonic::from_nanos(stamp);
+        // A driver without stamps leaves zero.
+        let believable = stamp <= now && now.since(stamp) <= STAMP_BEHIND;
+        let newest = if believable { stamp } else { now };
+        newest.minus(self.duration_of(avail))
+    }
+
+    fn duration_of(&self, frames: u64) -> Duration {
+        let nanos = u128::from(frames) * 1_000_000_000 / u128::from(self.settings.rate_hz);
+        Duration::from_nanos(nanos as u64)
+    }
+
+    /// Frames between the last block and one whose first frame was captured at `captured`.
+    fn frames_lost(&self, captured: Monotonic) -> u64 {
+        match self.due {
+            Some(due) if self.broken => {
+                let nanos = captured.since(due).as_nanos();
+                let half = 500_000_000;
+                ((nanos * u128::from(self.settings.rate_hz) + half) / 1_000_000_000) as u64
+            }
+            _ => 0,
+        }
+    }
+
+    fn vanished(&self, reason: &str) -> Error {
+        Error::Vanished {
+            device: self.device.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    fn run_error(&self, what: &str, error: &alsa::Error) -> Error {
+        match Errno::from_raw_os_error(error.errno()) {
+            Errno::NODEV | Errno::BADFD | Errno::NOTTY | Errno::NOENT => {
+                self.vanished(&format!("unplugged ({error})"))
+            }
+            _ => Error::other(&self.device, what, error),
+        }
+    }
+}
+
+impl Source for Alsa {
+    type Block = Samples;
+
+    fn settings(&self) -> AudioSettings {
+        self.settings
+    }
+
+    fn next(&mut self, into: &mut Samples) -> Result<(), Error> {
+        loop {
+            let captured = self.wait()?;
+            let read = self.pcm.io_bytes().readi(&mut self.raw);
+            let frames = match read {
+                Ok(frames) => frames,
+                Err(error) if error.errno() == Errno::INTR.raw_os_error() => continue,
+                Err(error) if error.errno() == Errno::AGAIN.raw_os_error() => continue,
+                Err(error) => {
+                    self.restart(error.errno())?;
+                    continue;
+                }
+            };
+            into.captured = captured;
+            into.lost_before = self.frames_lost(captured);
+            self.lost += into.lost_before;
+            self.broken = false;
+            self.due = Some(captured.plus(self.duration_of(frames as u64)));
+            let kept = self.settings.channels as usize;
+            let bytes = self.sample_bytes;
+            into.data.clear();
+            for frame in self
+                .raw
+                .chunks_exact(self.card_channels * bytes)
+                .take(frames)
+            {
+                for sample in frame.chunks_exact(bytes).take(kept) {
+                    // Little endian: the upper 16 bits are the last two bytes.
+                    into.data
+                        .push(i16::from_le_bytes([sample[bytes - 2], sample[bytes - 1]]));
+                }
+            }
+            return Ok(());
+        }
+    }
+
+    fn losses(&self) -> Losses {
+        Losses {
+            lost: self.lost,
+            damaged: 0,
+        }
+    }
+}
+
+/// What the card was set to.
+struct Chosen {
+    rate_hz: u32,
+    channels: u32,
+    sample_bytes: usize,
+    period: usize,
+}
+
+fn configure(pcm: &PCM, asked: &AlsaMicrophone, device: &str) -> Result<Chosen, Error> {
+    let failed = |error: alsa::Error| open_error(device, "configuring", &error);
+    let any = HwParams::any(pcm).map_err(failed)?;
+    let cannot = || Error::CannotDo {
+        device: device.to_owned(),
+        asked: format!("{} Hz, {} channels", asked.rate_hz, asked.channels),
+        offers: HwParams::any(pcm).map_or_else(|_| Vec::new(), |any| offers(&any)),
+    };
+    any.set_access(Access::RWInterleaved).map_err(failed)?;
+    let (format, sample_bytes, _) = USABLE
+        .into_iter()
+        .find(|(format, ..)| any.test_format(*format).is_ok())
+        .ok_or_else(cannot)?;
+    any.set_format(format).map_err(failed)?;
+    let channels = any
+        .set_channels_near(asked.channels)
+        .map_err(|_| cannot())?;
+    let rate_hz = any
+        .set_rate_near(asked.rate_hz, ValueOr::Nearest)
+        .map_err(|_| cannot())?;
+    if !(8_000..=192_000).contains(&rate_hz) || channels == 0 {
+        return Err(cannot());
+    }
+    // These two are wishes: what the card makes of them is read back.
+    let _ = any.set_period_time_near(asked.period_ms * 1000, ValueOr::Nearest);
+    let _ = any.set_buffer_time_near(RING.as_micros() as u32, ValueOr::Nearest);
+    pcm.hw_params(&any).map_err(failed)?;
+    let period = any.get_period_size().map_err(failed)?;
+    Ok(Chosen {
+        rate_hz,
+        channels,
+        sample_bytes,
+        period: usize::try_from(period).unwrap_or(0).max(1),
+    })
+}
+
+/// What the card offers, one line per setting.
+fn offers(any: &HwParams) -> Vec<String> {
+    let range = |name: &str, low: alsa::Result<u32>, high: alsa::Result<u32>| match (low, high) {
+        (Ok(low), Ok(high)) if low == high => format!("{name}: {low}"),
+        (Ok(low), Ok(high)) => format!("{name}: {low} to {high}"),
+        _ => format!("{name}: unknown"),
+    };
+    let formats = USABLE.iter().filter(|(f, ..)| any.test_format(*f).is_ok());
+    let formats: Vec<&str> = formats.map(|(.., name)| *name).collect();
+    vec![
+        range("rate in Hz", any.get_rate_min(), any.get_rate_max()),
+        range("channels", any.get_channels_min(), any.get_channels_max()),
+        match formats.is_empty() {
+            true => "formats: none of S16_LE, S32_LE, S24_3LE".into(),
+            false => format!("formats: {}", formats.join(", ")),
+        },
+    ]
+}
+
+fn is_present(asked: &AlsaMicrophone) -> bool {
+    let numbered = asked.card.chars().all(|c| c.is_ascii_digit());
+    let card = match numbered {
+        true => format!("/proc/asound/card{}", asked.card),
+        false => format!("/proc/asound/{}", asked.card),
+    };
+    Path::new(&card)
+        .join(format!("pcm{}c", asked.device))
+        .exists()
+}
+
+/// The capture devices that are present: `hw:CARD=Loopback,DEV=1 (Loopback PCM)`.
+fn microphones() -> Vec<String> {
+    let list = fs::read_to_string("/proc/asound/pcm").unwrap_or_default();
+    // "00-01: Loopback PCM : Loopback PCM : playback 8 : capture 8"
+    let lines = list.lines().filter(|line| line.contains("capture"));
+    lines
+        .filter_map(|line| {
+            let (place, rest) = line.split_once(':')?;
+            let (card, device) = place.split_once('-')?;
+            let card: u32 = card.parse().ok()?;
+            let device: u32 = device.parse().ok()?;
+            let id = fs::read_to_string(format!("/proc/asound/card{card}/id")).ok()?;
+            let name = rest.split(':').next().unwrap_or("").trim();
+            Some(format!("hw:CARD={},DEV={device} ({name})", id.trim()))
+        })
+        .collect()
+}
+
+fn missing(device: String) -> Error {
+    Error::Missing {
+        device,
+        advice: "Plug it in, or name one of those that are present.".into(),
+        present: microphones(),
+    }
+}
+
+/// What went wrong before the card ran.
+fn open_error(device: &str, what: &str, error: &alsa::Error) -> Error {
+    let device = device.to_owned();
+    match Errno::from_raw_os_error(error.errno()) {
+        Errno::NOENT | Errno::NXIO | Errno::NODEV => missing(device),
+        Errno::BUSY | Errno::AGAIN => Error::Busy {
+            device,
+            advice: "End it (`fuser -v /dev/snd/*` names it), or name another microphone.".into(),
+        },
+        Errno::ACCESS | Errno::PERM => Error::NotPermitted {
+            device,
+            advice: "Let this program's user into the group `audio`.".into(),
+        },
+        _ => Error::other(&device, what, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_that_is_not_there_is_missing() {
+        let asked = AlsaMicrophone::at("hw:NoSuchCard,0").unwrap();
+        let Err(error) = Alsa::open(&asked) else {
+            panic!("it is not there")
+        };
+        assert_eq!(error.code(), "missing");
+        let text = error.to_string();
+        assert!(
+            text.starts_with("hw:CARD=NoSuchCard,DEV=0: not found."),
+            "{text}"
+        );
+    }
+}

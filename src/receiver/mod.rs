@@ -1,1 +1,5 @@
 //! (being laid)
+pub mod archive;
+mod authority;
+pub mod config;
+mod roster;

@@ -1,0 +1,434 @@
+//! The messages of the control stream: an array `[type, critical, body]`, the body a map with
+//! integer keys.
+
+use super::framing::FramingError;
+use super::{ErrorCode, Sequences};
+use crate::media::{BoxId, Hash, LostReason, RecordingId, SegmentKey, TrackId, WallClock};
+use minicbor::data::Type;
+use minicbor::decode::Error as DecodeError;
+use minicbor::encode::{Error as EncodeError, Write};
+use minicbor::{Decode, Decoder, Encode, Encoder};
+
+/// The most recordings that one `Hello` or `Welcome` may name; the oldest go first, the others with
+/// a later connection.
+pub const MAX_RECORDINGS: usize = 64;
+
+/// A message of the control stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// Box: who it is and what it has. The first message, exactly once.
+    Hello(Hello),
+    /// Receiver: what it has. The answer to `Hello`, exactly once.
+    Welcome(Welcome),
+    /// Receiver: bytes have arrived and may be shown live. Frees nothing.
+    Received(Received),
+    /// Receiver: segments are on stable storage, their hashes checked, their inits durable too.
+    /// The only message that may free the spool.
+    Durable(Durable),
+    /// Receiver: inits are on stable storage.
+    InitDurable(InitDurable),
+    /// Receiver: a recording is whole: its manifest is durable and every segment is durable or
+    /// covered by a LOST fact.
+    Complete(Complete),
+    /// Box: how it is.
+    Status(Status),
+    /// Receiver: do this.
+    Command(Command),
+    /// Box: segments will never come, of a recording to whose events track nothing can be added
+    /// any more. Where it can, the fact in the track is the only word.
+    Lost(Lost),
+    /// Either: why the connection is about to be closed, or what went wrong without ending it.
+    Error(ErrorMessage),
+}
+
+/// Body of [`Message::Hello`].
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Hello {
+    /// The box.
+    #[n(0)]
+    pub box_id: BoxId,
+    /// Its boot epoch: larger for each run of its process.
+    #[n(1)]
+    pub epoch: u64,
+    /// Counts the connections of this epoch from 1. The newest (epoch, connection) wins.
+    #[n(2)]
+    pub connection: u64,
+    /// Random for each run of the process: tells a copy of the box from the box.
+    #[n(3)]
+    pub nonce: u64,
+    /// Name and version of the program, for people.
+    #[n(4)]
+    pub software: String,
+    /// Every recording of which the box holds anything not known to be durable.
+    #[n(5)]
+    pub recordings: Vec<OpenRecording>,
+    /// The box's UTC now.
+    #[n(6)]
+    pub clock: Option<WallClock>,
+}
+
+/// A recording as the box knows it.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct OpenRecording {
+    /// The recording.
+    #[n(0)]
+    pub recording: RecordingId,
+    /// Per track, what the box has recorded as durable.
+    #[n(1)]
+    pub tracks: Vec<Watermark>,
+}
+
+/// The box's recorded watermark of one track.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Watermark {
+    /// The track.
+    #[n(0)]
+    pub track: TrackId,
+    /// The first segment number not recorded as durable.
+    #[n(1)]
+    pub next: u64,
+}
+
+/// Body of [`Message::Welcome`].
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Welcome {
+    /// For each recording of the `Hello` of which the receiver holds anything.
+    #[n(0)]
+    pub recordings: Vec<HeldRecording>,
+    /// Recordings of the `Hello` that are whole, see [`Complete`]. Those that hold anything stand in
+    /// `recordings` too: completeness alone frees nothing.
+    #[n(1)]
+    pub complete: Vec<RecordingId>,
+    /// The receiver's UTC now.
+    #[n(2)]
+    pub clock: Option<WallClock>,
+    /// What the receiver takes.
+    #[n(3)]
+    pub limits: Limits,
+    /// Name and version of the program, for people.
+    #[n(4)]
+    pub software: String,
+}
+
+impl Welcome {
+    /// The same without ranges beyond the watermarks, which is shorter and costs at most a resend.
+    pub(super) fn without_ranges(&self) -> Self {
+        let mut short = self.clone();
+        for track in short
+            .recordings
+            .iter_mut()
+            .flat_map(|held| &mut held.tracks)
+        {
+            track.durable = Sequences::below(track.durable.cumulative());
+        }
+        short
+    }
+}
+
+/// A recording as the receiver holds it.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct HeldRecording {
+    /// The recording.
+    #[n(0)]
+    pub recording: RecordingId,
+    /// What is durable of each track. A track that is missing here holds nothing.
+    #[n(1)]
+    pub tracks: Vec<HeldTrack>,
+}
+
+/// A track as the receiver holds it.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct HeldTrack {
+    /// The track.
+    #[n(0)]
+    pub track: TrackId,
+    /// The durable segments.
+    #[n(1)]
+    pub durable: Sequences,
+}
+
+/// What the receiver takes from this box. An absent value leaves the box's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Limits {
+    /// The most bytes of backfill sent but not RECEIVED.
+    #[n(0)]
+    pub backfill: Option<u64>,
+}
+
+/// Body of [`Message::Received`]: sent every 64 KiB and at the end of each chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Received {
+    /// The segment.
+    #[n(0)]
+    pub key: SegmentKey,
+    /// How many bytes of it, counted as in the archived object, have arrived on this connection.
+    #[n(1)]
+    pub offset: u64,
+}
+
+/// Body of [`Message::Durable`].
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Durable {
+    /// The recording.
+    #[n(0)]
+    pub recording: RecordingId,
+    /// The track.
+    #[n(1)]
+    pub track: TrackId,
+    /// All of it that is durable.
+    #[n(2)]
+    pub durable: Sequences,
+}
+
+/// Body of [`Message::InitDurable`].
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct InitDurable {
+    /// The inits' hashes.
+    #[n(0)]
+    pub hashes: Vec<Hash>,
+}
+
+/// Body of [`Message::Complete`].
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Complete {
+    /// The recording.
+    #[n(0)]
+    pub recording: RecordingId,
+}
+
+/// Body of [`Message::Status`]. Not kept: a fact that must last is in the events track.
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Status {
+    /// The recording being made now.
+    #[n(0)]
+    pub recording: Option<RecordingId>,
+    /// Sound levels of the tracks that have any.
+    #[n(1)]
+    #[cbor(default)]
+    pub levels: Vec<Level>,
+    /// Alarms that are raised now.
+    #[n(2)]
+    #[cbor(default)]
+    pub alarms: Vec<Alarm>,
+    /// Bytes in the spool that are not durable at the receiver.
+    #[n(3)]
+    pub spool_bytes: Option<u64>,
+    /// Seconds that could still be recorded at the present rate.
+    #[n(4)]
+    pub seconds_left: Option<u64>,
+}
+
+/// The loudness of a track over the last second, in hundredths of a decibel below full scale
+/// (0 is full scale, -6000 is -60 dB).
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Level {
+    /// The track.
+    #[n(0)]
+    pub track: TrackId,
+    /// The loudest sample.
+    #[n(1)]
+    pub peak: i32,
+    /// The root of the mean square.
+    #[n(2)]
+    pub rms: i32,
+}
+
+/// Trouble that lasts.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Alarm {
+    /// Stable name, such as `camera-missing`.
+    #[n(0)]
+    pub code: String,
+    /// The track concerned.
+    #[n(1)]
+    pub track: Option<TrackId>,
+    /// For people.
+    #[n(2)]
+    pub message: String,
+}
+
+/// Body of [`Message::Command`]. A box does none of them unless its site settings allow it.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Command {
+    /// Chosen by the receiver, named in the answer.
+    #[n(0)]
+    pub id: u64,
+    /// What to do.
+    #[n(1)]
+    pub action: Action,
+}
+
+/// What a receiver can ask of a box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start a recording.
+    Start,
+    /// Stop the recording.
+    Stop,
+    /// Pause the recording.
+    Pause,
+    /// Go on after a pause.
+    Resume,
+    /// Set a mark.
+    Mark,
+    /// Show which box this is, by its lamp.
+    Identify,
+    /// An action of a later release.
+    Other(u16),
+}
+
+impl Action {
+    const NUMBERS: [(Self, u16); 6] = [
+        (Self::Start, 1),
+        (Self::Stop, 2),
+        (Self::Pause, 3),
+        (Self::Resume, 4),
+        (Self::Mark, 5),
+        (Self::Identify, 6),
+    ];
+}
+
+impl<C> Encode<C> for Action {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), EncodeError<W::Error>> {
+        let known = Self::NUMBERS.iter().find(|(action, _)| action == self);
+        let number = match (self, known) {
+            (Self::Other(number), _) | (_, Some((_, number))) => *number,
+            _ => 0,
+        };
+        e.u16(number)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Action {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
+        let number = d.u16()?;
+        let known = Self::NUMBERS.iter().find(|(_, known)| *known == number);
+        Ok(known.map_or(Self::Other(number), |(action, _)| *action))
+    }
+}
+
+/// Body of [`Message::Lost`].
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Lost {
+    /// The recording.
+    #[n(0)]
+    pub recording: RecordingId,
+    /// The track.
+    #[n(1)]
+    pub track: TrackId,
+    /// The first segment missing.
+    #[n(2)]
+    pub first: u64,
+    /// The last segment missing.
+    #[n(3)]
+    pub last: u64,
+    /// Why.
+    #[n(4)]
+    pub reason: LostReason,
+}
+
+/// Body of [`Message::Error`].
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct ErrorMessage {
+    /// What went wrong.
+    #[n(0)]
+    pub code: ErrorCode,
+    /// For people.
+    #[n(1)]
+    pub text: String,
+    /// The segment concerned; an error about a segment does not end the connection.
+    #[n(2)]
+    pub key: Option<SegmentKey>,
+}
+
+impl<C> Encode<C> for ErrorCode {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), EncodeError<W::Error>> {
+        e.u16(self.0)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for ErrorCode {
+    fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
+        d.u16().map(Self)
+    }
+}
+
+macro_rules! messages {
+    ($($name:ident = $number:literal, critical: $critical:literal;)+) => {
+        /// Appends the message's CBOR to `out`.
+        pub(super) fn encode(message: &Message, out: &mut Vec<u8>) {
+            let mut e = Encoder::new(out);
+            let written = match message {
+                $(Message::$name(body) => e
+                    .array(3)
+                    .and_then(|e| e.u16($number))
+                    .and_then(|e| e.bool($critical))
+                    .and_then(|e| e.encode(body))
+                    .map(|_| ()),)+
+            };
+            // Writing into a Vec cannot fail, and no value here refuses to be written.
+            debug_assert!(written.is_ok(), "{written:?}");
+        }
+
+        fn decode_body(kind: u16, d: &mut Decoder<'_>) -> Result<Option<Message>, DecodeError> {
+            match kind {
+                $($number => Ok(Some(Message::$name(d.decode()?))),)+
+                _ => {
+                    d.skip()?;
+                    Ok(None)
+                }
+            }
+        }
+    };
+}
+
+messages! {
+    Hello = 1, critical: true;
+    Welcome = 2, critical: true;
+    Received = 3, critical: false;
+    Durable = 4, critical: true;
+    InitDurable = 5, critical: false;
+    Complete = 6, critical: true;
+    Status = 7, critical: false;
+    Command = 8, critical: false;
+    Lost = 9, critical: true;
+    Error = 10, critical: false;
+}
+
+/// The message in `bytes`, all of which it must take; `None` for a type of a later release that
+/// may be skipped.
+pub(super) fn decode(bytes: &[u8]) -> Result<Option<Message>, FramingError> {
+    let malformed = |error: DecodeError| FramingError::Malformed(error.to_string());
+    let mut d = Decoder::new(bytes);
+    super::cbor::array(&mut d, 3).map_err(malformed)?;
+    let kind = d.u16().map_err(malformed)?;
+    let critical = d.bool().map_err(malformed)?;
+    if !matches!(d.datatype().map_err(malformed)?, Type::Map | Type::MapIndef) {
+        return Err(FramingError::Malformed("the body is not a map".into()));
+    }
+    let message = decode_body(kind, &mut d).map_err(malformed)?;
+    if d.position() != bytes.len() {
+        return Err(FramingError::Malformed("bytes after the message".into()));
+    }
+    match message {
+        None if critical => Err(FramingError::Unsupported(kind)),
+        message => Ok(message),
+    }
+}

@@ -1,0 +1,268 @@
+//! One transcript per release, byte for byte: a later release must read it, and write the same
+//! until it says in its notes that it does not.
+
+use super::{header, read_control, read_stream, segment_stream};
+use crate::media::{
+    BoxId, Codec, Event, Fact, GapCause, GapLength, Hash, LostReason, MediaTime, Rate, RecordingId,
+    StartedBy, StopReason, Timescale, TrackId, TrackInfo, TrackKind, TrackTotal, WallClock,
+};
+use crate::wire::message::*;
+use crate::wire::{ErrorCode, Range, Sequences, event, framing, stream};
+use std::time::Duration;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+const RECORDING: RecordingId = RecordingId([0x11; 16]);
+
+fn clock() -> Option<WallClock> {
+    Some(WallClock {
+        unix_nanos: 1_763_800_000_000_000_000,
+        uncertainty: Some(Duration::from_millis(20)),
+    })
+}
+
+fn conversation() -> Vec<Message> {
+    let mut durable = Sequences::below(4);
+    durable.insert_range(Range { first: 6, last: 7 });
+    vec![
+        Message::Hello(Hello {
+            box_id: BoxId([0x22; 16]),
+            epoch: 7,
+            connection: 2,
+            nonce: 0x0123_4567_89ab_cdef,
+            software: "hallcast 0.1.0".into(),
+            recordings: vec![OpenRecording {
+                recording: RECORDING,
+                tracks: vec![Watermark {
+                    track: TrackId(1),
+                    next: 3,
+                }],
+            }],
+            clock: clock(),
+        }),
+        Message::Welcome(Welcome {
+            recordings: vec![HeldRecording {
+                recording: RECORDING,
+                tracks: vec![HeldTrack {
+                    track: TrackId(1),
+                    durable: durable.clone(),
+                }],
+            }],
+            complete: vec![RecordingId([0x33; 16])],
+            clock: clock(),
+            limits: Limits {
+                backfill: Some(524_288),
+            },
+            software: "hallcast-receiver 0.1.0".into(),
+        }),
+        Message::Received(Received {
+            key: header(4).key,
+            offset: 65_536,
+        }),
+        Message::Durable(Durable {
+            recording: RECORDING,
+            track: TrackId(1),
+            durable,
+        }),
+        Message::InitDurable(InitDurable {
+            hashes: vec![Hash([0x44; 32])],
+        }),
+        Message::Complete(Complete {
+            recording: RECORDING,
+        }),
+        Message::Status(Status {
+            recording: Some(RECORDING),
+            levels: vec![Level {
+                track: TrackId(2),
+                peak: -310,
+                rms: -1820,
+            }],
+            alarms: vec![Alarm {
+                code: "camera-missing".into(),
+                track: Some(TrackId(1)),
+                message: "unplugged".into(),
+            }],
+            spool_bytes: Some(1_000_000),
+            seconds_left: Some(36_000),
+        }),
+        Message::Command(Command {
+            id: 1,
+            action: Action::Identify,
+        }),
+        Message::Lost(Lost {
+            recording: RECORDING,
+            track: TrackId(1),
+            first: 8,
+            last: 9,
+            reason: LostReason::Damaged,
+        }),
+        Message::Error(ErrorMessage {
+            code: ErrorCode::CONFLICT,
+            text: "held with another hash".into(),
+            key: Some(header(5).key),
+        }),
+    ]
+}
+
+fn facts() -> Vec<Fact> {
+    let video = TrackInfo {
+        id: TrackId(1),
+        name: "presenter".into(),
+        kind: TrackKind::Video,
+        codec: Codec::H264 {
+            width: 1280,
+            height: 720,
+            rate: Some(Rate::new(30, 1).unwrap()),
+        },
+        codec_tag: "avc1.42c01f".into(),
+        timescale: Timescale::VIDEO,
+        bit_rate: 4_000_000,
+        init: Hash([0x44; 32]),
+        language: None,
+        alternate_of: None,
+    };
+    let sound = TrackInfo {
+        id: TrackId(2),
+        name: "microphone".into(),
+        kind: TrackKind::Audio,
+        codec: Codec::AacLc {
+            sample_rate: 48_000,
+            channels: 2,
+        },
+        codec_tag: "mp4a.40.2".into(),
+        timescale: Timescale::SOUND,
+        bit_rate: 128_000,
+        init: Hash([0x55; 32]),
+        language: Some("de".into()),
+        alternate_of: Some(TrackId(1)),
+    };
+    let events = [
+        Event::Started {
+            box_id: BoxId([0x22; 16]),
+            by: StartedBy::Button,
+            room: Some("HS 1".into()),
+            title: None,
+        },
+        Event::Span {
+            epoch: 7,
+            wall: clock(),
+            gap: Some(GapLength::Known {
+                nanos: 5,
+                uncertainty_nanos: 1,
+            }),
+        },
+        Event::Track(video),
+        Event::Track(sound),
+        Event::Gap {
+            track: TrackId(1),
+            start: MediaTime(900_000),
+            duration: 180_000,
+            cause: GapCause::DeviceStalled,
+        },
+        Event::Mark,
+        Event::Alarm {
+            code: "camera-missing".into(),
+            track: Some(TrackId(1)),
+            raised: true,
+            message: "unplugged".into(),
+        },
+        Event::Lost {
+            track: TrackId(1),
+            first: 8,
+            last: 9,
+            reason: LostReason::NoSpace,
+        },
+        Event::End {
+            reason: StopReason::Button,
+            tracks: vec![TrackTotal {
+                track: TrackId(1),
+                segments: 10,
+                bytes: 1_000_000,
+                root: Hash([0x66; 32]),
+            }],
+        },
+        Event::Other {
+            kind: 4000,
+            body: vec![0xa1, 0x00, 0xf5],
+        },
+    ];
+    let fact = |(at, event)| Fact {
+        span: 1,
+        at_nanos: 1_000_000_000 * at as u64,
+        event,
+    };
+    events.into_iter().enumerate().map(fact).collect()
+}
+
+const CONTROL_0_1: &str = "
+000000608301f5a700502222222222222222222222222222222201070202031b0123456789abcdef046e68616c6c6361
+737420302e312e300581a20050111111111111111111111111111111110181a20001010306821b187a46c146d580001a
+01312d00000000688302f5a50081a20050111111111111111111111111111111110181a2000101820482060701815033
+33333333333333333333333333333302821b187a46c146d580001a01312d0003a1001a00080000047768616c6c636173
+742d726563656976657220302e312e300000001f8303f4a2008350070707070707070707070707070707070204011a00
+0100000000001e8304f5a30050111111111111111111111111111111110101028204820607000000288305f4a1008158
+204444444444444444444444444444444444444444444444444444444444444444000000168306f5a100501111111111
+11111111111111111111110000004d8307f4a50050111111111111111111111111111111110181a30002013901350239
+071b0281a3006e63616d6572612d6d697373696e6701010269756e706c7567676564031a000f424004198ca000000008
+8308f4a2000101060000001e8309f5a5005011111111111111111111111111111111010102080309040100000034830a
+f4a3001831017668656c64207769746820616e6f74686572206861736802835007070707070707070707070707070707
+0205";
+
+const EVENTS_0_1: &str = "
+84010100a300502222222222222222222222222222222201010264485320318402011a3b9aca00a3000701821b187a46
+c146d580001a01312d00028205018403011a77359400ab0001016970726573656e74657202010301046b617663312e34
+3263303166051a00015f90061a003d090007582044444444444444444444444444444444444444444444444444444444
+444444440a1905000b1902d00c82181e018403011ab2d05e00ac0002016a6d6963726f70686f6e650202030204696d70
+34612e34302e320519bb80061a0001f40007582055555555555555555555555555555555555555555555555555555555
+555555550862646509010d19bb800e028404011aee6b2800a40001011a000dbba0021a0002bf2003028405011b000000
+012a05f200a08406011b0000000165a0bc00a4006e63616d6572612d6d697373696e67010102f50369756e706c756767
+65648407011b00000001a13b8600a400010108020903028408011b00000001dcd65000a200010181a40001010a021a00
+0f4240035820666666666666666666666666666666666666666666666666666666666666666684190fa0011b00000002
+18711a00a100f5";
+
+const SEGMENT_0_1: &str = "
+010039a20083500707070707070707070707070707070702040158200909090909090909090909090909090909090909
+090909090909090909090909010000000b6669727374206368756e6b01000000067365636f6e64020000000000000011
+7ba4e4c07f670127f30b7f5f5e8169c2bd88b2774e413a4710a662a3e636bfa9";
+
+const INIT_0_1: &str = "
+02ea04fc591fad5203fb55ccc5289bc71f9b3cc96673ebd87dd37f80e0c87c5c2a0000000966747970206d6f6f76";
+
+#[test]
+fn release_0_1_control() {
+    let written: Vec<u8> = conversation()
+        .iter()
+        .flat_map(|message| framing::encode(message).unwrap())
+        .collect();
+    assert_eq!(hex(&written), hex(&unhex(CONTROL_0_1)));
+    assert_eq!(read_control(&written, 11).unwrap(), conversation());
+}
+
+#[test]
+fn release_0_1_events() {
+    let mut written = Vec::new();
+    for fact in facts() {
+        event::encode(&fact, &mut written);
+    }
+    assert_eq!(hex(&written), hex(&unhex(EVENTS_0_1)));
+    assert_eq!(event::decode(&written).unwrap(), facts());
+}
+
+#[test]
+fn release_0_1_streams() {
+    let chunks = [b"first chunk".to_vec(), b"second".to_vec()];
+    let segment = segment_stream(&header(4), &chunks);
+    assert_eq!(hex(&segment), hex(&unhex(SEGMENT_0_1)));
+    assert_eq!(read_stream(&segment, 5).unwrap().1, chunks);
+    let init = stream::init_stream(&stream::hash(b"ftyp moov"), b"ftyp moov");
+    assert_eq!(hex(&init), hex(&unhex(INIT_0_1)));
+    assert!(read_stream(&init, 5).is_ok());
+}

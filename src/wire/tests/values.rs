@@ -1,0 +1,318 @@
+//! Arbitrary messages and facts.
+
+use crate::media::{
+    BoxId, Codec, Event, Fact, GapCause, GapLength, Hash, LostReason, MediaTime, Rate, RecordingId,
+    SegmentKey, StartedBy, StopReason, Timescale, TrackId, TrackInfo, TrackKind, TrackTotal,
+    WallClock,
+};
+use crate::wire::message::*;
+use crate::wire::{ErrorCode, Range, Sequences};
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::time::Duration;
+
+fn recording() -> impl Strategy<Value = RecordingId> {
+    any::<[u8; 16]>().prop_map(RecordingId)
+}
+
+fn hash() -> impl Strategy<Value = Hash> {
+    any::<[u8; 32]>().prop_map(Hash)
+}
+
+fn track() -> impl Strategy<Value = TrackId> {
+    any::<u8>().prop_map(TrackId)
+}
+
+fn text() -> impl Strategy<Value = String> {
+    vec(any::<char>(), 0..12).prop_map(|text| text.into_iter().collect())
+}
+
+fn clock() -> impl Strategy<Value = Option<WallClock>> {
+    of((any::<i64>(), of(any::<u64>()))).prop_map(|clock| {
+        clock.map(|(unix_nanos, error)| WallClock {
+            unix_nanos,
+            uncertainty: error.map(Duration::from_nanos),
+        })
+    })
+}
+
+fn sequences() -> impl Strategy<Value = Sequences> {
+    (0u64..1000, vec((0u64..5000, 0u64..30), 0..8)).prop_map(|(below, ranges)| {
+        let mut set = Sequences::below(below);
+        for (first, length) in ranges {
+            set.insert_range(Range {
+                first,
+                last: first + length,
+            });
+        }
+        set
+    })
+}
+
+fn key() -> impl Strategy<Value = SegmentKey> {
+    (recording(), track(), any::<u64>()).prop_map(|(recording, track, sequence)| SegmentKey {
+        recording,
+        track,
+        sequence,
+    })
+}
+
+fn lost_reason() -> impl Strategy<Value = LostReason> {
+    select(vec![
+        LostReason::Damaged,
+        LostReason::NoSpace,
+        LostReason::ReceiverForgot,
+    ])
+}
+
+fn hello() -> impl Strategy<Value = Message> {
+    let watermark = (track(), any::<u64>()).prop_map(|(track, next)| Watermark { track, next });
+    let open = (recording(), vec(watermark, 0..4))
+        .prop_map(|(recording, tracks)| OpenRecording { recording, tracks });
+    let numbers = any::<([u8; 16], u64, u64, u64)>();
+    (numbers, text(), vec(open, 0..4), clock()).prop_map(
+        |((id, epoch, connection, nonce), software, recordings, clock)| {
+            Message::Hello(Hello {
+                box_id: BoxId(id),
+                epoch,
+                connection,
+                nonce,
+                software,
+                recordings,
+                clock,
+            })
+        },
+    )
+}
+
+fn welcome() -> impl Strategy<Value = Message> {
+    let held = (track(), sequences()).prop_map(|(track, durable)| HeldTrack { track, durable });
+    let held = (recording(), vec(held, 0..4))
+        .prop_map(|(recording, tracks)| HeldRecording { recording, tracks });
+    let rest = (clock(), of(any::<u64>()), text());
+    (vec(held, 0..4), vec(recording(), 0..4), rest).prop_map(
+        |(recordings, complete, (clock, backfill, software))| {
+            Message::Welcome(Welcome {
+                recordings,
+                complete,
+                clock,
+                limits: Limits { backfill },
+                software,
+            })
+        },
+    )
+}
+
+fn status() -> impl Strategy<Value = Message> {
+    let level = (track(), any::<i32>(), any::<i32>()).prop_map(|(track, peak, rms)| Level {
+        track,
+        peak,
+        rms,
+    });
+    let alarm = (text(), of(track()), text()).prop_map(|(code, track, message)| Alarm {
+        code,
+        track,
+        message,
+    });
+    let numbers = any::<(Option<u64>, Option<u64>)>();
+    (of(recording()), vec(level, 0..3), vec(alarm, 0..3), numbers).prop_map(
+        |(recording, levels, alarms, (spool_bytes, seconds_left))| {
+            Message::Status(Status {
+                recording,
+                levels,
+                alarms,
+                spool_bytes,
+                seconds_left,
+            })
+        },
+    )
+}
+
+pub fn message() -> impl Strategy<Value = Message> {
+    let action = prop_oneof![
+        select(vec![
+            Action::Start,
+            Action::Stop,
+            Action::Pause,
+            Action::Resume,
+            Action::Mark,
+            Action::Identify
+        ]),
+        (1000u16..).prop_map(Action::Other),
+    ];
+    prop_oneof![
+        hello(),
+        welcome(),
+        status(),
+        (key(), any::<u64>()).prop_map(|(key, offset)| Message::Received(Received { key, offset })),
+        (recording(), track(), sequences()).prop_map(|(recording, track, durable)| {
+            Message::Durable(Durable {
+                recording,
+                track,
+                durable,
+            })
+        }),
+        vec(hash(), 0..4).prop_map(|hashes| Message::InitDurable(InitDurable { hashes })),
+        recording().prop_map(|recording| Message::Complete(Complete { recording })),
+        (any::<u64>(), action).prop_map(|(id, action)| Message::Command(Command { id, action })),
+        (
+            recording(),
+            track(),
+            any::<u64>(),
+            any::<u64>(),
+            lost_reason()
+        )
+            .prop_map(|(recording, track, first, last, reason)| {
+                Message::Lost(Lost {
+                    recording,
+                    track,
+                    first,
+                    last,
+                    reason,
+                })
+            }),
+        (any::<u16>(), text(), of(key())).prop_map(|(code, text, key)| {
+            Message::Error(ErrorMessage {
+                code: ErrorCode(code),
+                text,
+                key,
+            })
+        }),
+    ]
+}
+
+fn track_info() -> impl Strategy<Value = TrackInfo> {
+    let rate = of((1u32..240).prop_map(|num| Rate::new(num, 1).unwrap()));
+    let codec = prop_oneof![
+        (any::<u32>(), any::<u32>(), rate).prop_map(|(width, height, rate)| Codec::H264 {
+            width,
+            height,
+            rate
+        }),
+        (any::<u32>(), any::<u8>()).prop_map(|(sample_rate, channels)| Codec::AacLc {
+            sample_rate,
+            channels
+        }),
+    ];
+    let kind = prop_oneof![
+        select(vec![TrackKind::Events, TrackKind::Video, TrackKind::Audio]),
+        (3u16..).prop_map(TrackKind::Other),
+    ];
+    let names = (text(), text(), of(text()));
+    let numbers = (1u32.., any::<u32>());
+    (track(), names, kind, codec, numbers, hash(), of(track())).prop_map(
+        |(id, (name, codec_tag, language), kind, codec, (scale, bit_rate), init, alternate_of)| {
+            TrackInfo {
+                id,
+                name,
+                kind,
+                codec,
+                codec_tag,
+                timescale: Timescale::new(scale).unwrap(),
+                bit_rate,
+                init,
+                language,
+                alternate_of,
+            }
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let by = select(vec![
+        StartedBy::Button,
+        StartedBy::Socket,
+        StartedBy::Schedule,
+        StartedBy::Network,
+    ]);
+    let stop = select(vec![
+        StopReason::Button,
+        StopReason::Socket,
+        StopReason::Schedule,
+        StopReason::Network,
+        StopReason::MaximumLength,
+        StopReason::Shutdown,
+        StopReason::AwayTooLong,
+    ]);
+    let cause = select(vec![
+        GapCause::DeviceMissing,
+        GapCause::DeviceStalled,
+        GapCause::Overrun,
+        GapCause::Paused,
+        GapCause::BoxAway,
+    ]);
+    let gap = prop_oneof![
+        Just(GapLength::Unknown),
+        any::<(u64, u64)>().prop_map(|(nanos, uncertainty_nanos)| GapLength::Known {
+            nanos,
+            uncertainty_nanos
+        }),
+    ];
+    let total =
+        (track(), any::<u64>(), any::<u64>(), hash()).prop_map(|(track, segments, bytes, root)| {
+            TrackTotal {
+                track,
+                segments,
+                bytes,
+                root,
+            }
+        });
+    prop_oneof![
+        (any::<[u8; 16]>(), by, of(text()), of(text())).prop_map(|(id, by, room, title)| {
+            Event::Started {
+                box_id: BoxId(id),
+                by,
+                room,
+                title,
+            }
+        }),
+        (any::<u64>(), clock(), of(gap)).prop_map(|(epoch, wall, gap)| Event::Span {
+            epoch,
+            wall,
+            gap
+        }),
+        track_info().prop_map(Event::Track),
+        (track(), any::<i64>(), any::<u64>(), cause).prop_map(|(track, start, duration, cause)| {
+            Event::Gap {
+                track,
+                start: MediaTime(start),
+                duration,
+                cause,
+            }
+        }),
+        Just(Event::Mark),
+        (text(), of(track()), any::<bool>(), text()).prop_map(|(code, track, raised, message)| {
+            Event::Alarm {
+                code,
+                track,
+                raised,
+                message,
+            }
+        }),
+        (track(), any::<u64>(), any::<u64>(), lost_reason()).prop_map(
+            |(track, first, last, reason)| {
+                Event::Lost {
+                    track,
+                    first,
+                    last,
+                    reason,
+                }
+            }
+        ),
+        (stop, vec(total, 0..3)).prop_map(|(reason, tracks)| Event::End { reason, tracks }),
+        (1000u16.., text()).prop_map(|(kind, text)| Event::Other {
+            kind,
+            body: minicbor::to_vec([text]).unwrap()
+        }),
+    ]
+}
+
+pub fn fact() -> impl Strategy<Value = Fact> {
+    (any::<u32>(), any::<u64>(), event()).prop_map(|(span, at_nanos, event)| Fact {
+        span,
+        at_nanos,
+        event,
+    })
+}

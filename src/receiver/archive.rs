@@ -3,14 +3,17 @@
 //! ```text
 //! recordings/<id>/<track>/<sequence, 8 digits>.m4s   a segment, exactly the bytes the box sent
 //! recordings/<id>/init/<hash>.mp4                    an init
+//! recordings/<id>/lost/<track>.<first>-<last>.<reason>   LOST, where no fact could be added
 //! recordings/<id>/manifest.json                      written once, after everything it names
+//! init/<hash>.mp4                                    an init, before a segment says whose it is
 //! ```
 //!
 //! An object is created or it is not: `object_store` writes beside it, syncs, links it to its name
 //! and syncs the directory. So whatever is listed is whole, after a crash at any point too. A name
 //! that is taken is never written again: the bytes there are read back and compared.
 
-use crate::media::{Hash, RecordingId, SegmentKey, TrackId};
+use super::catalog::LostRange;
+use crate::media::{Hash, LostReason, RecordingId, SegmentKey, TrackId};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::local::LocalFileSystem;
@@ -45,6 +48,29 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True when the object is not there.
+    pub fn is_missing(&self) -> bool {
+        let Self::Store { source, .. } = self else {
+            return false;
+        };
+        matches!(source, object_store::Error::NotFound { .. })
+    }
+
+    /// True when the store has no room.
+    pub fn is_full(&self) -> bool {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = source {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+                return matches!(io.kind(), StorageFull | QuotaExceeded);
+            }
+            source = error.source();
+        }
+        false
+    }
+}
+
 /// What a recording's objects are called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -54,6 +80,8 @@ pub struct Listing {
     pub inits: BTreeMap<Hash, u64>,
     /// True once a manifest is written.
     pub manifest: bool,
+    /// What was declared lost by message.
+    pub lost: BTreeMap<LostRange, LostReason>,
 }
 
 /// The archive in a local directory.
@@ -74,6 +102,17 @@ pub fn segment_path(key: &SegmentKey) -> String {
 /// The name of an init's object.
 pub fn init_path(recording: RecordingId, hash: Hash) -> String {
     format!("recordings/{recording}/init/{hash}.mp4")
+}
+
+/// The name of an init before it is known to which recording it belongs.
+pub fn shared_init_path(hash: Hash) -> String {
+    format!("init/{hash}.mp4")
+}
+
+/// The name of a LOST range.
+pub fn lost_path(recording: RecordingId, range: &LostRange, reason: &str) -> String {
+    let LostRange { track, first, last } = range;
+    format!("recordings/{recording}/lost/{track}.{first}-{last}.{reason}")
 }
 
 /// The name of a recording's manifest.
@@ -214,6 +253,9 @@ impl Archive {
                     let inits = &mut found.entry(recording).or_default().inits;
                     inits.insert(hash, object.size);
                 }
+                Some((recording, Object::Lost(range, reason))) => {
+                    found.entry(recording).or_default().lost.insert(range, reason);
+                }
                 Some((recording, Object::Manifest)) => {
                     found.entry(recording).or_default().manifest = true;
                 }
@@ -230,6 +272,7 @@ impl Archive {
 enum Object {
     Segment(TrackId, u64),
     Init(Hash),
+    Lost(LostRange, LostReason),
     Manifest,
 }
 
@@ -242,6 +285,23 @@ fn parse(name: &str) -> Option<(RecordingId, Object)> {
     let object = match (parts.next()?, parts.next(), parts.next()) {
         ("manifest.json", None, None) => Object::Manifest,
         ("init", Some(file), None) => Object::Init(file.strip_suffix(".mp4")?.parse().ok()?),
+        ("lost", Some(file), None) => {
+            let mut words = file.splitn(3, '.');
+            let (track, range, reason) = (words.next()?, words.next()?, words.next()?);
+            let (first, last) = range.split_once('-')?;
+            let range = LostRange {
+                track: TrackId(track.parse().ok()?),
+                first: first.parse().ok()?,
+                last: last.parse().ok()?,
+            };
+            let reason = match reason {
+                "damaged" => LostReason::Damaged,
+                "no-space" => LostReason::NoSpace,
+                "receiver-forgot" => LostReason::ReceiverForgot,
+                _ => return None,
+            };
+            Object::Lost(range, reason)
+        }
         (track, Some(file), None) => {
             let track = TrackId(track.parse().ok()?);
             let sequence = file.strip_suffix(".m4s")?.parse().ok()?;

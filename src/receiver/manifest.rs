@@ -411,8 +411,8 @@ mod tests {
             reason: LostReason::Damaged,
         };
         let mut end = end(2);
-        if let Event::End { tracks, .. } = &mut end.event {
-            tracks[1].segments = 3;
+        if let Event::End { tracks: totals, .. } = &mut end.event {
+            totals[1].segments = 3;
         }
         let facts = vec![fact(0, gap), fact(0, Event::Mark), fact(0, lost), end];
         recording.insert(1, TrackId::EVENTS, stored(TrackId::EVENTS, 1, 0, 0), facts);

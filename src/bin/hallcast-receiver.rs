@@ -1,1 +1,5 @@
-fn main() {}
+//! The server program: see `hallcast::receiver`.
+
+fn main() -> std::process::ExitCode {
+    hallcast::receiver::main()
+}

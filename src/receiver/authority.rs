@@ -19,10 +19,9 @@ use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 
 use crate::media::BoxId;
+use crate::wire::DEVELOPMENT_CA as DEVELOPMENT;
 
-/// Subject organisation of an authority that anyone may make and that no one should trust beyond
-/// one machine.
-const DEVELOPMENT: &str = "Hallcast development CA";
+/// Subject organisation of an authority for more than one machine.
 const PRODUCTION: &str = "Hallcast receiver CA";
 
 /// What went wrong with keys and certificates.

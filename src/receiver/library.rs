@@ -16,6 +16,9 @@ use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Notify;
 
+/// The most tracks of a recording, so that a `Welcome` can speak of all of them.
+pub const MAX_TRACKS: usize = 16;
+
 /// Why something is not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -36,6 +39,9 @@ pub enum Error {
     /// The recording belongs to another box.
     #[error("recording {0} belongs to another box")]
     OtherBox(RecordingId),
+    /// It would have more than [`MAX_TRACKS`] tracks.
+    #[error("recording {0} has more than {MAX_TRACKS} tracks")]
+    TooManyTracks(RecordingId),
     /// The init it needs did not come.
     #[error("segment {key} needs the init {init}, which did not come")]
     InitMissing {
@@ -56,7 +62,7 @@ impl Error {
             Self::Archive(e) if e.is_full() => ErrorCode::STORE_FULL,
             Self::Archive(_) => ErrorCode::STORE_FAILED,
             Self::Malformed { .. } => ErrorCode::MALFORMED,
-            Self::OtherName(_) => ErrorCode::PROTOCOL,
+            Self::OtherName(_) | Self::TooManyTracks(_) => ErrorCode::PROTOCOL,
             Self::InitMissing { .. } => ErrorCode::INIT_MISSING,
         }
     }
@@ -202,6 +208,10 @@ impl Library {
         let owner = recording.owner().unwrap_or(owner);
         if owner != sender || named.is_some_and(|named| named != sender) {
             return Err(Error::OtherBox(id));
+        }
+        let tracks = &recording.segments;
+        if !tracks.contains_key(&read.provenance.key.track) && tracks.len() >= MAX_TRACKS {
+            return Err(Error::TooManyTracks(id));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The server.
+//! The server program: see `hallcast::receiver`.
 
 fn main() -> std::process::ExitCode {
     hallcast::receiver::main()

@@ -1,1 +1,252 @@
-//! (being laid)
+//! The server program: takes boxes in, archives what they send, shows it.
+//!
+//! Takes QUIC connections of boxes ([`listener`], one [`ingest`] engine each) and HTTP requests of
+//! browsers ([`web`]); gives acknowledgements of what is durable, an archive of immutable objects
+//! ([`archive`]), and playlists and pages derived from it ([`catalog`], [`manifest`]). What does not
+//! belong here: anything that changes a byte that a box sent (there is no transcoding; the MP4 is made
+//! by rewriting tables), and any stage of the box.
+
+pub mod archive;
+pub mod authority;
+pub mod catalog;
+pub mod config;
+mod fence;
+pub mod film;
+pub mod ingest;
+pub mod library;
+pub mod listener;
+pub mod manifest;
+mod playlist;
+pub mod roster;
+#[cfg(test)]
+mod samples;
+mod view;
+pub mod web;
+
+use authority::Authority;
+use clap::{Parser, Subcommand};
+use config::{Config, Flags};
+use film::Films;
+use library::Library;
+use listener::Listener;
+use roster::{Entry, Roster};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// `EX_CONFIG` of sysexits.h: starting again will not help.
+const EXIT_CONFIG: u8 = 78;
+
+/// The receiver of Hallcast boxes: takes lectures in, archives them, shows them
+#[derive(Parser)]
+#[command(name = "hallcast-receiver", version)]
+struct Arguments {
+    /// Settings [default: /etc/hallcast/receiver.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Takes boxes and browsers in until it is told to end
+    Run(Flags),
+    /// Signs a box's request, enters the box in the roster, prints the certificate chain
+    Sign {
+        /// The request that `hallcast` made on the box (PEM)
+        request: PathBuf,
+        /// The room in which the box stands
+        #[arg(long)]
+        room: String,
+        /// Directory of keys, certificates and the roster of boxes
+        #[arg(long)]
+        state_dir: Option<PathBuf>,
+    },
+    /// The receiver's own authority
+    #[command(subcommand)]
+    Ca(CaCommand),
+}
+
+#[derive(Subcommand)]
+enum CaCommand {
+    /// Makes the authority and this receiver's certificate
+    Init {
+        /// A name or address under which boxes reach this receiver; give it once for each
+        #[arg(long = "name", default_values = ["localhost", "127.0.0.1", "::1"])]
+        names: Vec<String>,
+        /// An authority for one machine: such a receiver refuses to listen off loopback
+        #[arg(long)]
+        development: bool,
+        /// Directory of keys, certificates and the roster of boxes
+        #[arg(long)]
+        state_dir: Option<PathBuf>,
+    },
+}
+
+/// Why the program ends with an error.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Authority(#[from] authority::Error),
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    #[error(transparent)]
+    Listener(#[from] listener::Error),
+    #[error("{0}: {1}")]
+    Io(String, #[source] std::io::Error),
+}
+
+impl Error {
+    fn exit(&self) -> ExitCode {
+        let is_config = matches!(
+            self,
+            Self::Config(_) | Self::Listener(listener::Error::Development(_))
+        );
+        ExitCode::from(if is_config { EXIT_CONFIG } else { 1 })
+    }
+}
+
+/// The program: reads its arguments, does one command, says in one line what kept it from it.
+pub fn main() -> ExitCode {
+    let filter = env_logger::Env::default().default_filter_or("info,quinn=warn,rustls=warn");
+    env_logger::Builder::from_env(filter).init();
+    match command(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            log::error!("{e}");
+            e.exit()
+        }
+    }
+}
+
+fn command(arguments: &Arguments) -> Result<(), Error> {
+    let config = |flags: &Flags| Config::load(arguments.config.as_deref(), flags);
+    let with_state = |dir: &Option<PathBuf>| Flags {
+        state_dir: dir.clone(),
+        ..Flags::default()
+    };
+    match &arguments.command {
+        Command::Run(flags) => run(&config(flags)?),
+        Command::Sign {
+            request,
+            room,
+            state_dir,
+        } => sign(&config(&with_state(state_dir))?.state_dir, request, room),
+        Command::Ca(CaCommand::Init {
+            names,
+            development,
+            state_dir,
+        }) => {
+            let state_dir = config(&with_state(state_dir))?.state_dir;
+            Authority::create(&state_dir, names, *development)?;
+            print(&format!(
+                "authority made in {}; boxes need its ca.pem\n",
+                state_dir.display()
+            ))
+        }
+    }
+}
+
+/// Standard output may be a closed pipe.
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| Error::Io("standard output".into(), e))
+}
+
+fn sign(state_dir: &Path, request: &Path, room: &str) -> Result<(), Error> {
+    let signed = Authority::load(state_dir)?.sign(request)?;
+    let entry = Entry {
+        room: room.into(),
+        certificate_blake3: roster::fingerprint(&signed.certificate).to_string(),
+        revoked: false,
+    };
+    Roster::new(state_dir)
+        .enter(signed.box_id, &entry)
+        .map_err(|e| {
+            let what = format!("roster in {}: box {}", state_dir.display(), signed.box_id);
+            Error::Io(what, e)
+        })?;
+    print(&signed.chain_pem)
+}
+
+fn run(config: &Config) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Io("starting the runtime".into(), e))?;
+    runtime.block_on(async {
+        let server = Server::start(config).await?;
+        print(&format!(
+            "boxes: {}\npage: http://{}/\n",
+            server.boxes, server.page
+        ))?;
+        // Not under systemd there is nobody to tell.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let on = |kind| signal(kind).map_err(|e| Error::Io("signals".into(), e));
+        let (mut terminate, mut interrupt) =
+            (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        log::info!("ending");
+        server.stop().await;
+        Ok(())
+    })
+}
+
+/// The receiver, running; tests start it too.
+pub struct Server {
+    /// Where boxes connect.
+    pub boxes: SocketAddr,
+    /// Where browsers connect.
+    pub page: SocketAddr,
+    /// The archive and what is known of it.
+    pub library: Arc<Library>,
+    listener: Arc<Listener>,
+}
+
+impl Server {
+    /// Starts listening as `config` says.
+    async fn start(config: &Config) -> Result<Self, Error> {
+        let authority = Authority::load(&config.state_dir)?;
+        let library = Arc::new(Library::open(&config.store_dir).await?);
+        let roster = Roster::new(&config.state_dir);
+        let listener = Listener::bind(config.listen, &authority, library.clone(), roster)?;
+        let listener = Arc::new(listener);
+        let address = |e| Error::Io("the socket's address".into(), e);
+        let boxes = listener.local_addr().map_err(address)?;
+        let web = tokio::net::TcpListener::bind(config.web_listen)
+            .await
+            .map_err(|e| Error::Io(format!("{}/tcp", config.web_listen), e))?;
+        let page = web.local_addr().map_err(address)?;
+        let films = Films::new(config.state_dir.join("films"));
+        let router = web::router(library.clone(), films);
+        tokio::spawn(async move {
+            if let Err(e) = axum::serve(web, router).await {
+                log::error!("web: {e}");
+            }
+        });
+        let accepting = listener.clone();
+        tokio::spawn(async move { accepting.run().await });
+        Ok(Self {
+            boxes,
+            page,
+            library,
+            listener,
+        })
+    }
+
+    /// Ends every connection.
+    async fn stop(&self) {
+        self.listener.shut_down().await;
+    }
+}

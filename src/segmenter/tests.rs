@@ -1,6 +1,7 @@
 use super::*;
-use crate::media::{Monotonic, Rate};
+use crate::media::{Event, Fact, Monotonic, Rate};
 use crate::mp4::{Content, Segment, parse_segment};
+use crate::wire;
 use proptest::prelude::*;
 use std::time::Duration;
 

@@ -113,13 +113,6 @@ impl SoundLane {
                     pump.reopen_at(self.ends.failed(&error));
                 }
                 Received::Timeout => {}
-                Received::Closed => {
-                    log::error!(
-                        "{}: the microphone's thread ended by itself",
-                        self.ends.name
-                    );
-                    return self.ends.give(Input::Finished(self.ends.track));
-                }
             }
         }
     }

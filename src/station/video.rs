@@ -104,10 +104,6 @@ impl VideoLane {
                 }
                 Received::Failed(error) => pump.reopen_at(self.ends.failed(&error)),
                 Received::Timeout => {}
-                Received::Closed => {
-                    log::error!("{}: the camera's thread ended by itself", self.ends.name);
-                    return self.ends.give(Input::Finished(self.ends.track));
-                }
             }
         }
     }

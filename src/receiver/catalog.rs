@@ -1,0 +1,335 @@
+//! What is known of each recording, derived from the archive and from nothing else.
+//!
+//! Takes what each durable object says of itself and the facts of the events track; gives what is
+//! durable (for `Welcome`), what there is to show, and the moment at which a recording is complete:
+//! its END is known and each segment it names is durable or declared LOST. Pure: the archive calls
+//! nothing here and this calls no archive.
+
+use crate::media::{
+    BoxId, Event, Fact, Hash, LostReason, MediaTime, Provenance, RecordingId, StartedBy,
+    StopReason, Timescale, TrackId, TrackInfo, TrackKind, TrackTotal, WallClock,
+};
+use crate::mp4;
+use crate::wire::{self, Sequences};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A segment that is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// BLAKE3 of its bytes.
+    pub hash: Hash,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The span it belongs to.
+    pub span: u32,
+    /// Media time of its first access unit.
+    pub start: MediaTime,
+    /// Units per second of `start` and `duration`.
+    pub timescale: Timescale,
+    /// How long it lasts, to the unit; 0 for the events track.
+    pub duration: u64,
+    /// The init it needs.
+    pub init: Option<Hash>,
+}
+
+/// Segments that will never come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LostRange {
+    /// Their track.
+    pub track: TrackId,
+    /// The first number.
+    pub first: u64,
+    /// The last number.
+    pub last: u64,
+}
+
+/// How far a recording is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No END is known: it runs, or its box is away.
+    Open,
+    /// It ended; segments are still to come.
+    Arriving,
+    /// Everything is here or declared lost, and the manifest is durable.
+    Complete,
+}
+
+/// A span as the facts tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanFact {
+    /// The box's boot epoch.
+    pub epoch: u64,
+    /// Its start in UTC, as far as it is known.
+    pub wall: Option<WallClock>,
+    /// How long the box was away before it.
+    pub gap: Option<crate::media::GapLength>,
+}
+
+/// What a segment's bytes say, checked to be what its name says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// What the segment says of itself.
+    pub provenance: Provenance,
+    /// How it enters the catalog.
+    pub stored: Stored,
+    /// Its facts, of a segment of the events track.
+    pub facts: Vec<Fact>,
+}
+
+/// Bytes that are no segment.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The boxes are wrong.
+    #[error(transparent)]
+    Boxes(#[from] mp4::Error),
+    /// The facts are wrong.
+    #[error(transparent)]
+    Facts(#[from] wire::event::EventError),
+    /// The parts contradict each other.
+    #[error("{0}")]
+    Contradiction(&'static str),
+}
+
+/// Reads a segment whose bytes have `hash`.
+pub fn read_segment(bytes: &[u8], hash: Hash) -> Result<Read, ReadError> {
+    let segment = mp4::parse_segment(bytes)?;
+    let provenance = segment.provenance;
+    let timescale = Timescale::new(provenance.timescale)
+        .ok_or(ReadError::Contradiction("a timescale of zero"))?;
+    let is_events = provenance.key.track == TrackId::EVENTS;
+    let (duration, facts) = match segment.content {
+        mp4::Content::Events(batch) if is_events => (0, wire::event::decode(batch)?),
+        mp4::Content::Media(chunks) if !is_events => {
+            let Some((first, last)) = chunks.first().zip(chunks.last()) else {
+                return Err(ReadError::Contradiction("a segment without chunks"));
+            };
+            if i64::try_from(first.chunk.base_time) != Ok(provenance.start.0) {
+                return Err(ReadError::Contradiction(
+                    "the provenance box and the first chunk name different times",
+                ));
+            }
+            let end = last.chunk.base_time + last.chunk.duration();
+            (end - first.chunk.base_time, Vec::new())
+        }
+        _ => {
+            return Err(ReadError::Contradiction(
+                "track 0 is the events track, and only it holds facts",
+            ));
+        }
+    };
+    let stored = Stored {
+        hash,
+        bytes: bytes.len() as u64,
+        span: provenance.span,
+        start: provenance.start,
+        timescale,
+        duration,
+        init: provenance.init,
+    };
+    Ok(Read {
+        provenance,
+        stored,
+        facts,
+    })
+}
+
+/// One recording.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    /// Durable segments by track and sequence.
+    pub segments: BTreeMap<TrackId, BTreeMap<u64, Stored>>,
+    /// Durable inits.
+    pub inits: BTreeSet<Hash>,
+    /// Facts by the sequence number of the events segment that holds them.
+    facts: BTreeMap<u64, Vec<Fact>>,
+    /// LOST ranges that came by message, because nothing could be added to the events track.
+    declared_lost: BTreeMap<LostRange, LostReason>,
+    /// The box it came from in this run of the process, until its facts name one.
+    pub sender: Option<BoxId>,
+    /// True once the manifest is durable.
+    pub complete: bool,
+}
+
+impl Recording {
+    /// Enters a durable segment.
+    pub fn insert(&mut self, sequence: u64, track: TrackId, stored: Stored, facts: Vec<Fact>) {
+        let track_segments = self.segments.entry(track).or_default();
+        track_segments.insert(sequence, stored);
+        if track == TrackId::EVENTS {
+            self.facts.insert(sequence, facts);
+        }
+    }
+
+    /// Enters a LOST range that came by message.
+    pub fn insert_lost(&mut self, range: LostRange, reason: LostReason) {
+        self.declared_lost.insert(range, reason);
+    }
+
+    /// Its facts in the order in which they were noted.
+    pub fn facts(&self) -> impl Iterator<Item = &Fact> {
+        self.facts.values().flatten()
+    }
+
+    /// What is durable of `track`.
+    pub fn durable(&self, track: TrackId) -> Sequences {
+        let mut set = Sequences::default();
+        if let Some(segments) = self.segments.get(&track) {
+            segments.keys().for_each(|sequence| set.insert(*sequence));
+        }
+        set
+    }
+
+    /// The box that makes it, who started it, its room and its title.
+    pub fn started(&self) -> Option<(BoxId, StartedBy, Option<&str>, Option<&str>)> {
+        self.facts().find_map(|fact| match &fact.event {
+            Event::Started {
+                box_id,
+                by,
+                room,
+                title,
+            } => Some((*box_id, *by, room.as_deref(), title.as_deref())),
+            _ => None,
+        })
+    }
+
+    /// The box it belongs to, if that is known.
+    pub fn owner(&self) -> Option<BoxId> {
+        self.started().map(|started| started.0).or(self.sender)
+    }
+
+    /// Its spans; the last word on a span counts (its clock may have been corrected).
+    pub fn spans(&self) -> BTreeMap<u32, SpanFact> {
+        let mut spans = BTreeMap::new();
+        for fact in self.facts() {
+            if let Event::Span { epoch, wall, gap } = fact.event {
+                spans.insert(fact.span, SpanFact { epoch, wall, gap });
+            }
+        }
+        spans
+    }
+
+    /// Its tracks of sound and picture, as they were last described.
+    pub fn tracks(&self) -> BTreeMap<TrackId, &TrackInfo> {
+        let mut tracks = BTreeMap::new();
+        for fact in self.facts() {
+            if let Event::Track(info) = &fact.event {
+                tracks.insert(info.id, info);
+            }
+        }
+        tracks
+    }
+
+    /// The tracks of `kind`, the presenter's first: the one that a single player shows.
+    pub fn tracks_of(&self, kind: TrackKind) -> Vec<&TrackInfo> {
+        let mut tracks: Vec<_> = self.tracks().into_values().collect();
+        tracks.retain(|info| info.kind == kind);
+        tracks.sort_by_key(|info| (info.name != "presenter", info.id));
+        tracks
+    }
+
+    /// Everything declared lost.
+    pub fn lost(&self) -> BTreeMap<LostRange, LostReason> {
+        let mut lost = self.declared_lost.clone();
+        for fact in self.facts() {
+            if let Event::Lost {
+                track,
+                first,
+                last,
+                reason,
+            } = fact.event
+            {
+                lost.insert(LostRange { track, first, last }, reason);
+            }
+        }
+        lost
+    }
+
+    /// Why it ended and what it holds in total, once that is known.
+    pub fn end(&self) -> Option<(StopReason, &[TrackTotal])> {
+        self.facts().find_map(|fact| match &fact.event {
+            Event::End { reason, tracks } => Some((*reason, tracks.as_slice())),
+            _ => None,
+        })
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> State {
+        match (self.complete, self.end()) {
+            (true, _) => State::Complete,
+            (false, Some(_)) => State::Arriving,
+            (false, None) => State::Open,
+        }
+    }
+
+    /// How long its pictures and sound last, as far as they are here: the longest track.
+    pub fn length(&self) -> std::time::Duration {
+        let media = self.segments.iter().filter(|(id, _)| **id != TrackId::EVENTS);
+        let of_track = |segments: &BTreeMap<u64, Stored>| {
+            segments
+                .values()
+                .map(|s| u128::from(s.duration) * 1_000_000_000 / u128::from(s.timescale.get()))
+                .sum::<u128>()
+        };
+        let nanos = media.map(|(_, segments)| of_track(segments)).max();
+        std::time::Duration::from_nanos(nanos.unwrap_or(0).try_into().unwrap_or(u64::MAX))
+    }
+
+    /// What keeps it from being complete; none when it is whole.
+    pub fn missing(&self) -> Option<Missing> {
+        let Some((_, totals)) = self.end() else {
+            return Some(Missing::End);
+        };
+        let lost = self.lost();
+        let mut whole = vec![(TrackId::EVENTS, self.durable(TrackId::EVENTS).end())];
+        whole.extend(totals.iter().map(|total| (total.track, total.segments)));
+        for (track, count) in whole {
+            let mut present = self.durable(track);
+            for range in lost.keys().filter(|range| range.track == track) {
+                present.insert_range(wire::Range {
+                    first: range.first,
+                    last: range.last,
+                });
+            }
+            if present.cumulative() < count {
+                return Some(Missing::Segment(track, present.cumulative()));
+            }
+        }
+        totals
+            .iter()
+            .find(|total| !self.agrees(total, &lost))
+            .map(|total| Missing::Root(total.track))
+    }
+
+    /// Whether what is here has the root hash that the box states; with a part lost it cannot be
+    /// computed, and each segment's own hash has to do.
+    fn agrees(&self, total: &TrackTotal, lost: &BTreeMap<LostRange, LostReason>) -> bool {
+        if lost.keys().any(|range| range.track == total.track) {
+            return true;
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut bytes = 0;
+        for stored in self.segments.get(&total.track).into_iter().flatten() {
+            hasher.update(&stored.1.hash.0);
+            bytes += stored.1.bytes;
+        }
+        Hash(*hasher.finalize().as_bytes()) == total.root && bytes == total.bytes
+    }
+}
+
+/// What keeps a recording from being complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Nobody said that it is over.
+    End,
+    /// This segment of this track, the first of those missing.
+    Segment(TrackId, u64),
+    /// Nothing is missing, but the track's hashes are not those that the box states: a fault.
+    Root(TrackId),
+}
+
+/// Every recording.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// By id.
+    pub recordings: BTreeMap<RecordingId, Recording>,
+}

@@ -1,0 +1,181 @@
+//! The progressive MP4 of a complete recording: made when it is first asked for, kept in a cache.
+//!
+//! Takes archived segments, gives a file (H.264 + AAC, `moov` first) that any player opens. The cache
+//! may be deleted at any time; the archive is what counts.
+
+use super::archive::{self, Archive};
+use super::catalog::Recording;
+use crate::media::{GapLength, MediaTime, RecordingId, SegmentKey, TrackId};
+use crate::mp4::{self, ProgressiveTrack, SegmentSource};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::PathBuf;
+
+/// Why there is no file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An object cannot be read.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// The tables cannot be made.
+    #[error(transparent)]
+    Boxes(#[from] mp4::Error),
+    /// The cache.
+    #[error("{path}: {source}; check that the state directory is writable and not full", path = path.display())]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The task that made it was ended.
+    #[error("making the file was interrupted")]
+    Interrupted,
+}
+
+/// The cache of files, one per recording.
+pub struct Films {
+    dir: PathBuf,
+    /// One is made at a time: it costs disk bandwidth, which the boxes need.
+    making: tokio::sync::Mutex<()>,
+}
+
+/// Where each span starts on the recording's timeline: after the spans before it and the time that
+/// the box is known to have been away.
+pub fn span_starts(recording: &Recording) -> BTreeMap<u32, i64> {
+    let spans = recording.spans();
+    let mut ends: BTreeMap<u32, i64> = BTreeMap::new();
+    let media = recording.segments.iter().filter(|(id, _)| **id != TrackId::EVENTS);
+    for stored in media.flat_map(|(_, segments)| segments.values()) {
+        let units = i64::try_from(stored.duration).unwrap_or(i64::MAX);
+        let end = MediaTime(stored.start.0.saturating_add(units)).as_nanos(stored.timescale);
+        let known = ends.entry(stored.span).or_default();
+        *known = (*known).max(end);
+    }
+    let mut at = 0i64;
+    let mut starts = BTreeMap::new();
+    for (span, length) in ends {
+        if let Some(GapLength::Known { nanos, .. }) = spans.get(&span).and_then(|span| span.gap) {
+            at = at.saturating_add(i64::try_from(nanos).unwrap_or(i64::MAX));
+        }
+        starts.insert(span, at);
+        at = at.saturating_add(length);
+    }
+    starts
+}
+
+impl Films {
+    /// A cache in `dir`.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            making: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The file of a complete recording.
+    pub async fn get(
+        &self,
+        archive: &Archive,
+        id: RecordingId,
+        recording: &Recording,
+    ) -> Result<PathBuf, Error> {
+        let path = self.dir.join(format!("{id}.mp4"));
+        let _one_at_a_time = self.making.lock().await;
+        if path.is_file() {
+            return Ok(path);
+        }
+        let starts = span_starts(recording);
+        let mut tracks = Vec::new();
+        let mut names = Vec::new();
+        for (track, info) in recording.tracks() {
+            let Some(segments) = recording.segments.get(&track) else {
+                continue;
+            };
+            let mut inits = Vec::new();
+            let mut sources = Vec::new();
+            let mut objects = Vec::new();
+            for (&sequence, stored) in segments {
+                let Some(hash) = stored.init else { continue };
+                let init = match inits.iter().position(|known| *known == hash) {
+                    Some(init) => init,
+                    None => {
+                        inits.push(hash);
+                        inits.len() - 1
+                    }
+                };
+                sources.push(SegmentSource {
+                    init,
+                    span_start_nanos: starts.get(&stored.span).copied().unwrap_or(0),
+                });
+                objects.push(archive::segment_path(&SegmentKey {
+                    recording: id,
+                    track,
+                    sequence,
+                }));
+            }
+            let mut bytes = Vec::new();
+            for hash in inits {
+                let init = archive.read(&archive::init_path(id, hash)).await?;
+                bytes.push(init.to_vec());
+            }
+            tracks.push(ProgressiveTrack {
+                name: info.name.clone(),
+                inits: bytes,
+                segments: sources,
+            });
+            names.push(objects);
+        }
+        let (staged, dir) = (path.with_extension("part"), self.dir.clone());
+        let archive = archive.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let made = tokio::task::spawn_blocking(move || {
+            let cache = |source| Error::Cache {
+                path: staged.clone(),
+                source,
+            };
+            std::fs::create_dir_all(&dir).map_err(cache)?;
+            let mut out = BufWriter::new(File::create(&staged).map_err(cache)?);
+            let fetch = |track: usize, segment: usize| {
+                let name: &String = &names[track][segment];
+                let bytes = runtime.block_on(archive.read(name));
+                bytes.map(Vec::from).map_err(io::Error::other)
+            };
+            mp4::write_progressive(&tracks, fetch, &mut out)?;
+            std::fs::rename(&staged, &path).map_err(cache)?;
+            Ok(path)
+        });
+        made.await.unwrap_or(Err(Error::Interrupted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::{Event, MediaTime};
+    use crate::receiver::samples::*;
+
+    #[test]
+    fn a_span_starts_after_the_one_before_and_the_time_away() {
+        let mut recording = recording(2);
+        let away = Event::Span {
+            epoch: 2,
+            wall: None,
+            gap: Some(GapLength::Known {
+                nanos: 7_000_000_000,
+                uncertainty_nanos: 0,
+            }),
+        };
+        let events = stored(TrackId::EVENTS, 1, 1, 0);
+        recording.insert(1, TrackId::EVENTS, events, vec![fact(1, away)]);
+        let mut late = stored(VIDEO, 2, 1, 0);
+        late.start = MediaTime(90_000);
+        recording.insert(2, VIDEO, late, vec![]);
+        recording.insert(3, VIDEO, stored(VIDEO, 3, 2, 0), vec![]);
+        let starts = span_starts(&recording);
+        // Two segments of 2 s, 7 s away; then 1 s + 2 s, and an unknown time away.
+        let expected = [(0, 0), (1, 11_000_000_000), (2, 14_000_000_000)];
+        assert_eq!(starts, BTreeMap::from(expected));
+    }
+}

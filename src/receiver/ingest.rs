@@ -1,0 +1,397 @@
+//! The engine of one session: bytes of its streams in, work out. Owns no socket, file or clock.
+//!
+//! ```text
+//! Hello -> Greet -> (driver asks fence and library) -> Welcome
+//! bytes of a segment -> Received every 64 KiB and at each chunk's end
+//! its valid trailer and FIN -> Keep -> (durable) -> Durable, Complete
+//! ```
+//!
+//! A stream that is cut, or whose trailer is wrong, leaves nothing. What is held in memory of all
+//! segments under way is bounded by [`Config::held_bytes`].
+
+use super::library::{Error as KeepError, Kept};
+use crate::media::{BoxId, Hash, RecordingId, SegmentKey};
+use crate::wire::framing::{self, MessageReader};
+use crate::wire::message::{
+    Complete, Durable, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message,
+    Received, Welcome,
+};
+use crate::wire::stream::{Finished, SegmentHeader, StreamEvent, StreamReader};
+use crate::wire::{ErrorCode, Sequences};
+use std::collections::BTreeMap;
+
+/// Bounds of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The most bytes of segments held in memory until they are durable.
+    pub held_bytes: u64,
+    /// RECEIVED is sent each time so many more bytes of a segment have arrived.
+    pub received_every: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            held_bytes: 48 * 1024 * 1024,
+            received_every: 64 * 1024,
+        }
+    }
+}
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub enum Work {
+    /// Let fence and library answer this `Hello`, then call [`Ingest::welcome`] or close.
+    Greet(Hello),
+    /// Send this on the control stream.
+    Send(Message),
+    /// Make this segment durable, then call [`Ingest::kept`].
+    Keep {
+        /// The stream it came on.
+        stream: u64,
+        /// Its name and init.
+        header: SegmentHeader,
+        /// The bytes to archive.
+        bytes: Vec<u8>,
+        /// Their hash, already checked.
+        hash: Hash,
+    },
+    /// Make this init durable, then call [`Ingest::init_kept`].
+    KeepInit {
+        /// Its hash, already checked.
+        hash: Hash,
+        /// The bytes to archive.
+        bytes: Vec<u8>,
+    },
+    /// Make this declaration durable, then call [`Ingest::lost_kept`].
+    KeepLost(Lost),
+    /// Refuse the rest of this stream.
+    Stop {
+        /// The stream.
+        stream: u64,
+        /// Why.
+        code: ErrorCode,
+        /// Why, for the log.
+        text: String,
+    },
+    /// End the connection.
+    Close {
+        /// Why.
+        code: ErrorCode,
+        /// Why, for people at both ends.
+        text: String,
+    },
+}
+
+/// Counters of one session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Segments made durable.
+    pub segments: u64,
+    /// Bytes of segments received, including those of streams that were cut.
+    pub bytes: u64,
+    /// Streams that left nothing: cut, refused or not kept.
+    pub refused: u64,
+}
+
+enum State {
+    /// No `Hello` yet.
+    Silent,
+    /// The driver is asking fence and library.
+    Greeted,
+    Open,
+    Closed,
+}
+
+struct Incoming {
+    reader: StreamReader,
+    header: Option<SegmentHeader>,
+    bytes: Vec<u8>,
+    acknowledged: u64,
+}
+
+/// The engine of one session.
+pub struct Ingest {
+    config: Config,
+    box_id: BoxId,
+    state: State,
+    control: MessageReader,
+    streams: BTreeMap<u64, Incoming>,
+    held: u64,
+    stats: Stats,
+}
+
+impl Ingest {
+    /// The engine of a connection whose certificate is that of `box_id`.
+    pub fn new(box_id: BoxId, config: Config) -> Self {
+        Self {
+            config,
+            box_id,
+            state: State::Silent,
+            control: MessageReader::new(),
+            streams: BTreeMap::new(),
+            held: 0,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn close(&mut self, code: ErrorCode, text: impl Into<String>) -> Work {
+        self.state = State::Closed;
+        Work::Close {
+            code,
+            text: text.into(),
+        }
+    }
+
+    /// Bytes of the control stream.
+    pub fn control(&mut self, mut input: &[u8]) -> Vec<Work> {
+        let mut work = Vec::new();
+        while !matches!(self.state, State::Closed) {
+            match self.control.next(&mut input) {
+                Ok(Some(message)) => work.extend(self.message(message)),
+                Ok(None) => break,
+                Err(e) => work.push(self.close(e.code(), e.to_string())),
+            }
+        }
+        work
+    }
+
+    fn message(&mut self, message: Message) -> Option<Work> {
+        match (&self.state, message) {
+            (State::Silent, Message::Hello(hello)) => {
+                if hello.box_id != self.box_id {
+                    let text = format!(
+                        "Hello names box {}, the certificate {}",
+                        hello.box_id, self.box_id
+                    );
+                    return Some(self.close(ErrorCode::WRONG_BOX, text));
+                }
+                if hello.recordings.len() > MAX_RECORDINGS {
+                    let text = format!("Hello names more than {MAX_RECORDINGS} recordings");
+                    return Some(self.close(ErrorCode::PROTOCOL, text));
+                }
+                self.state = State::Greeted;
+                Some(Work::Greet(hello))
+            }
+            (State::Silent, _) => {
+                Some(self.close(ErrorCode::PROTOCOL, "the first message is not Hello"))
+            }
+            // Nothing of it is kept: a fact that must last is in the events track.
+            (_, Message::Status(_)) => None,
+            (State::Open, Message::Lost(lost)) => Some(Work::KeepLost(lost)),
+            (_, Message::Error(error)) => {
+                log::warn!(
+                    "box {}: {}: {}",
+                    self.box_id,
+                    error.code,
+                    printable(&error.text)
+                );
+                None
+            }
+            (_, message) => {
+                let text = format!("{} is not allowed here", kind(&message));
+                Some(self.close(ErrorCode::PROTOCOL, text))
+            }
+        }
+    }
+
+    /// The box was let in: what its `Hello` is answered.
+    pub fn welcome(&mut self, mut welcome: Welcome) -> Work {
+        // The answer must fit a message. Ranges may be left out, which only has them sent again; a
+        // recording may not: the box would take it for forgotten.
+        if framing::encode(&Message::Welcome(welcome.clone())).is_err() {
+            let tracks = welcome.recordings.iter_mut().flat_map(|held| &mut held.tracks);
+            for track in tracks {
+                track.durable = Sequences::below(track.durable.cumulative());
+            }
+        }
+        let message = Message::Welcome(welcome);
+        if framing::encode(&message).is_err() {
+            return self.close(ErrorCode::INTERNAL, "no Welcome can be written");
+        }
+        self.state = State::Open;
+        Work::Send(message)
+    }
+
+    /// Bytes of a unidirectional stream. A stream that [`Work::Stop`] named gives nothing more.
+    pub fn stream(&mut self, stream: u64, mut input: &[u8]) -> Vec<Work> {
+        // QUIC orders nothing between streams. What overtakes the `Hello` waits in the transport,
+        // whose windows bound it: the driver reads streams only after `Welcome`.
+        if !matches!(self.state, State::Open) {
+            return Vec::new();
+        }
+        let mut work = Vec::new();
+        let incoming = self.streams.entry(stream).or_insert_with(|| Incoming {
+            reader: StreamReader::new(),
+            header: None,
+            bytes: Vec::new(),
+            acknowledged: 0,
+        });
+        loop {
+            let mut received = false;
+            match incoming.reader.next(&mut input) {
+                Ok(None) => break,
+                Ok(Some(StreamEvent::Header(header))) => incoming.header = Some(header),
+                Ok(Some(StreamEvent::ChunkStart(_))) => {}
+                Ok(Some(StreamEvent::ChunkBytes(bytes))) => {
+                    let length = bytes.len() as u64;
+                    if self.held + length > self.config.held_bytes {
+                        let text = format!(
+                            "more than {} bytes of segments are under way",
+                            self.config.held_bytes
+                        );
+                        work.push(self.stop(stream, ErrorCode::BUSY, text));
+                        return work;
+                    }
+                    self.held += length;
+                    self.stats.bytes += length;
+                    incoming.bytes.extend_from_slice(bytes);
+                    let new = incoming.bytes.len() as u64 - incoming.acknowledged;
+                    received = new >= self.config.received_every;
+                }
+                Ok(Some(StreamEvent::ChunkEnd)) => received = true,
+                Err(e) => {
+                    let (code, text) = (e.code(), e.to_string());
+                    work.push(self.stop(stream, code, text));
+                    return work;
+                }
+            }
+            let length = incoming.bytes.len() as u64;
+            if let (true, Some(header)) = (received && length > incoming.acknowledged, incoming.header) {
+                incoming.acknowledged = length;
+                work.push(Work::Send(Message::Received(Received {
+                    key: header.key,
+                    offset: length,
+                })));
+            }
+        }
+        work
+    }
+
+    /// The stream's FIN: only now does its segment or init exist.
+    pub fn finished(&mut self, stream: u64) -> Vec<Work> {
+        let Some(incoming) = self.streams.remove(&stream) else {
+            return Vec::new();
+        };
+        let length = incoming.bytes.len() as u64;
+        match (incoming.reader.finish(), incoming.header) {
+            (Ok(Finished::Segment { hash, .. }), Some(header)) => vec![Work::Keep {
+                stream,
+                header,
+                bytes: incoming.bytes,
+                hash,
+            }],
+            (Ok(Finished::Init { hash, bytes }), _) => vec![Work::KeepInit { hash, bytes }],
+            (Ok(Finished::Segment { .. }), None) => Vec::new(),
+            (Err(e), _) => {
+                self.held -= length;
+                self.stats.refused += 1;
+                let key = incoming.header.map(|header| header.key);
+                vec![trouble(e.code(), e.to_string(), key)]
+            }
+        }
+    }
+
+    /// The stream was reset, or the connection went: it leaves nothing.
+    pub fn cut(&mut self, stream: u64) {
+        if let Some(incoming) = self.streams.remove(&stream) {
+            self.held -= incoming.bytes.len() as u64;
+            self.stats.refused += 1;
+        }
+    }
+
+    fn stop(&mut self, stream: u64, code: ErrorCode, text: String) -> Work {
+        self.cut(stream);
+        Work::Stop { stream, code, text }
+    }
+
+    /// A segment of `length` bytes from [`Work::Keep`] is durable, or is not kept.
+    pub fn kept(
+        &mut self,
+        key: SegmentKey,
+        length: u64,
+        result: Result<Kept, KeepError>,
+    ) -> Vec<Work> {
+        self.held = self.held.saturating_sub(length);
+        match result {
+            Ok(kept) => {
+                self.stats.segments += 1;
+                let mut work = vec![durable(&key, kept.durable)];
+                work.extend(complete(key.recording, kept.complete));
+                work
+            }
+            Err(e) => {
+                self.stats.refused += 1;
+                vec![trouble(e.code(), e.to_string(), Some(key))]
+            }
+        }
+    }
+
+    /// An init is durable, or is not kept.
+    pub fn init_kept(&mut self, hash: Hash, result: Result<(), KeepError>) -> Work {
+        match result {
+            Ok(()) => Work::Send(Message::InitDurable(InitDurable { hashes: vec![hash] })),
+            Err(e) => {
+                self.stats.refused += 1;
+                trouble(e.code(), e.to_string(), None)
+            }
+        }
+    }
+
+    /// A LOST declaration is durable, or is not kept.
+    pub fn lost_kept(&mut self, lost: &Lost, result: Result<bool, KeepError>) -> Option<Work> {
+        match result {
+            Ok(whole) => complete(lost.recording, whole),
+            Err(e) => Some(trouble(e.code(), e.to_string(), None)),
+        }
+    }
+}
+
+fn durable(key: &SegmentKey, durable: Sequences) -> Work {
+    Work::Send(Message::Durable(Durable {
+        recording: key.recording,
+        track: key.track,
+        durable,
+    }))
+}
+
+fn complete(recording: RecordingId, complete: bool) -> Option<Work> {
+    complete.then_some(Work::Send(Message::Complete(Complete { recording })))
+}
+
+/// Tells the box about a segment or init; the connection goes on.
+fn trouble(code: ErrorCode, text: String, key: Option<SegmentKey>) -> Work {
+    Work::Send(Message::Error(ErrorMessage { code, text, key }))
+}
+
+fn kind(message: &Message) -> &'static str {
+    match message {
+        Message::Hello(_) => "a second Hello",
+        Message::Welcome(_) => "Welcome",
+        Message::Received(_) => "Received",
+        Message::Durable(_) => "Durable",
+        Message::InitDurable(_) => "InitDurable",
+        Message::Complete(_) => "Complete",
+        Message::Status(_) => "Status",
+        Message::Command(_) => "Command",
+        Message::Lost(_) => "Lost before Welcome",
+        Message::Error(_) => "Error",
+    }
+}
+
+/// A text from the network as one line of the log.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "ingest_tests.rs"]
+mod tests;

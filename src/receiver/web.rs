@@ -1,0 +1,404 @@
+//! Pages, playlists and bytes over HTTP, on loopback.
+//!
+//! Takes the library; gives the list of recordings, a page with a player for each, HLS, the MP4 of a
+//! complete one, and the manifest. A browser gets exactly the bytes that are archived, their hash
+//! checked as they are read. There is no sign-in yet: only loopback is listened on, and only requests
+//! that name it as their host are answered, so that no other site can read along by pointing its own
+//! name here.
+
+use super::archive;
+use super::catalog::{Recording, State};
+use super::film::Films;
+use super::library::Library;
+use super::playlist;
+use super::view::{self, Row};
+use crate::media::{Hash, RecordingId, SegmentKey, TrackId};
+use askama::Template;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State as Shared};
+use axum::http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH, RANGE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use std::io::SeekFrom;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    media-src 'self' blob:; img-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
+const HTML: &str = "text/html; charset=utf-8";
+const PLAYLIST: &str = "application/vnd.apple.mpegurl";
+const MP4: &str = "video/mp4";
+const JSON: &str = "application/json";
+/// For what never changes under its name.
+const FOR_EVER: &str = "private, max-age=31536000, immutable";
+const NEVER: &str = "no-store";
+const ASK_AGAIN: &str = "no-cache";
+
+/// What the pages are made from.
+pub struct Web {
+    library: Arc<Library>,
+    films: Films,
+}
+
+/// The routes of the receiver; `films` is where finished MP4 files are cached.
+pub fn router(library: Arc<Library>, films: Films) -> Router {
+    Router::new()
+        .route("/", get(list))
+        .route("/recordings/{id}", get(page))
+        .route("/recordings/{id}/state", get(state))
+        .route("/recordings/{id}/manifest.json", get(manifest))
+        .route("/recordings/{id}/recording.mp4", get(film))
+        .route("/hls/{id}/index.m3u8", get(multivariant))
+        .route("/hls/{id}/init/{file}", get(init))
+        .route("/hls/{id}/{track}/{file}", get(track_file))
+        .route("/assets/{file}", get(asset))
+        .layer(from_fn(guard))
+        .with_state(Arc::new(Web { library, films }))
+}
+
+/// Answers only loopback hosts, and sets what every answer carries.
+async fn guard(request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    if !host.is_some_and(is_loopback_host) {
+        let text = "This receiver answers only as localhost, 127.0.0.1 or [::1].\n";
+        return (StatusCode::MISDIRECTED_REQUEST, text).into_response();
+    }
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+fn is_loopback_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn not_found(what: &str) -> Response {
+    (StatusCode::NOT_FOUND, format!("{what}\n")).into_response()
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Response {
+    log::error!("web: {error}");
+    let text = "The receiver could not read this; its log says why.\n";
+    (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+}
+
+fn html(page: &impl Template) -> Response {
+    match page.render() {
+        Ok(text) => ([(CONTENT_TYPE, HTML), (CACHE_CONTROL, NEVER)], Html(text)).into_response(),
+        Err(e) => failed(&e),
+    }
+}
+
+/// What never changes: answered with its hash as ETag.
+fn immutable(headers: &HeaderMap, hash: Hash, kind: &'static str, bytes: Bytes) -> Response {
+    let tag = format!("\"{hash}\"");
+    let asked = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let known = asked.is_some_and(|asked| asked.split(',').any(|known| known.trim() == tag));
+    let about = [
+        (CONTENT_TYPE, kind.to_owned()),
+        (CACHE_CONTROL, FOR_EVER.to_owned()),
+        (ETAG, tag),
+    ];
+    if known {
+        return (StatusCode::NOT_MODIFIED, about).into_response();
+    }
+    (about, bytes).into_response()
+}
+
+impl Web {
+    /// What `answer` makes of a recording that has anything to show.
+    fn with<T>(&self, id: &str, answer: impl FnOnce(RecordingId, &Recording) -> T) -> Option<T> {
+        let id: RecordingId = id.parse().ok()?;
+        let catalog = self.library.read();
+        let recording = catalog.recordings.get(&id)?;
+        (!recording.segments.is_empty()).then(|| answer(id, recording))
+    }
+}
+
+#[derive(Template)]
+#[template(path = "list.html", config = "src/receiver/pages/askama.toml")]
+struct ListPage {
+    rows: Vec<Row>,
+    any_open: bool,
+}
+
+async fn list(Shared(web): Shared<Arc<Web>>) -> Response {
+    let rows = view::rows(&web.library.read());
+    let any_open = rows.iter().any(|row| row.state_class != "complete");
+    html(&ListPage { rows, any_open })
+}
+
+#[derive(Template)]
+#[template(path = "recording.html", config = "src/receiver/pages/askama.toml")]
+struct RecordingPage {
+    row: Row,
+    complete: bool,
+    main_label: String,
+    second: Option<(TrackId, String)>,
+    audio: Option<TrackId>,
+    gaps: Vec<String>,
+}
+
+async fn page(Shared(web): Shared<Arc<Web>>, Path(id): Path<String>) -> Response {
+    let page = web.with(&id, |id, recording| {
+        let players = view::players(recording);
+        RecordingPage {
+            row: view::row(id, recording),
+            complete: recording.complete,
+            main_label: players.main,
+            second: players.second,
+            audio: players.audio,
+            gaps: view::gaps(recording),
+        }
+    });
+    match page {
+        Some(page) => html(&page),
+        None => not_found("There is no such recording here."),
+    }
+}
+
+async fn state(Shared(web): Shared<Arc<Web>>, Path(id): Path<String>) -> Response {
+    let Some(row) = web.with(&id, view::row) else {
+        return not_found("There is no such recording here.");
+    };
+    let text = serde_json::json!({ "class": row.state_class, "text": row.state }).to_string();
+    ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NEVER)], text).into_response()
+}
+
+async fn manifest(Shared(web): Shared<Arc<Web>>, Path(id): Path<String>) -> Response {
+    let Some(Some(id)) = web.with(&id, |id, recording| recording.complete.then_some(id)) else {
+        return not_found("The recording is not complete: it has no manifest yet.");
+    };
+    match web.library.archive.read(&archive::manifest_path(id)).await {
+        Ok(bytes) => ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, ASK_AGAIN)], bytes).into_response(),
+        Err(e) => failed(&e),
+    }
+}
+
+async fn multivariant(Shared(web): Shared<Arc<Web>>, Path(id): Path<String>) -> Response {
+    let text = web.with(&id, |_, recording| {
+        let text = playlist::multivariant(recording)?;
+        Some((text, recording.state()))
+    });
+    playlist_answer(text.flatten())
+}
+
+fn playlist_answer(text: Option<(String, State)>) -> Response {
+    let Some((text, state)) = text else {
+        let mut response = not_found("There is nothing to play yet.");
+        let never = HeaderValue::from_static(NEVER);
+        response.headers_mut().insert(CACHE_CONTROL, never);
+        return response;
+    };
+    let cache = if state == State::Complete {
+        ASK_AGAIN
+    } else {
+        NEVER
+    };
+    ([(CONTENT_TYPE, PLAYLIST), (CACHE_CONTROL, cache)], text).into_response()
+}
+
+async fn init(
+    Shared(web): Shared<Arc<Web>>,
+    Path((id, file)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    let hash = file.strip_suffix(".mp4").and_then(|hash| hash.parse().ok());
+    let known = hash.and_then(|hash: Hash| {
+        let found = web.with(&id, |id, recording| {
+            recording.inits.contains(&hash).then_some((id, hash))
+        });
+        found.flatten()
+    });
+    let Some((id, hash)) = known else {
+        return not_found("There is no such init here.");
+    };
+    object(&web, &headers, &archive::init_path(id, hash), hash).await
+}
+
+async fn track_file(
+    Shared(web): Shared<Arc<Web>>,
+    Path((id, track, file)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    // The events track is for the receiver, not for players.
+    let track = track.parse().ok().map(TrackId).filter(|track| *track != TrackId::EVENTS);
+    let Some(track) = track else {
+        return not_found("There is no such track here.");
+    };
+    if file == "index.m3u8" {
+        let text = web.with(&id, |_, recording| {
+            Some((playlist::media(recording, track)?, recording.state()))
+        });
+        return playlist_answer(text.flatten());
+    }
+    let sequence = file.strip_suffix(".m4s").and_then(|number| number.parse().ok());
+    let known = sequence.and_then(|sequence: u64| {
+        let found = web.with(&id, |recording, known| {
+            let stored = known.segments.get(&track)?.get(&sequence)?;
+            let key = SegmentKey {
+                recording,
+                track,
+                sequence,
+            };
+            Some((archive::segment_path(&key), stored.hash))
+        });
+        found.flatten()
+    });
+    match known {
+        Some((name, hash)) => object(&web, &headers, &name, hash).await,
+        None => not_found("There is no such segment here."),
+    }
+}
+
+/// An archived object whose bytes must have `hash`.
+async fn object(web: &Web, headers: &HeaderMap, name: &str, hash: Hash) -> Response {
+    match web.library.archive.read(name).await {
+        Ok(bytes) if archive::hash(&bytes) == hash => immutable(headers, hash, MP4, bytes),
+        Ok(_) => failed(&format!(
+            "{name} is damaged: its bytes have another hash than when they were archived; check the disk"
+        )),
+        Err(e) => failed(&e),
+    }
+}
+
+async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
+    let (kind, bytes): (_, &'static [u8]) = match file.as_str() {
+        "hls.min.js" => (
+            "text/javascript; charset=utf-8",
+            include_bytes!("assets/hls.min.js"),
+        ),
+        "player.js" => (
+            "text/javascript; charset=utf-8",
+            include_bytes!("assets/player.js"),
+        ),
+        "style.css" => (
+            "text/css; charset=utf-8",
+            include_bytes!("assets/style.css"),
+        ),
+        _ => return not_found("There is no such file."),
+    };
+    // Its name stays over releases: a browser asks each time whether it is still the same.
+    let mut response = immutable(&headers, archive::hash(bytes), kind, Bytes::from_static(bytes));
+    let again = HeaderValue::from_static(ASK_AGAIN);
+    response.headers_mut().insert(CACHE_CONTROL, again);
+    response
+}
+
+async fn film(
+    Shared(web): Shared<Arc<Web>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let complete = web.with(&id, |id, recording| {
+        recording.complete.then(|| (id, recording.clone()))
+    });
+    let Some(Some((id, recording))) = complete else {
+        return not_found("The recording is not complete: there is no file yet.");
+    };
+    match web.films.get(&web.library.archive, id, &recording).await {
+        Ok(path) => match file_answer(&path, id, &headers).await {
+            Ok(response) => response,
+            Err(e) => failed(&format!("{}: {e}", path.display())),
+        },
+        Err(e) => failed(&e),
+    }
+}
+
+/// A file, or the range of it that was asked for (RFC 9110, section 14), streamed.
+async fn file_answer(
+    path: &std::path::Path,
+    id: RecordingId,
+    headers: &HeaderMap,
+) -> std::io::Result<Response> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let total = file.metadata().await?.len();
+    let asked = headers.get(RANGE).and_then(|range| range.to_str().ok());
+    let range = match asked.map(|asked| parse_range(asked, total)) {
+        Some(Range::Unsatisfiable) => {
+            let about = [(CONTENT_RANGE, format!("bytes */{total}"))];
+            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, about).into_response());
+        }
+        Some(Range::Part(first, last)) => Some((first, last)),
+        Some(Range::Whole) | None => None,
+    };
+    let (first, length) = match range {
+        Some((first, last)) => (first, last - first + 1),
+        None => (0, total),
+    };
+    file.seek(SeekFrom::Start(first)).await?;
+    let part = file.take(length);
+    let stream = futures_util::stream::try_unfold(part, |mut part| async move {
+        let mut piece = Vec::with_capacity(64 * 1024);
+        let read = (&mut part).take(64 * 1024).read_to_end(&mut piece).await?;
+        Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(piece), part)))
+    });
+    let about = [
+        (CONTENT_TYPE, MP4.to_owned()),
+        (CONTENT_LENGTH, length.to_string()),
+        (ACCEPT_RANGES, "bytes".to_owned()),
+        (CACHE_CONTROL, ASK_AGAIN.to_owned()),
+        (ETAG, format!("\"{id}\"")),
+    ];
+    let body = Body::from_stream(stream);
+    Ok(match range {
+        Some((first, last)) => {
+            let place = [(CONTENT_RANGE, format!("bytes {first}-{last}/{total}"))];
+            (StatusCode::PARTIAL_CONTENT, about, place, body).into_response()
+        }
+        None => (about, body).into_response(),
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Range {
+    /// Not one range of bytes: the whole is a right answer to it.
+    Whole,
+    /// First and last byte.
+    Part(u64, u64),
+    Unsatisfiable,
+}
+
+fn parse_range(asked: &str, total: u64) -> Range {
+    let Some((first, last)) = asked
+        .strip_prefix("bytes=")
+        .and_then(|range| range.split_once('-'))
+    else {
+        return Range::Whole;
+    };
+    match (first.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(first), _) if first >= total => Range::Unsatisfiable,
+        (Ok(first), Ok(last)) if first <= last => Range::Part(first, last.min(total - 1)),
+        (Ok(first), Err(_)) if last.is_empty() => Range::Part(first, total - 1),
+        (Err(_), Ok(suffix)) if first.is_empty() => match (suffix, total) {
+            (0, _) | (_, 0) => Range::Unsatisfiable,
+            _ => Range::Part(total.saturating_sub(suffix), total - 1),
+        },
+        _ => Range::Whole,
+    }
+}
+
+#[cfg(test)]
+#[path = "web_tests.rs"]
+mod tests;

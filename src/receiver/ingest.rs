@@ -13,8 +13,8 @@ use super::library::{Error as KeepError, Kept};
 use crate::media::{BoxId, Hash, RecordingId, SegmentKey};
 use crate::wire::framing::{self, MessageReader};
 use crate::wire::message::{
-    Complete, Durable, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message,
-    Received, Welcome,
+    Complete, Durable, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message, Received,
+    Welcome,
 };
 use crate::wire::stream::{Finished, SegmentHeader, StreamEvent, StreamReader};
 use crate::wire::{ErrorCode, Sequences};
@@ -205,7 +205,10 @@ impl Ingest {
         // The answer must fit a message. Ranges may be left out, which only has them sent again; a
         // recording may not: the box would take it for forgotten.
         if framing::encode(&Message::Welcome(welcome.clone())).is_err() {
-            let tracks = welcome.recordings.iter_mut().flat_map(|held| &mut held.tracks);
+            let tracks = welcome
+                .recordings
+                .iter_mut()
+                .flat_map(|held| &mut held.tracks);
             for track in tracks {
                 track.durable = Sequences::below(track.durable.cumulative());
             }
@@ -262,7 +265,9 @@ impl Ingest {
                 }
             }
             let length = incoming.bytes.len() as u64;
-            if let (true, Some(header)) = (received && length > incoming.acknowledged, incoming.header) {
+            if let (true, Some(header)) =
+                (received && length > incoming.acknowledged, incoming.header)
+            {
                 incoming.acknowledged = length;
                 work.push(Work::Send(Message::Received(Received {
                     key: header.key,

@@ -400,13 +400,14 @@ pub fn enroll(state: &Path, receiver: &Receiver, room: &str) {
         run(BOX, &["enroll", "--csr", "--state-directory", text(state)]),
     )
     .unwrap();
+    let authority = receiver.home.join("state");
     let signing = [
         "sign",
         text(&request),
         "--room",
         room,
         "--state-dir",
-        text(&receiver.home.join("state")),
+        text(&authority),
     ];
     fs::write(&signed, run(RECEIVER, &signing)).unwrap();
     run(

@@ -10,7 +10,7 @@ use hallcast::media::{
 };
 use hallcast::receiver::archive::{init_path, segment_path};
 use hallcast::segmenter::{self, Cut, Events, Segmenter};
-use hallcast::{mp4, wire};
+use hallcast::mp4;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -45,7 +45,10 @@ impl Store {
 
     fn total(&self, recording: RecordingId, track: TrackId) -> TrackTotal {
         let folder = format!("recordings/{recording}/{track}/");
-        let of_track = self.objects.iter().filter(|(name, _)| name.starts_with(&folder));
+        let of_track = self
+            .objects
+            .iter()
+            .filter(|(name, _)| name.starts_with(&folder));
         let mut root = blake3::Hasher::new();
         let (mut segments, mut bytes) = (0, 0);
         for (_, object) in of_track {
@@ -214,17 +217,16 @@ pub fn make(id: RecordingId, seconds: u64, ended: bool, slides: bool) -> Objects
             tracks: totals,
         });
     }
-    let mut batch = Vec::new();
-    for event in events {
-        let fact = Fact {
+    let facts: Vec<Fact> = events
+        .into_iter()
+        .map(|event| Fact {
             span: 0,
             at_nanos: 0,
             event,
-        };
-        wire::event::encode(&fact, &mut batch);
-    }
+        })
+        .collect();
     Events::new(id, 1, 0, 0)
-        .push(&batch, 0, Monotonic::from_nanos(0), &mut |segmented| {
+        .push(&facts, Monotonic::from_nanos(0), &mut |segmented| {
             store.take(id, segmented);
         })
         .unwrap();

@@ -1,7 +1,7 @@
 //! What a machine has: the strict parser of `boards/*.toml`, and which board this machine is.
 //!
 //! Takes a board file's text (compiled in, or from a path) and the text of the device tree's
-//! `compatible`; gives a [`Board`]. What does not belong here: where recordings go and who may do
+//! `compatible`; gives a [`crate::board::Board`]. What does not belong here: where recordings go and who may do
 //! what (site settings, `station`), and opening anything: hardware is probed by `source` and `panel`,
 //! never believed.
 //!

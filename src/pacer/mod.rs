@@ -5,8 +5,8 @@
 //! integer grid, and blocks of 48 kHz sound whose media time is the monotonic clock's. Everything
 //! made up or left out is counted by reason.
 //!
-//! Both [`Pacer`] and [`SoundPacer`] are engines: `now` is an argument, there is no clock, thread or
-//! device here. What does not belong here: pixel formats, codecs, waiting.
+//! Both [`crate::pacer::Pacer`] and [`crate::pacer::SoundPacer`] are engines: `now` is an argument,
+//! there is no clock, thread or device here. What does not belong here: pixel formats, codecs, waiting.
 
 mod grid;
 mod policy;

@@ -1,32 +1,14 @@
-//! The box's face: button and lamp.
+//! The box's face: button edges in, lamp state out.
+//!
+//! Takes raw levels of a button with their times; gives presses and holds. Takes a [`crate::panel::Lamp`] pattern
+//! and how long it has been shown; gives lit or dark. Both are pure, so that every driver (GPIO on one
+//! kind of board or another, simulated) shows the same face. What does not belong here: what a press
+//! means and which pattern a state has (`station::recorder`).
 
-/// What the lamp shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LampPattern {
-    /// Not ready.
-    Off,
-    /// Ready.
-    ShortBlink,
-    /// Recording and kept on the box.
-    Solid,
-    /// The same, and the receiver is away.
-    Wink,
-    /// Paused.
-    SlowBlink,
-    /// Fault.
-    FastBlink,
-}
+mod debounce;
+mod lamp;
+mod simulated;
 
-impl LampPattern {
-    /// Its name in `status`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::ShortBlink => "short-blink",
-            Self::Solid => "solid",
-            Self::Wink => "wink",
-            Self::SlowBlink => "slow-blink",
-            Self::FastBlink => "fast-blink",
-        }
-    }
-}
+pub use debounce::{Debounce, HOLD, LOCK_OUT, Press};
+pub use lamp::Lamp;
+pub use simulated::SimulatedButton;

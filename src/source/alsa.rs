@@ -9,11 +9,10 @@ use super::{AudioSettings, Error, Losses, Source};
 use crate::board::AlsaMicrophone;
 use crate::clock;
 use crate::media::{Monotonic, Samples};
-use alsa::pcm::{Access, Format, HwParams, PCM, State, TstampType};
+use alsa::pcm::{Access, Format, Frames, HwParams, PCM, State, TstampType};
 use alsa::{Direction, ValueOr};
 use rustix::io::Errno;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 /// The formats that we can use, the cheapest first, and their bytes per sample.
@@ -68,10 +67,11 @@ impl Alsa {
             let parameters = pcm.sw_params_current()?;
             parameters.set_tstamp_mode(true)?;
             parameters.set_tstamp_type(TstampType::Monotonic)?;
-            parameters.set_avail_min(chosen.period as i64 as _)?;
+            parameters.set_avail_min(chosen.period)?;
             pcm.sw_params(&parameters)
         };
         software().map_err(failed("setting its clock"))?;
+        let period = usize::try_from(chosen.period).unwrap_or(1);
         pcm.prepare().map_err(failed("preparing"))?;
         pcm.start().map_err(failed("starting"))?;
         Ok(Self {
@@ -81,8 +81,8 @@ impl Alsa {
             },
             card_channels: chosen.channels as usize,
             sample_bytes: chosen.sample_bytes,
-            period: chosen.period,
-            raw: vec![0; chosen.period * chosen.channels as usize * chosen.sample_bytes],
+            period,
+            raw: vec![0; period * chosen.channels as usize * chosen.sample_bytes],
             device,
             pcm,
             due: None,
@@ -111,7 +111,10 @@ impl Alsa {
                     let avail = u64::try_from(status.get_avail()).unwrap_or(0);
                     if avail >= self.period as u64 {
                         let stamp = status.get_htstamp();
-                        return Ok(self.first_frame(stamp.tv_sec, stamp.tv_nsec, avail));
+                        // Their width depends on the machine.
+                        let seconds = u64::try_from(stamp.tv_sec).unwrap_or(0);
+                        let nanos = u64::try_from(stamp.tv_nsec).unwrap_or(0);
+                        return Ok(self.first_frame(seconds, nanos, avail));
                     }
                 }
                 Ok(status) if status.get_state() == State::Disconnected => {
@@ -146,11 +149,9 @@ impl Alsa {
     }
 
     /// When the oldest of `avail` frames was captured, by the kernel's stamp of the newest.
-    fn first_frame(&self, seconds: i64, nanos: i64, avail: u64) -> Monotonic {
+    fn first_frame(&self, seconds: u64, nanos: u64, avail: u64) -> Monotonic {
         let now = clock::now();
-        let stamp =
-            u64::try_from(seconds).unwrap_or(0) * 1_000_000_000 + u64::try_from(nanos).unwrap_or(0);
-        let stamp = Monotonic::from_nanos(stamp);
+        let stamp = Monotonic::from_nanos(seconds * 1_000_000_000 + nanos);
         // A driver without stamps leaves zero.
         let believable = stamp <= now && now.since(stamp) <= STAMP_BEHIND;
         let newest = if believable { stamp } else { now };
@@ -247,7 +248,7 @@ struct Chosen {
     rate_hz: u32,
     channels: u32,
     sample_bytes: usize,
-    period: usize,
+    period: Frames,
 }
 
 fn configure(pcm: &PCM, asked: &AlsaMicrophone, device: &str) -> Result<Chosen, Error> {
@@ -282,7 +283,7 @@ fn configure(pcm: &PCM, asked: &AlsaMicrophone, device: &str) -> Result<Chosen, 
         rate_hz,
         channels,
         sample_bytes,
-        period: usize::try_from(period).unwrap_or(0).max(1),
+        period: period.max(1),
     })
 }
 
@@ -305,33 +306,47 @@ fn offers(any: &HwParams) -> Vec<String> {
     ]
 }
 
-fn is_present(asked: &AlsaMicrophone) -> bool {
-    let numbered = asked.card.chars().all(|c| c.is_ascii_digit());
-    let card = match numbered {
-        true => format!("/proc/asound/card{}", asked.card),
-        false => format!("/proc/asound/{}", asked.card),
-    };
-    Path::new(&card)
-        .join(format!("pcm{}c", asked.device))
-        .exists()
+/// A capture device that is present.
+struct Present {
+    /// The card's number, as text.
+    number: String,
+    /// The card's id.
+    id: String,
+    device: u32,
+    name: String,
 }
 
-/// The capture devices that are present: `hw:CARD=Loopback,DEV=1 (Loopback PCM)`.
-fn microphones() -> Vec<String> {
-    let list = fs::read_to_string("/proc/asound/pcm").unwrap_or_default();
+/// The capture devices that are present; `None` where the system does not say.
+fn present() -> Option<Vec<Present>> {
+    let list = fs::read_to_string("/proc/asound/pcm").ok()?;
     // "00-01: Loopback PCM : Loopback PCM : playback 8 : capture 8"
-    let lines = list.lines().filter(|line| line.contains("capture"));
-    lines
-        .filter_map(|line| {
-            let (place, rest) = line.split_once(':')?;
-            let (card, device) = place.split_once('-')?;
-            let card: u32 = card.parse().ok()?;
-            let device: u32 = device.parse().ok()?;
-            let id = fs::read_to_string(format!("/proc/asound/card{card}/id")).ok()?;
-            let name = rest.split(':').next().unwrap_or("").trim();
-            Some(format!("hw:CARD={},DEV={device} ({name})", id.trim()))
+    let lines = list.lines().filter(|line| line.contains(": capture"));
+    let found = lines.filter_map(|line| {
+        let (place, rest) = line.split_once(':')?;
+        let (card, device) = place.split_once('-')?;
+        let number = card.parse::<u32>().ok()?.to_string();
+        let id = fs::read_to_string(format!("/proc/asound/card{number}/id")).ok()?;
+        Some(Present {
+            number,
+            id: id.trim().into(),
+            device: device.parse().ok()?,
+            name: rest.split(':').next().unwrap_or("").trim().into(),
         })
-        .collect()
+    });
+    Some(found.collect())
+}
+
+fn is_present(asked: &AlsaMicrophone) -> bool {
+    let is = |one: &Present| {
+        (one.id == asked.card || one.number == asked.card) && one.device == asked.device
+    };
+    present().is_none_or(|present| present.iter().any(is))
+}
+
+/// `hw:CARD=Loopback,DEV=1 (Loopback PCM)` and so on.
+fn microphones() -> Vec<String> {
+    let line = |one: &Present| format!("hw:CARD={},DEV={} ({})", one.id, one.device, one.name);
+    present().unwrap_or_default().iter().map(line).collect()
 }
 
 fn missing(device: String) -> Error {

@@ -1,14 +1,15 @@
 //! Stage: pictures and samples out of devices.
 //!
-//! Takes a device as a board names it ([`crate::board`]); gives [`Picture`]s and [`Samples`] with the
-//! capture time that the device states, the settings that the device reports after it was configured,
-//! and errors as a browser's `getUserMedia` would give them: which device, the reason, what to do, and
-//! what the device offers instead.
+//! Takes a device as a board names it ([`crate::board`]); gives [`crate::media::Picture`]s and
+//! [`crate::media::Samples`] with the capture time that the device states, the settings that it
+//! reports after it was configured, and errors as a browser's `getUserMedia` would give them: which
+//! device, the reason, what to do, and what the device offers instead.
 //!
-//! A back end is a [`Source`]: one blocking device. [`Pump`] gives it a thread and one bounded ring,
-//! which drops the oldest when its reader is late (freshness comes before completeness until the
-//! encoder). What does not belong here: choosing pictures for ticks (`pacer`), converting formats
-//! (`encoder`), and deciding when to try a failed device again (`station::supervise`).
+//! A back end is a [`crate::source::Source`]: one blocking device. [`crate::source::Pump`] gives it a
+//! thread and one bounded ring, which drops the oldest when its reader is late (freshness comes before
+//! completeness until the encoder). What does not belong here: choosing pictures for ticks (`pacer`),
+//! converting formats (`encoder`), and deciding when to try a failed device again
+//! (`station::supervise`).
 
 mod error;
 mod pattern;

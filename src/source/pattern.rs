@@ -178,7 +178,7 @@ struct Bands {
 
 impl Bands {
     fn of(height: usize) -> Self {
-        let eighths = |n: usize| height * n / 8 & !1;
+        let eighths = |n: usize| (height * n / 8) & !1;
         Self {
             moving: eighths(5),
             counter: eighths(6),

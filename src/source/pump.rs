@@ -227,7 +227,7 @@ impl<B: Block, const N: usize> Shared<B, N> {
             // Device libraries panic where a driver answers what they do not know (v4l on a colour
             // space of a later kernel, or when a stream is closed); that is one more failed run.
             let run = catch_unwind(AssertUnwindSafe(|| match open() {
-                Ok(source) => self.pump(source),
+                Ok(mut source) => self.pump(&mut *source),
                 Err(error) => Some(error),
             }));
             let error = match run {
@@ -245,7 +245,7 @@ impl<B: Block, const N: usize> Shared<B, N> {
     }
 
     /// Moves blocks until the device fails; `None` when asked to stop.
-    fn pump<S: Source<Block = B> + ?Sized>(&self, mut source: Box<S>) -> Option<Error> {
+    fn pump<S: Source<Block = B> + ?Sized>(&self, source: &mut S) -> Option<Error> {
         let settings = source.settings();
         let mut state = self.lock();
         state.opened = Some(settings);

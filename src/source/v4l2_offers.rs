@@ -5,6 +5,7 @@ use crate::board::V4l2Camera;
 use crate::media::{PixelFormat, Rate};
 use std::fs;
 use v4l::Device;
+use v4l::capability::Flags as CapFlags;
 use v4l::format::FourCC;
 use v4l::frameinterval::FrameIntervalEnum;
 use v4l::framesize::FrameSizeEnum;
@@ -13,8 +14,9 @@ use v4l::video::Capture;
 /// The formats that we can use, the best first.
 const USABLE: [PixelFormat; 3] = [PixelFormat::I420, PixelFormat::Nv12, PixelFormat::Yuyv];
 
-/// The longest table that helps.
+/// The longest table and the longest list of useless formats that help.
 const LINES: usize = 40;
+const USELESS: usize = 8;
 
 /// The format in which `node` offers the asked size at the rate nearest to the asked one.
 pub(super) fn choose(node: &Device, asked: &V4l2Camera) -> Option<PixelFormat> {
@@ -74,13 +76,14 @@ fn rates(node: &Device, fourcc: FourCC, width: u32, height: u32) -> Vec<Rate> {
         .collect()
 }
 
-/// One line per format and size: `YUYV 1280x720: 30, 25`.
+/// One line per format and size, `YUYV 1280x720: 30, 25`, and one for all that cannot be used here.
 pub(super) fn table(node: &Device) -> Vec<String> {
     let mut lines = Vec::new();
+    let mut useless = Vec::new();
     for offer in node.enum_formats().unwrap_or_default() {
         let usable = USABLE.iter().any(|pixels| fourcc(*pixels) == offer.fourcc);
         if !usable {
-            lines.push(format!("{} (not usable here)", offer.fourcc));
+            useless.push(offer.fourcc.to_string());
             continue;
         }
         for size in node.enum_framesizes(offer.fourcc).unwrap_or_default() {
@@ -111,17 +114,23 @@ pub(super) fn table(node: &Device) -> Vec<String> {
             lines.push(format!("{} {text}: {}", offer.fourcc, rates.join(", ")));
         }
     }
-    // What can be used comes first; the rest only says that the device is a camera at all.
-    lines.sort_by_key(|line| line.ends_with("(not usable here)"));
+    shorten(&mut lines, LINES);
+    if !useless.is_empty() {
+        shorten(&mut useless, USELESS);
+        lines.push(format!("not usable here: {}", useless.join(", ")));
+    }
     if lines.is_empty() {
         lines.push("nothing: it is no camera".into());
     }
-    if lines.len() > LINES {
-        let more = lines.len() - LINES;
-        lines.truncate(LINES);
-        lines.push(format!("and {more} more"));
-    }
     lines
+}
+
+fn shorten(list: &mut Vec<String>, longest: usize) {
+    if list.len() > longest {
+        let more = list.len() - longest;
+        list.truncate(longest);
+        list.push(format!("and {more} more"));
+    }
 }
 
 /// The cameras that are present: their stable name, else the present one, and what they call
@@ -137,6 +146,9 @@ pub(super) fn cameras() -> Vec<String> {
         if !node.starts_with("video") {
             continue;
         }
+        if !may_be_camera(&format!("/dev/{node}")) {
+            continue;
+        }
         let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
         let stable = fs::read_dir("/dev/v4l/by-path")
             .into_iter()
@@ -149,4 +161,14 @@ pub(super) fn cameras() -> Vec<String> {
     }
     lines.sort();
     lines
+}
+
+/// Codecs and the nodes of metadata have the same names as cameras. One that cannot be opened may be
+/// a camera that is not permitted.
+fn may_be_camera(path: &str) -> bool {
+    let Ok(node) = Device::with_path(path) else {
+        return true;
+    };
+    let captures = |caps: v4l::Capabilities| caps.capabilities.contains(CapFlags::VIDEO_CAPTURE);
+    node.query_caps().is_ok_and(captures) && node.enum_formats().is_ok_and(|f| !f.is_empty())
 }

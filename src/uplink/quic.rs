@@ -775,16 +775,17 @@ impl Carrier {
         orders: &mut Orders,
     ) -> Result<(), Failure> {
         let key = header.key;
-        self.push(stream, &stream::segment_head(&header), orders)
-            .await?;
+        // The header goes with the first chunk, so that one write is under way at a time.
+        let mut head = stream::segment_head(&header);
         loop {
             match orders.recv().await.ok_or(Failure::Abandoned)? {
                 Command::Priority(priority) => {
                     let _ = stream.set_priority(priority);
                 }
                 Command::Write { offset, length } => {
-                    self.push(stream, &stream::chunk_head(length), orders)
-                        .await?;
+                    head.extend_from_slice(&stream::chunk_head(length));
+                    self.push(stream, &head, orders).await?;
+                    head.clear();
                     let mut done = 0;
                     while done < length {
                         let (at, some) = (offset + u64::from(done), PIECE.min(length - done));
@@ -848,7 +849,7 @@ impl Carrier {
                         let _ = stream.set_priority(priority);
                     }
                     // The engine asks for nothing else while a write is under way.
-                    Some(_) => return Err(Failure::Abandoned),
+                    Some(_) => return Err(Failure::Stopped(ErrorCode::INTERNAL)),
                     None => return Err(Failure::Abandoned),
                 },
             }

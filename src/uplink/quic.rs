@@ -23,6 +23,8 @@ use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, RecvStream, SendStream,
     TransportConfig, VarInt, WriteError,
 };
+#[cfg(test)]
+use quinn::{ServerConfig, crypto::rustls::QuicServerConfig};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;

@@ -5,8 +5,6 @@ use crate::media::{RecordingId, TrackId, TrackKind};
 use crate::wire::message::{Durable, HeldRecording, HeldTrack, Limits, Received, Welcome};
 use crate::wire::stream::{Finished, StreamEvent, StreamReader};
 use crate::wire::{ALPN, DEVELOPMENT_CA, Sequences};
-use quinn::ServerConfig;
-use quinn::crypto::rustls::QuicServerConfig;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, IsCa, Issuer, KeyPair, PKCS_ED25519,

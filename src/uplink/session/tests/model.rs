@@ -118,7 +118,7 @@ impl Model {
 
     fn open_segment(&self, track: u8) -> u64 {
         let of_track = self.kept.iter().filter(|(key, _)| key.track.0 == track);
-        let last = of_track.last();
+        let last = of_track.max_by_key(|(key, _)| key.sequence);
         last.map_or(0, |(key, kept)| key.sequence + u64::from(kept.sealed))
     }
 

@@ -1,9 +1,9 @@
 //! The driver against a small receiver over real sockets on loopback.
 
 use super::*;
-use crate::media::{RecordingId, TrackId, TrackKind};
+use crate::media::{Hash, RecordingId, SegmentKey, TrackId, TrackKind};
 use crate::wire::message::{Durable, HeldRecording, HeldTrack, Limits, Received, Welcome};
-use crate::wire::stream::{Finished, StreamEvent, StreamReader};
+use crate::wire::stream::{self, Finished, StreamEvent, StreamReader};
 use crate::wire::{ALPN, DEVELOPMENT_CA, Sequences};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
@@ -12,7 +12,8 @@ use rcgen::{
 use rustls::RootCertStore;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::WebPkiClientVerifier;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 const RECORDING: RecordingId = RecordingId([0x11; 16]);
 const INIT: &[u8] = b"ftyp moov";

@@ -5,7 +5,7 @@ mod model;
 
 use super::*;
 use crate::wire::message::{Complete, Durable, HeldRecording, HeldTrack, InitDurable, Received};
-use crate::wire::message::{ErrorMessage, Limits};
+use crate::wire::message::{ErrorMessage, Limits, Welcome};
 use model::{Model, RECORDING, config, key};
 use proptest::prelude::*;
 

@@ -2,7 +2,9 @@
 
 use super::{T0, chunk, sealed};
 use crate::uplink::session::*;
-use crate::wire::message::{Complete, Durable, HeldRecording, HeldTrack, Limits, Received};
+use crate::wire::message::{
+    Complete, Durable, HeldRecording, HeldTrack, Limits, Received, Welcome,
+};
 use proptest::prelude::*;
 use proptest::sample::Index;
 

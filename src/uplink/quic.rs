@@ -205,6 +205,7 @@ impl Uplink {
             reports,
             stop,
             unsent: VecDeque::new(),
+            answered: 0,
         };
         driver.run().await;
     }
@@ -223,6 +224,8 @@ struct Driver {
     stop: watch::Receiver<bool>,
     /// Reports that the station has not taken yet.
     unsent: VecDeque<Report>,
+    /// Connections that a receiver answered.
+    answered: u64,
 }
 
 impl Driver {
@@ -411,10 +414,10 @@ impl Driver {
         if report == Report::Connected {
             log::info!("receiver {} answered", self.uplink.config.receiver);
             self.uplink.stats.change(|stats| {
-                let again = stats.last_error.is_some();
-                stats.reconnects += u64::from(again);
+                stats.reconnects = self.answered;
                 stats.connected = true;
             });
+            self.answered += 1;
         }
         // A newer word on the same track replaces one that the station has not taken yet.
         if let Report::Durable {

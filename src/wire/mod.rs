@@ -1,11 +1,11 @@
 //! Layer 1: the bytes that box and receiver agree on.
 //!
 //! Takes bytes or values and gives the other; every function here is pure. What belongs here: the
-//! layout of the control stream ([`framing`], [`message`]), of the unidirectional streams
-//! ([`stream`]), of the events track ([`event`]), and the [`error_code`]s. What does not: when
+//! layout of the control stream (`framing`, `message`), of the unidirectional streams
+//! (`stream`), of the events track (`event`), and the `error_code`s. What does not: when
 //! something is sent ([`crate::uplink`]) or acknowledged (the receiver), sockets, TLS.
 //!
-//! One QUIC connection (ALPN [`ALPN`]) carries:
+//! One QUIC connection (ALPN [`ALPN`](crate::wire::ALPN)) carries:
 //!
 //! * one bidirectional *control stream*, opened by the box: messages in both directions, CBOR
 //!   (RFC 8949) with integer keys. The box says `Hello` first, the receiver answers `Welcome`.

@@ -240,7 +240,10 @@ fn what_a_later_release_adds_is_skipped_unless_critical() {
     let unknown = framed(&[0x83, 0x19, 0x03, 0xe7, 0xf4, 0xa1, 0, 0x82, 1, 0xa0]);
     let critical = framed(&[0x83, 0x19, 0x03, 0xe7, 0xf5, 0xa0]);
     let both = [unknown.as_slice(), &known].concat();
-    assert_eq!(read_control(&both, 3).unwrap(), [complete.clone()]);
+    assert_eq!(
+        read_control(&both, 3).unwrap(),
+        std::slice::from_ref(&complete)
+    );
     let refused = read_control(&critical, 3).unwrap_err();
     assert_eq!(refused.code(), ErrorCode::UNSUPPORTED);
     // A key of a later release inside a known body: {0: recording, 77: [false]}.

@@ -34,7 +34,10 @@ fn a_browser_plays_a_running_and_a_complete_recording() {
     );
     let rows = rows.as_str().unwrap();
     assert!(rows.contains("Lecture hall 1"), "{rows}");
-    assert!(rows.contains("recording") && rows.contains("complete"), "{rows}");
+    assert!(
+        rows.contains("recording") && rows.contains("complete"),
+        "{rows}"
+    );
     shot(&browser, "list");
 
     browser.open(&format!("{}recordings/{OPEN}", receiver.page));
@@ -52,7 +55,10 @@ fn a_browser_plays_a_running_and_a_complete_recording() {
     let slides = browser.wait_for("second", 10, "slides that play", |s| s.time > main.time);
     let apart = (browser.video_state("main").time - slides.time).abs();
     assert!(apart < 0.5, "the tracks are {apart} s apart");
-    assert_eq!(browser.run("return document.getElementById('second').muted"), true);
+    assert_eq!(
+        browser.run("return document.getElementById('second').muted"),
+        true
+    );
     shot(&browser, "complete");
     // It seeks, and plays to its end.
     browser.run("document.getElementById('main').currentTime = 6.5;");

@@ -155,10 +155,7 @@ impl Archive {
         })
     }
 
-    fn failed(
-        &self,
-        action: &str,
-    ) -> impl FnOnce(object_store::Error) -> Error + use<> {
+    fn failed(&self, action: &str) -> impl FnOnce(object_store::Error) -> Error + use<> {
         let (dir, action) = (self.dir.clone(), action.to_owned());
         move |source| Error::Store {
             dir,
@@ -254,7 +251,11 @@ impl Archive {
                     inits.insert(hash, object.size);
                 }
                 Some((recording, Object::Lost(range, reason))) => {
-                    found.entry(recording).or_default().lost.insert(range, reason);
+                    found
+                        .entry(recording)
+                        .or_default()
+                        .lost
+                        .insert(range, reason);
                 }
                 Some((recording, Object::Manifest)) => {
                     found.entry(recording).or_default().manifest = true;

@@ -133,8 +133,8 @@ impl Authority {
             what: what.to_string(),
         };
         let (ca_path, ca_pem) = read("ca.pem")?;
-        let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes())
-            .map_err(|e| content(&ca_path, &e))?;
+        let ca_der =
+            CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| content(&ca_path, &e))?;
         let (_, parsed) = X509Certificate::from_der(&ca_der).map_err(|e| content(&ca_path, &e))?;
         let development = parsed
             .subject()

@@ -263,7 +263,10 @@ impl Recording {
 
     /// How long its pictures and sound last, as far as they are here: the longest track.
     pub fn length(&self) -> std::time::Duration {
-        let media = self.segments.iter().filter(|(id, _)| **id != TrackId::EVENTS);
+        let media = self
+            .segments
+            .iter()
+            .filter(|(id, _)| **id != TrackId::EVENTS);
         let of_track = |segments: &BTreeMap<u64, Stored>| {
             segments
                 .values()

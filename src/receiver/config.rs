@@ -109,7 +109,8 @@ impl Config {
             error(place, e.message().to_owned())
         })?;
         let defaults = Self::default();
-        let address = |key: &str, text_value: Option<String>, default| match text_value {
+        let address = |key: &str, text_value: Option<String>, default| {
+            match text_value {
             None => Ok(default),
             Some(value) => value.parse().map_err(|_| {
                 error(
@@ -117,16 +118,14 @@ impl Config {
                     format!("`{key}` is \"{value}\": write an address and a port, such as \"127.0.0.1:4433\""),
                 )
             }),
+        }
         };
         let absolute = |key: &str, value: Option<PathBuf>, default| match value {
             None => Ok(default),
             Some(value) if value.is_absolute() => Ok(value),
             Some(value) => Err(error(
                 place_of(text, name, key),
-                format!(
-                    "`{key}` is \"{}\": write an absolute path",
-                    value.display()
-                ),
+                format!("`{key}` is \"{}\": write an absolute path", value.display()),
             )),
         };
         let config = Self {
@@ -166,11 +165,7 @@ impl Config {
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    1 + text
-        .bytes()
-        .take(at)
-        .filter(|byte| *byte == b'\n')
-        .count()
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
 /// `file:line` of the line that sets `key`; the keys are flat, so its first word tells.
@@ -215,7 +210,11 @@ mod tests {
         for (text, place, word) in [
             ("\nlisten = \"here\"\n", "receiver.toml:2", "`listen`"),
             ("lisen = \"127.0.0.1:1\"\n", "receiver.toml:1", "`lisen`"),
-            ("\n\nstore_dir = \"store\"", "receiver.toml:3", "`store_dir`"),
+            (
+                "\n\nstore_dir = \"store\"",
+                "receiver.toml:3",
+                "`store_dir`",
+            ),
             ("state_dir = 5", "receiver.toml:1", "string"),
             ("listen = ", "receiver.toml:1", ""),
             (

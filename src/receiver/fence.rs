@@ -116,11 +116,20 @@ mod tests {
         let admitted = |displaced| Verdict::Admitted { displaced };
         assert_eq!(fence.claim(BOX, claim(5, 1, 7), 1), admitted(None));
         assert_eq!(fence.claim(BOX, claim(5, 2, 7), 2), admitted(Some(1)));
-        assert_eq!(fence.claim(BOX, claim(5, 2, 7), 3), Verdict::Older(claim(5, 2, 7)));
+        assert_eq!(
+            fence.claim(BOX, claim(5, 2, 7), 3),
+            Verdict::Older(claim(5, 2, 7))
+        );
         fence.end(BOX, 2);
-        assert_eq!(fence.claim(BOX, claim(5, 1, 7), 4), Verdict::Older(claim(5, 2, 7)));
+        assert_eq!(
+            fence.claim(BOX, claim(5, 1, 7), 4),
+            Verdict::Older(claim(5, 2, 7))
+        );
         assert_eq!(fence.claim(BOX, claim(6, 1, 8), 5), admitted(None));
-        assert_eq!(fence.claim(BoxId([2; 16]), claim(1, 1, 9), 6), admitted(None));
+        assert_eq!(
+            fence.claim(BoxId([2; 16]), claim(1, 1, 9), 6),
+            admitted(None)
+        );
     }
 
     #[test]
@@ -131,7 +140,10 @@ mod tests {
             panic!("an older epoch was let in")
         };
         let past = claim(held.epoch + 1, 1, 8);
-        assert_eq!(fence.claim(BOX, past, 3), Verdict::Admitted { displaced: Some(1) });
+        assert_eq!(
+            fence.claim(BOX, past, 3),
+            Verdict::Admitted { displaced: Some(1) }
+        );
     }
 
     #[test]

@@ -46,7 +46,10 @@ pub struct Films {
 pub fn span_starts(recording: &Recording) -> BTreeMap<u32, i64> {
     let spans = recording.spans();
     let mut ends: BTreeMap<u32, i64> = BTreeMap::new();
-    let media = recording.segments.iter().filter(|(id, _)| **id != TrackId::EVENTS);
+    let media = recording
+        .segments
+        .iter()
+        .filter(|(id, _)| **id != TrackId::EVENTS);
     for stored in media.flat_map(|(_, segments)| segments.values()) {
         let units = i64::try_from(stored.duration).unwrap_or(i64::MAX);
         let end = MediaTime(stored.start.0.saturating_add(units)).as_nanos(stored.timescale);

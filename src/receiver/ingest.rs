@@ -13,8 +13,8 @@ use super::library::{Error as KeepError, Kept};
 use crate::media::{BoxId, Hash, RecordingId, SegmentKey};
 use crate::wire::framing::{self, MessageReader};
 use crate::wire::message::{
-    Complete, Durable, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message,
-    Received, Welcome,
+    Complete, Durable, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message, Received,
+    Welcome,
 };
 use crate::wire::stream::{Finished, SegmentHeader, StreamEvent, StreamReader};
 use crate::wire::{ErrorCode, Sequences};
@@ -205,7 +205,10 @@ impl Ingest {
         // The answer must fit a message. Ranges may be left out, which only has them sent again; a
         // recording may not: the box would take it for forgotten.
         if framing::encode(&Message::Welcome(welcome.clone())).is_err() {
-            let tracks = welcome.recordings.iter_mut().flat_map(|held| &mut held.tracks);
+            let tracks = welcome
+                .recordings
+                .iter_mut()
+                .flat_map(|held| &mut held.tracks);
             for track in tracks {
                 track.durable = Sequences::below(track.durable.cumulative());
             }
@@ -245,7 +248,7 @@ impl Ingest {
                             "more than {} bytes of segments are under way",
                             self.config.held_bytes
                         );
-                        work.push(self.stop(stream, ErrorCode::BUSY, text));
+                        work.extend(self.stop(stream, ErrorCode::BUSY, text));
                         return work;
                     }
                     self.held += length;
@@ -257,12 +260,14 @@ impl Ingest {
                 Ok(Some(StreamEvent::ChunkEnd)) => received = true,
                 Err(e) => {
                     let (code, text) = (e.code(), e.to_string());
-                    work.push(self.stop(stream, code, text));
+                    work.extend(self.stop(stream, code, text));
                     return work;
                 }
             }
             let length = incoming.bytes.len() as u64;
-            if let (true, Some(header)) = (received && length > incoming.acknowledged, incoming.header) {
+            if let (true, Some(header)) =
+                (received && length > incoming.acknowledged, incoming.header)
+            {
                 incoming.acknowledged = length;
                 work.push(Work::Send(Message::Received(Received {
                     key: header.key,
@@ -299,15 +304,23 @@ impl Ingest {
 
     /// The stream was reset, or the connection went: it leaves nothing.
     pub fn cut(&mut self, stream: u64) {
-        if let Some(incoming) = self.streams.remove(&stream) {
-            self.held -= incoming.bytes.len() as u64;
-            self.stats.refused += 1;
-        }
+        self.drop_stream(stream);
     }
 
-    fn stop(&mut self, stream: u64, code: ErrorCode, text: String) -> Work {
-        self.cut(stream);
-        Work::Stop { stream, code, text }
+    fn drop_stream(&mut self, stream: u64) -> Option<SegmentHeader> {
+        let incoming = self.streams.remove(&stream)?;
+        self.held -= incoming.bytes.len() as u64;
+        self.stats.refused += 1;
+        incoming.header
+    }
+
+    /// Stops a stream. A box that has sent all of it does not notice: it is told by message too.
+    fn stop(&mut self, stream: u64, code: ErrorCode, text: String) -> Vec<Work> {
+        let key = self.drop_stream(stream).map(|header| header.key);
+        vec![
+            trouble(code, text.clone(), key),
+            Work::Stop { stream, code, text },
+        ]
     }
 
     /// A segment of `length` bytes from [`Work::Keep`] is durable, or is not kept.

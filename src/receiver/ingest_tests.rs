@@ -86,10 +86,20 @@ fn a_segment_is_received_step_by_step_and_kept_only_at_its_end() {
     let offsets = offsets(&work);
     assert!(offsets.is_sorted(), "{offsets:?}");
     assert!(offsets.contains(&150_000) && offsets.ends_with(&[151_000]));
-    assert!(offsets.windows(2).all(|pair| pair[1] - pair[0] <= 64 * 1024 + 10_000));
+    assert!(
+        offsets
+            .windows(2)
+            .all(|pair| pair[1] - pair[0] <= 64 * 1024 + 10_000)
+    );
     assert_eq!(work.len(), offsets.len());
     let mut work = engine.finished(5);
-    let Some(Work::Keep { header, bytes, hash, .. }) = work.pop() else {
+    let Some(Work::Keep {
+        header,
+        bytes,
+        hash,
+        ..
+    }) = work.pop()
+    else {
         panic!("{work:?}")
     };
     assert_eq!((header.key, &bytes), (key(), &chunks.concat()));
@@ -99,7 +109,10 @@ fn a_segment_is_received_step_by_step_and_kept_only_at_its_end() {
         complete: true,
     };
     let work = engine.kept(key(), bytes.len() as u64, Ok(kept));
-    let [Work::Send(Message::Durable(durable)), Work::Send(Message::Complete(_))] = work.as_slice()
+    let [
+        Work::Send(Message::Durable(durable)),
+        Work::Send(Message::Complete(_)),
+    ] = work.as_slice()
     else {
         panic!("{work:?}")
     };
@@ -126,7 +139,10 @@ fn an_init_is_kept_by_its_hash() {
     let [Work::KeepInit { hash, bytes }] = work.as_slice() else {
         panic!("{work:?}")
     };
-    assert_eq!((*hash, bytes.as_slice()), (stream::hash(b"init"), &b"init"[..]));
+    assert_eq!(
+        (*hash, bytes.as_slice()),
+        (stream::hash(b"init"), &b"init"[..])
+    );
     let work = engine.init_kept(stream::hash(b"init"), Ok(()));
     assert!(matches!(work, Work::Send(Message::InitDurable(_))));
 }
@@ -141,12 +157,24 @@ fn only_hello_of_the_certificate_s_box_opens_a_session() {
         let mut engine = Ingest::new(BOX, Config::default());
         let bytes = framing::encode(&message).unwrap();
         let work = engine.control(&bytes);
-        assert!(matches!(work.as_slice(), [Work::Close { code: found, .. }] if *found == code), "{work:?}");
-        assert!(engine.control(&bytes).is_empty(), "a closed session answers");
+        assert!(
+            matches!(work.as_slice(), [Work::Close { code: found, .. }] if *found == code),
+            "{work:?}"
+        );
+        assert!(
+            engine.control(&bytes).is_empty(),
+            "a closed session answers"
+        );
     }
     let mut engine = open(Config::default());
     let again = engine.control(&framing::encode(&hello(BOX)).unwrap());
-    assert!(matches!(again.as_slice(), [Work::Close { code: ErrorCode::PROTOCOL, .. }]));
+    assert!(matches!(
+        again.as_slice(),
+        [Work::Close {
+            code: ErrorCode::PROTOCOL,
+            ..
+        }]
+    ));
 }
 
 #[test]
@@ -165,7 +193,18 @@ fn memory_is_bounded_and_freed() {
     let stream = segment_stream(&[vec![1; 900]]);
     engine.stream(0, &stream[..stream.len() - 50]);
     let work = engine.stream(4, &stream);
-    assert!(matches!(work.as_slice(), [Work::Stop { stream: 4, code: ErrorCode::BUSY, .. }]), "{work:?}");
+    let [
+        Work::Send(Message::Error(error)),
+        Work::Stop {
+            stream: 4,
+            code: ErrorCode::BUSY,
+            ..
+        },
+    ] = work.as_slice()
+    else {
+        panic!("{work:?}")
+    };
+    assert_eq!(error.key, Some(key()));
     engine.cut(0);
     assert_eq!(engine.held, 0);
     let work = engine.stream(8, &stream);

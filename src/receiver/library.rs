@@ -192,12 +192,7 @@ impl Library {
     }
 
     /// Lets only one box write a recording: the one its facts name, else the first that sent.
-    fn claim(
-        &self,
-        sender: BoxId,
-        id: RecordingId,
-        read: &catalog::Read,
-    ) -> Result<(), Error> {
+    fn claim(&self, sender: BoxId, id: RecordingId, read: &catalog::Read) -> Result<(), Error> {
         let named = read.facts.iter().find_map(|fact| match fact.event {
             Event::Started { box_id, .. } => Some(box_id),
             _ => None,
@@ -355,7 +350,9 @@ async fn read_recording(
     for (track, sequence) in known.keys() {
         let listed = listing.segments.get(track);
         if !listed.is_some_and(|listed| listed.contains_key(sequence)) {
-            log::error!("recording {id}: the manifest names {track}/{sequence}, which is not there");
+            log::error!(
+                "recording {id}: the manifest names {track}/{sequence}, which is not there"
+            );
         }
     }
     Ok(recording)

@@ -62,7 +62,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Keys or certificates that TLS cannot use.
-    #[error("the certificates of the state directory cannot be used: {0}; make them anew with `hallcast-receiver ca init`")]
+    #[error(
+        "the certificates of the state directory cannot be used: {0}; make them anew with `hallcast-receiver ca init`"
+    )]
     Tls(String),
 }
 
@@ -163,10 +165,9 @@ fn server_config(authority: &Authority) -> Result<quinn::ServerConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(authority.root()).map_err(|e| tls_error(&e))?;
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .build()
-            .map_err(|e| tls_error(&e))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|e| tls_error(&e))?;
     let (chain, key) = authority.server();
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -268,7 +269,8 @@ async fn accept(shared: Arc<Shared>, incoming: Incoming) {
             return;
         }
     };
-    let Some(Ok((send, receive))) = clock::within(HELLO_WITHIN, connection.accept_bi()).await else {
+    let Some(Ok((send, receive))) = clock::within(HELLO_WITHIN, connection.accept_bi()).await
+    else {
         refuse(ErrorCode::SILENT, "no control stream was opened");
         return;
     };
@@ -283,7 +285,10 @@ async fn accept(shared: Arc<Shared>, incoming: Incoming) {
         welcomed: SetOnce::new(),
         shared,
     });
-    session.clone().run(certificate, send, receive, waiting).await;
+    session
+        .clone()
+        .run(certificate, send, receive, waiting)
+        .await;
 }
 
 /// The roster is a file: asked off the tasks that carry media.
@@ -520,8 +525,15 @@ impl Session {
             }
         };
         if let Some(old) = displaced.and_then(|old| lock(&self.shared.sessions).remove(&old)) {
-            let text = format!("epoch held {}, connection held {}", claim.epoch, claim.connection);
-            log::info!("{}: an older session ends: {}", self.name, ErrorCode::FENCED);
+            let text = format!(
+                "epoch held {}, connection held {}",
+                claim.epoch, claim.connection
+            );
+            log::info!(
+                "{}: an older session ends: {}",
+                self.name,
+                ErrorCode::FENCED
+            );
             close(&old, ErrorCode::FENCED, &text);
         }
         self.shared.stats.admitted.fetch_add(1, Ordering::Relaxed);

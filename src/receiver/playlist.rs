@@ -44,7 +44,10 @@ pub fn multivariant(recording: &Recording) -> Option<String> {
     let video = recording.tracks_of(TrackKind::Video);
     let audio = recording.tracks_of(TrackKind::Audio);
     let wanted = video.first().into_iter().chain(audio.first());
-    let longest = recording.segments.iter().filter(|(id, _)| **id != TrackId::EVENTS);
+    let longest = recording
+        .segments
+        .iter()
+        .filter(|(id, _)| **id != TrackId::EVENTS);
     let patience = longest.map(|(_, s)| s.len()).max().unwrap_or(0) >= 3;
     if !patience && !wanted.copied().all(|info| has_segments(&info)) {
         return None;

@@ -50,7 +50,12 @@ fn a_player_is_not_told_before_each_track_has_a_segment() {
     assert_eq!(multivariant(&only_video), None);
     // A microphone that gives nothing does not keep the picture away for ever.
     for sequence in 1..3 {
-        only_video.insert(sequence, VIDEO, stored(VIDEO, sequence, 0, sequence), vec![]);
+        only_video.insert(
+            sequence,
+            VIDEO,
+            stored(VIDEO, sequence, 0, sequence),
+            vec![],
+        );
     }
     let text = multivariant(&only_video).unwrap();
     assert_eq!(text.matches("STREAM-INF").count(), 1, "{text}");
@@ -104,10 +109,19 @@ fn a_new_span_is_a_discontinuity_with_its_map_and_its_date() {
         wall: Some(wall()),
         gap: None,
     };
-    recording.insert(1, TrackId::EVENTS, stored(TrackId::EVENTS, 1, 1, 0), vec![fact(1, second)]);
+    recording.insert(
+        1,
+        TrackId::EVENTS,
+        stored(TrackId::EVENTS, 1, 1, 0),
+        vec![fact(1, second)],
+    );
     recording.insert(2, VIDEO, stored(VIDEO, 2, 1, 0), vec![]);
     let read = parse(&recording, VIDEO);
-    let breaks: Vec<_> = read.segments.iter().map(|segment| segment.discontinuity).collect();
+    let breaks: Vec<_> = read
+        .segments
+        .iter()
+        .map(|segment| segment.discontinuity)
+        .collect();
     assert_eq!(breaks, [false, false, true]);
     assert!(read.segments[2].map.is_some());
     let dated: Vec<_> = read
@@ -117,7 +131,10 @@ fn a_new_span_is_a_discontinuity_with_its_map_and_its_date() {
         .collect();
     assert_eq!(dated, [true, false, true]);
     let text = media(&recording, VIDEO).unwrap();
-    assert!(text.contains("#EXT-X-PROGRAM-DATE-TIME:2026-11-18T11:06:40.000Z"), "{text}");
+    assert!(
+        text.contains("#EXT-X-PROGRAM-DATE-TIME:2026-11-18T11:06:40.000Z"),
+        "{text}"
+    );
     // Sound has nothing in span 1 and goes on in span 2: it stands after two discontinuities.
     recording.insert(2, AUDIO, stored(AUDIO, 2, 2, 0), vec![]);
     let text = media(&recording, AUDIO).unwrap();
@@ -147,7 +164,12 @@ fn a_new_init_within_a_span_is_announced() {
 #[test]
 fn what_was_lost_at_the_end_is_a_gap_too() {
     let mut recording = recording(3);
-    recording.insert(1, TrackId::EVENTS, stored(TrackId::EVENTS, 1, 0, 0), vec![end(4)]);
+    recording.insert(
+        1,
+        TrackId::EVENTS,
+        stored(TrackId::EVENTS, 1, 0, 0),
+        vec![end(4)],
+    );
     recording.complete = true;
     let read = parse(&recording, VIDEO);
     assert_eq!(read.segments.len(), 4);

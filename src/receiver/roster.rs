@@ -31,7 +31,9 @@ pub struct Entry {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// No entry for this box, or another certificate than the one signed for it.
-    #[error("is not in the roster with this certificate; sign its request with `hallcast-receiver sign`")]
+    #[error(
+        "is not in the roster with this certificate; sign its request with `hallcast-receiver sign`"
+    )]
     Unknown,
     /// Its entry says so.
     #[error("is revoked")]

@@ -110,10 +110,20 @@ pub fn stored(track: TrackId, sequence: u64, span: u32, in_span: u64) -> Stored 
 /// A recording of one span with the facts of its opening and `count` segments per track.
 pub fn recording(count: u64) -> Recording {
     let mut recording = Recording::default();
-    recording.insert(0, TrackId::EVENTS, stored(TrackId::EVENTS, 0, 0, 0), opening());
+    recording.insert(
+        0,
+        TrackId::EVENTS,
+        stored(TrackId::EVENTS, 0, 0, 0),
+        opening(),
+    );
     for track in [VIDEO, AUDIO] {
         for sequence in 0..count {
-            recording.insert(sequence, track, stored(track, sequence, 0, sequence), vec![]);
+            recording.insert(
+                sequence,
+                track,
+                stored(track, sequence, 0, sequence),
+                vec![],
+            );
         }
     }
     recording

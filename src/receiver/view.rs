@@ -37,7 +37,10 @@ pub struct Players {
 
 /// Every recording that has anything to show, the newest first.
 pub fn rows(catalog: &Catalog) -> Vec<Row> {
-    let shown = catalog.recordings.iter().filter(|(_, r)| !r.segments.is_empty());
+    let shown = catalog
+        .recordings
+        .iter()
+        .filter(|(_, r)| !r.segments.is_empty());
     let mut rows: Vec<_> = shown.map(|(id, recording)| row(*id, recording)).collect();
     let began = |row: &Row| row.began.as_ref().map(|began| began.0.clone());
     rows.sort_by_key(|row| std::cmp::Reverse((row.state_class == "open", began(row))));

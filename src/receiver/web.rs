@@ -67,7 +67,10 @@ pub fn router(library: Arc<Library>, films: Films) -> Router {
 
 /// Answers only loopback hosts, and sets what every answer carries.
 async fn guard(request: Request, next: Next) -> Response {
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok());
     if !host.is_some_and(is_loopback_host) {
         let text = "This receiver answers only as localhost, 127.0.0.1 or [::1].\n";
         return (StatusCode::MISDIRECTED_REQUEST, text).into_response();
@@ -113,7 +116,9 @@ fn html(page: &impl Template) -> Response {
 /// What never changes: answered with its hash as ETag.
 fn immutable(headers: &HeaderMap, hash: Hash, kind: &'static str, bytes: Bytes) -> Response {
     let tag = format!("\"{hash}\"");
-    let asked = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let asked = headers
+        .get(IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok());
     let known = asked.is_some_and(|asked| asked.split(',').any(|known| known.trim() == tag));
     let about = [
         (CONTENT_TYPE, kind.to_owned()),
@@ -243,7 +248,11 @@ async fn track_file(
     headers: HeaderMap,
 ) -> Response {
     // The events track is for the receiver, not for players.
-    let track = track.parse().ok().map(TrackId).filter(|track| *track != TrackId::EVENTS);
+    let track = track
+        .parse()
+        .ok()
+        .map(TrackId)
+        .filter(|track| *track != TrackId::EVENTS);
     let Some(track) = track else {
         return not_found("There is no such track here.");
     };
@@ -253,7 +262,9 @@ async fn track_file(
         });
         return playlist_answer(text.flatten());
     }
-    let sequence = file.strip_suffix(".m4s").and_then(|number| number.parse().ok());
+    let sequence = file
+        .strip_suffix(".m4s")
+        .and_then(|number| number.parse().ok());
     let known = sequence.and_then(|sequence: u64| {
         let found = web.with(&id, |recording, known| {
             let stored = known.segments.get(&track)?.get(&sequence)?;
@@ -300,7 +311,12 @@ async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
         _ => return not_found("There is no such file."),
     };
     // Its name stays over releases: a browser asks each time whether it is still the same.
-    let mut response = immutable(&headers, archive::hash(bytes), kind, Bytes::from_static(bytes));
+    let mut response = immutable(
+        &headers,
+        archive::hash(bytes),
+        kind,
+        Bytes::from_static(bytes),
+    );
     let again = HeaderValue::from_static(ASK_AGAIN);
     response.headers_mut().insert(CACHE_CONTROL, again);
     response
@@ -400,5 +416,57 @@ fn parse_range(asked: &str, total: u64) -> Range {
 }
 
 #[cfg(test)]
-#[path = "web_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ranges_are_those_of_rfc_9110() {
+        for (asked, expected) in [
+            ("bytes=0-0", Range::Part(0, 0)),
+            ("bytes=10-", Range::Part(10, 99)),
+            ("bytes=-5", Range::Part(95, 99)),
+            ("bytes=-500", Range::Part(0, 99)),
+            ("bytes=90-500", Range::Part(90, 99)),
+            ("bytes=100-", Range::Unsatisfiable),
+            ("bytes=-0", Range::Unsatisfiable),
+            ("bytes=5-2", Range::Whole),
+            ("bytes=0-1,5-6", Range::Whole),
+            ("pages=1-2", Range::Whole),
+            ("", Range::Whole),
+        ] {
+            assert_eq!(parse_range(asked, 100), expected, "{asked}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_names_are_answered() {
+        for host in [
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1:1",
+            "[::1]:8080",
+            "[::1]",
+        ] {
+            assert!(is_loopback_host(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.org",
+            "localhost.example.org:80",
+            "10.0.0.1",
+            "[::2]:1",
+        ] {
+            assert!(!is_loopback_host(host), "{host}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_lies_within_the_file(asked in "bytes=[0-9]{0,20}-[0-9]{0,20}", total in 0u64..1000) {
+            if let Range::Part(first, last) = parse_range(&asked, total) {
+                prop_assert!(first <= last && last < total);
+            }
+        }
+    }
+}

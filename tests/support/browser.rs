@@ -101,7 +101,11 @@ impl Browser {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let limit = Some(Duration::from_secs(60));
         socket.set_read_timeout(limit).unwrap();
-        let body = if method == "POST" { body.to_string() } else { String::new() };
+        let body = if method == "POST" {
+            body.to_string()
+        } else {
+            String::new()
+        };
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -245,7 +249,10 @@ impl Browser {
             hallcast::clock::sleep(Duration::from_millis(100));
             state = self.video_state(id);
         }
-        panic!("{what}: not within {seconds} s; {state:?}; log: {:#?}", self.log());
+        panic!(
+            "{what}: not within {seconds} s; {state:?}; log: {:#?}",
+            self.log()
+        );
     }
 
     /// Plays the video of this id and asserts that time advances, pictures change and sound is not
@@ -261,7 +268,9 @@ impl Browser {
         self.wait_for(id, 30, "time, pictures and sound that go on", |state| {
             loudest = loudest.max(state.rms);
             let pairs = state.stripes.iter().zip(&first.stripes);
-            let difference = pairs.map(|(now, then)| (now - then).abs()).fold(0.0, f64::max);
+            let difference = pairs
+                .map(|(now, then)| (now - then).abs())
+                .fold(0.0, f64::max);
             changes = changes.max(difference);
             state.time > first.time + 1.5
                 && state.pictures > first.pictures + 10
@@ -273,7 +282,11 @@ impl Browser {
 
     /// A picture of the window (PNG).
     pub fn screenshot(&self, path: &Path) {
-        let value = self.call("GET", &format!("/session/{}/screenshot", self.session), &Value::Null);
+        let value = self.call(
+            "GET",
+            &format!("/session/{}/screenshot", self.session),
+            &Value::Null,
+        );
         let text = value.as_str().unwrap();
         std::fs::write(path, decode_base64(text)).unwrap();
     }
@@ -300,7 +313,11 @@ impl Drop for Browser {
     fn drop(&mut self) {
         // Ends the window, and with it its processes; then the driver.
         if !self.session.is_empty() && !std::thread::panicking() {
-            self.call("DELETE", &format!("/session/{}", self.session), &Value::Null);
+            self.call(
+                "DELETE",
+                &format!("/session/{}", self.session),
+                &Value::Null,
+            );
         }
         let _ = self.driver.kill();
         let _ = self.driver.wait();

@@ -34,7 +34,13 @@ impl Receiver {
             assert!(made.success());
         }
         let mut child = Command::new(program)
-            .args(["run", "--listen", "127.0.0.1:0", "--web-listen", "127.0.0.1:0"])
+            .args([
+                "run",
+                "--listen",
+                "127.0.0.1:0",
+                "--web-listen",
+                "127.0.0.1:0",
+            ])
             .arg("--store-dir")
             .arg(&store_dir)
             .arg("--state-dir")

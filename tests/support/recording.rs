@@ -45,7 +45,10 @@ impl Store {
 
     fn total(&self, recording: RecordingId, track: TrackId) -> TrackTotal {
         let folder = format!("recordings/{recording}/{track}/");
-        let of_track = self.objects.iter().filter(|(name, _)| name.starts_with(&folder));
+        let of_track = self
+            .objects
+            .iter()
+            .filter(|(name, _)| name.starts_with(&folder));
         let mut root = blake3::Hasher::new();
         let (mut segments, mut bytes) = (0, 0);
         for (_, object) in of_track {

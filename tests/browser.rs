@@ -1,6 +1,7 @@
 //! A real browser plays what the receiver holds: while a recording runs, and after it ended.
 
 #![cfg(all(feature = "receiver", feature = "software"))]
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on panics")]
 
 #[path = "support/browser.rs"]
 mod browser;

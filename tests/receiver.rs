@@ -1,6 +1,7 @@
 //! The real receiver, spoken to over real QUIC and HTTP.
 
 #![cfg(all(feature = "receiver", feature = "software"))]
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on panics")]
 
 #[path = "support/device.rs"]
 mod device;

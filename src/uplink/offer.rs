@@ -1,0 +1,190 @@
+//! What passes between the station, the session engine and its driver.
+
+use crate::media::{Hash, RecordingId, SegmentKey, TrackId, TrackKind};
+use crate::wire::{ErrorCode, Message, Sequences};
+use std::io;
+
+/// What the spool has, in the order in which it got it.
+///
+/// At start the station offers, oldest first, each [`Offer::Track`] that it finds and the segments
+/// that are not durable, then [`Offer::Ready`]; then what is being recorded. A segment of the past
+/// is best offered as one chunk of up to [`crate::wire::stream::MAX_CHUNK`]: only live viewers need
+/// smaller ones, and each costs memory until it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// A track found in the spool at start.
+    Track {
+        /// The recording.
+        recording: RecordingId,
+        /// The track.
+        track: TrackId,
+        /// What the spool has recorded as durable.
+        durable: Sequences,
+        /// One more than the last segment that the spool has ever held of it.
+        end: u64,
+    },
+    /// All that an earlier run left has been offered: from now on a connection makes sense.
+    Ready,
+    /// An init that is about to be used. Optional: an init is sent before its first user anyway.
+    Init {
+        /// Its hash.
+        hash: Hash,
+    },
+    /// The next bytes of a segment are written (kept or not).
+    Chunk {
+        /// The segment.
+        key: SegmentKey,
+        /// What its track carries.
+        kind: TrackKind,
+        /// The init it needs.
+        init: Option<Hash>,
+        /// Where the chunk begins in the segment: the end of the one before it.
+        offset: u64,
+        /// Its length in bytes.
+        length: u32,
+        /// Captured just now, as opposed to found in the spool.
+        live: bool,
+    },
+    /// Every chunk of the segment and its seal record are kept: its trailer may leave.
+    Sealed {
+        /// The segment.
+        key: SegmentKey,
+        /// The length of all its chunks.
+        length: u64,
+        /// The hash of their bytes.
+        hash: Hash,
+    },
+    /// The spool no longer holds this recording.
+    Forget {
+        /// The recording.
+        recording: RecordingId,
+    },
+}
+
+/// What the station learns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A receiver answered; what follows comes from it.
+    Connected,
+    /// The connection is gone; it will be tried again.
+    Disconnected {
+        /// Why, where either end gave a code.
+        code: Option<ErrorCode>,
+        /// Why, for people.
+        text: String,
+    },
+    /// All of a track that is on the receiver's stable storage.
+    Durable {
+        /// The recording.
+        recording: RecordingId,
+        /// The track.
+        track: TrackId,
+        /// Its durable segments.
+        durable: Sequences,
+    },
+    /// The receiver holds less of a track than the spool had recorded as durable. What the spool
+    /// still has must be offered again; the rest is LOST.
+    Forgot {
+        /// The recording.
+        recording: RecordingId,
+        /// The track.
+        track: TrackId,
+        /// What the receiver holds.
+        held: Sequences,
+    },
+    /// The receiver holds the whole recording and its manifest. Frees nothing by itself.
+    Complete {
+        /// The recording.
+        recording: RecordingId,
+    },
+    /// The receiver will not take this segment (another content under its name, or erased). It is
+    /// not sent again in this run.
+    Refused {
+        /// The segment.
+        key: SegmentKey,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// The spool did not give what it had offered.
+    Unreadable {
+        /// The segment.
+        key: SegmentKey,
+        /// What the spool said.
+        text: String,
+    },
+}
+
+/// What the driver does next for the session engine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send this on the control stream.
+    Control(Message),
+    /// Send an init on a stream of its own, at this priority.
+    SendInit {
+        /// Its hash.
+        hash: Hash,
+        /// The stream's priority.
+        priority: i32,
+    },
+    /// Open a stream for the segment and write its header.
+    Open {
+        /// The segment.
+        key: SegmentKey,
+        /// The init it needs.
+        init: Option<Hash>,
+        /// The stream's priority.
+        priority: i32,
+    },
+    /// Write one chunk; `Session::written` follows.
+    Write {
+        /// The segment.
+        key: SegmentKey,
+        /// Where the chunk begins.
+        offset: u64,
+        /// Its length.
+        length: u32,
+        /// These bytes were sent before, on a connection that was lost.
+        again: bool,
+    },
+    /// Write the trailer and end the stream; `Session::written` follows.
+    Finish {
+        /// The segment.
+        key: SegmentKey,
+        /// The length of all its chunks.
+        length: u64,
+        /// The hash of their bytes.
+        hash: Hash,
+    },
+    /// Change the priority of the segment's open stream.
+    Reprioritise {
+        /// The segment.
+        key: SegmentKey,
+        /// Its new priority.
+        priority: i32,
+    },
+    /// Give the segment's stream up.
+    Reset {
+        /// The segment.
+        key: SegmentKey,
+    },
+    /// Close the connection; `Session::disconnected` follows.
+    Close {
+        /// Why.
+        code: ErrorCode,
+        /// Why, for people.
+        text: String,
+    },
+    /// Tell the station.
+    Report(Report),
+    /// Nothing to do before this instant (or at all) unless something happens.
+    Wait(Option<crate::media::Monotonic>),
+}
+
+/// Where the bytes are. Called on blocking threads.
+pub trait Source: Send + Sync + 'static {
+    /// `length` bytes of the segment from `offset`.
+    fn segment(&self, key: SegmentKey, offset: u64, length: u32) -> io::Result<Vec<u8>>;
+
+    /// The bytes of an init.
+    fn init(&self, hash: &Hash) -> io::Result<Vec<u8>>;
+}

@@ -1,0 +1,866 @@
+//! The driver: a QUIC client (RFC 9000) around the session engine.
+//!
+//! One task decides: it feeds offers, messages and stream events to the engine and does what the
+//! engine answers. Each stream has a task of its own that reads its bytes on a blocking thread and
+//! waits for the transport, so that a stream that cannot go on holds no other up.
+
+#[cfg(test)]
+mod tests;
+
+use super::backoff::Backoff;
+use super::identity::{self, Identity};
+use super::session::{self, CONTROL_PRIORITY, Session};
+use super::{Action, Offer, Report, Source, tls};
+use crate::clock::{self, TaskClock};
+use crate::media::{Hash, Monotonic, SegmentKey};
+use crate::wire::ErrorCode;
+use crate::wire::error_code::Reaction;
+use crate::wire::framing::{self, FramingError, MessageReader};
+use crate::wire::message::Message;
+use crate::wire::stream::{self, SegmentHeader};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, RecvStream, SendStream,
+    TransportConfig, VarInt, WriteError,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// How much of a chunk is in memory at once, per stream.
+const PIECE: u32 = 128 * 1024;
+
+/// Where the receiver is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `host:port`; the name is looked up at each attempt.
+    pub receiver: String,
+    /// The name in the receiver's certificate.
+    pub server_name: String,
+    /// Generic segmentation offload: three times less CPU, but some network drivers lose packets
+    /// with it.
+    pub segmentation_offload: bool,
+    /// Bytes that the transport buffers for sending, all streams together.
+    pub send_window: u64,
+    /// How long resolving, connecting and greeting may take, each.
+    pub patience: Duration,
+    /// The shortest and the longest nominal delay between two attempts.
+    pub retry: (Duration, Duration),
+}
+
+impl Config {
+    /// The usual settings for a receiver at `host:port` whose certificate names `host`.
+    pub fn new(receiver: &str) -> Self {
+        let host = receiver.rsplit_once(':').map_or(receiver, |(host, _)| host);
+        Self {
+            receiver: receiver.into(),
+            server_name: host.trim_matches(['[', ']']).into(),
+            segmentation_offload: true,
+            send_window: 2 * 1024 * 1024,
+            patience: Duration::from_secs(10),
+            retry: (Duration::from_millis(500), Duration::from_secs(30)),
+        }
+    }
+}
+
+/// Why there is no connection. None of these ends the uplink: it tries again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Either end gave a code.
+    #[error("{code}: {text}. {}", code.advice())]
+    Coded {
+        /// The code.
+        code: ErrorCode,
+        /// What was said with it.
+        text: String,
+    },
+    /// The network or the peer was silent, or this machine could not try.
+    #[error("{0}")]
+    Plain(String),
+}
+
+impl Error {
+    fn coded(code: ErrorCode, text: impl ToString) -> Self {
+        let text = text.to_string();
+        Self::Coded { code, text }
+    }
+
+    /// The code, where one was given.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Coded { code, .. } => Some(*code),
+            Self::Plain(_) => None,
+        }
+    }
+}
+
+impl From<identity::Error> for Error {
+    fn from(error: identity::Error) -> Self {
+        Self::Plain(error.to_string())
+    }
+}
+
+impl From<ConnectionError> for Error {
+    fn from(error: ConnectionError) -> Self {
+        let alert = |code: u64| match code {
+            0x100..=0x1ff => ErrorCode::from_tls_alert((code & 0xff) as u8),
+            _ => None,
+        };
+        let code = match &error {
+            ConnectionError::ApplicationClosed(close) => {
+                ErrorCode::from_quic(close.error_code.into_inner())
+            }
+            ConnectionError::ConnectionClosed(close) => alert(close.error_code.into()),
+            ConnectionError::TransportError(error) => alert(error.code.into()),
+            _ => None,
+        };
+        match (code, &error) {
+            (Some(code), ConnectionError::ApplicationClosed(close)) => {
+                Self::coded(code, String::from_utf8_lossy(&close.reason))
+            }
+            (Some(code), error) => Self::coded(code, error),
+            (None, error) => Self::Plain(error.to_string()),
+        }
+    }
+}
+
+/// Figures for status and metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// A receiver has answered on the present connection.
+    pub connected: bool,
+    /// Bytes handed to the transport since the start.
+    pub bytes_sent: u64,
+    /// Of these, segment bytes that an earlier connection had carried already.
+    pub bytes_again: u64,
+    /// The transport's smoothed round-trip time.
+    pub rtt: Option<Duration>,
+    /// Connections that a receiver answered, after the first.
+    pub reconnects: u64,
+    /// Segments that are not durable.
+    pub pending: usize,
+    /// Why the last attempt or connection ended.
+    pub last_error: Option<Error>,
+}
+
+/// [`Snapshot`] as it is kept up to date.
+#[derive(Debug, Default)]
+pub struct Stats(Mutex<Snapshot>);
+
+impl Stats {
+    /// The figures now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.change(|stats| stats.clone())
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Snapshot) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The uplink of one box.
+pub struct Uplink {
+    /// Where the receiver is.
+    pub config: Config,
+    /// Who the box is.
+    pub identity: Identity,
+    /// The boot epoch of this run, from [`Identity::raise_epoch`].
+    pub epoch: u64,
+    /// Where the bytes are.
+    pub source: Arc<dyn Source>,
+    /// Figures; keep a clone.
+    pub stats: Arc<Stats>,
+}
+
+impl Uplink {
+    /// Connects, sends and resumes until `stop` becomes true or the other end of a channel is gone.
+    /// Offers are always taken at once, so a full report channel holds nobody up.
+    pub async fn run(
+        self,
+        offers: mpsc::Receiver<Offer>,
+        reports: mpsc::Sender<Report>,
+        stop: watch::Receiver<bool>,
+    ) {
+        let mut nonce = [0; 8];
+        if let Err(error) = identity::random(&mut nonce) {
+            log::error!("no random numbers from the system: {error}");
+        }
+        let bounds = session::Config::new(
+            self.identity.box_id(),
+            self.epoch,
+            u64::from_le_bytes(nonce),
+        );
+        let (first, cap) = self.config.retry;
+        let driver = Driver {
+            clock: Arc::new(TaskClock::new()),
+            session: Session::new(bounds),
+            backoff: Backoff::new(first, cap),
+            uplink: self,
+            offers,
+            reports,
+            stop,
+            unsent: VecDeque::new(),
+        };
+        driver.run().await;
+    }
+}
+
+/// The station wants no more.
+struct Stop;
+
+struct Driver {
+    uplink: Uplink,
+    session: Session,
+    clock: Arc<TaskClock>,
+    backoff: Backoff,
+    offers: mpsc::Receiver<Offer>,
+    reports: mpsc::Sender<Report>,
+    stop: watch::Receiver<bool>,
+    /// Reports that the station has not taken yet.
+    unsent: VecDeque<Report>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        while !self.session.is_ready() {
+            if self.outside().await.is_err() {
+                return;
+            }
+        }
+        loop {
+            let Ok(error) = self.attempt().await else {
+                return;
+            };
+            self.failed(error);
+            let mut random = [0; 4];
+            let _ = identity::random(&mut random);
+            let delay = self.backoff.next(u32::from_le_bytes(random));
+            if self.during(clock::pause(delay)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One connection from the look-up of its name to its end.
+    async fn attempt(&mut self) -> Result<Error, Stop> {
+        let credentials = match self.uplink.identity.credentials() {
+            Ok(credentials) => credentials,
+            Err(error) => return Ok(error.into()),
+        };
+        let work = connect(self.uplink.config.clone(), credentials);
+        let (endpoint, connection) = match self.during(work).await? {
+            Ok(connected) => connected,
+            Err(error) => return Ok(error),
+        };
+        let began = self.clock.now();
+        let ended = self.converse(&connection).await;
+        self.uplink.stats.change(|stats| stats.connected = false);
+        if ended.is_err() {
+            connection.close(quic_code(ErrorCode::DONE), b"the box stops sending");
+            clock::within(Duration::from_secs(1), endpoint.wait_idle()).await;
+        }
+        if self.clock.now().since(began) >= Duration::from_secs(10) {
+            self.backoff.reset();
+        }
+        ended
+    }
+
+    fn failed(&mut self, error: Error) {
+        let receiver = &self.uplink.config.receiver;
+        log::warn!("receiver {receiver}: {error}");
+        let code = error.code();
+        if code.is_some_and(|code| code.reaction() == Reaction::Person) {
+            self.backoff.slow_down();
+        }
+        let text = error.to_string();
+        self.uplink
+            .stats
+            .change(|stats| stats.last_error = Some(error));
+        self.session.disconnected(code, text, self.clock.now());
+        self.collect_reports();
+    }
+
+    /// While there is no connection the engine only has reports to give.
+    fn collect_reports(&mut self) {
+        while let Action::Report(report) = self.session.next(self.clock.now()) {
+            self.unsent.push_back(report);
+        }
+        let pending = self.session.pending();
+        self.uplink.stats.change(|stats| stats.pending = pending);
+    }
+
+    /// Deals with the station until `work` is done.
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                outside = self.outside() => outside?,
+            }
+            self.collect_reports();
+        }
+    }
+
+    /// Takes what the station offers, or hands it a report. May be cancelled at any time.
+    async fn outside(&mut self) -> Result<(), Stop> {
+        tokio::select! {
+            _ = self.stop.wait_for(|stop| *stop) => return Err(Stop),
+            offer = self.offers.recv() => {
+                let now = self.clock.now();
+                self.session.offer(offer.ok_or(Stop)?, now);
+                // What waits is taken together, but not for ever.
+                for _ in 0..256 {
+                    match self.offers.try_recv() {
+                        Ok(offer) => self.session.offer(offer, now),
+                        Err(_) => break,
+                    }
+                }
+            }
+            permit = self.reports.reserve(), if !self.unsent.is_empty() => {
+                let permit = permit.map_err(|_| Stop)?;
+                if let Some(report) = self.unsent.pop_front() {
+                    permit.send(report);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the engine over a connection until that ends.
+    async fn converse(&mut self, connection: &Connection) -> Result<Error, Stop> {
+        let patience = self.uplink.config.patience;
+        let opening = clock::within(patience, connection.open_bi());
+        let (mut control, replies) = match self.during(opening).await? {
+            Some(Ok(streams)) => streams,
+            Some(Err(error)) => return Ok(error.into()),
+            None => return Ok(Error::coded(ErrorCode::SILENT, "no control stream")),
+        };
+        let _ = control.set_priority(CONTROL_PRIORITY);
+        // Tasks end with this function: the set aborts them when it is dropped.
+        let mut tasks = JoinSet::new();
+        let (give_message, mut messages) = mpsc::channel(64);
+        tasks.spawn(read_control(replies, give_message));
+        let mut streams = Streams::new(self, connection.clone());
+        self.session
+            .connected(Some(clock::wall()), self.clock.now());
+        loop {
+            let until = loop {
+                match self.session.next(self.clock.now()) {
+                    Action::Wait(until) => break until,
+                    Action::Report(report) => self.report(report),
+                    Action::Control(message) => {
+                        let sending = clock::within(patience, say(&mut control, &message));
+                        match self.during_connected(sending).await? {
+                            Some(Ok(())) => {}
+                            Some(Err(error)) => return Ok(error),
+                            None => {
+                                return Ok(Error::coded(ErrorCode::SILENT, "no room to speak"));
+                            }
+                        }
+                    }
+                    Action::Close { code, text } => {
+                        connection.close(quic_code(code), text.as_bytes());
+                        return Ok(Error::coded(code, text));
+                    }
+                    action => streams.perform(action, &mut tasks),
+                }
+            };
+            let pending = self.session.pending();
+            self.uplink.stats.change(|stats| {
+                stats.rtt = Some(connection.rtt());
+                stats.pending = pending;
+            });
+            let clock = self.clock.clone();
+            tokio::select! {
+                outside = self.outside() => outside?,
+                Some(event) = streams.events.recv() => {
+                    streams.heard(event, &mut self.session, self.clock.now());
+                }
+                Some(message) = messages.recv() => match message {
+                    Ok(message) => self.session.received(message, self.clock.now()),
+                    Err(error) => {
+                        let code = FramingError::code(&error);
+                        connection.close(quic_code(code), error.to_string().as_bytes());
+                        return Ok(Error::coded(code, error));
+                    }
+                },
+                Some(_) = tasks.join_next() => {}
+                error = connection.closed() => return Ok(error.into()),
+                () = sleep_until(&clock, until) => {}
+            }
+        }
+    }
+
+    /// As [`Driver::during`], leaving the engine's actions where they are.
+    async fn during_connected<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                outside = self.outside() => outside?,
+            }
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        if report == Report::Connected {
+            log::info!("receiver {} answered", self.uplink.config.receiver);
+            self.uplink.stats.change(|stats| {
+                let again = stats.last_error.is_some();
+                stats.reconnects += u64::from(again);
+                stats.connected = true;
+            });
+        }
+        // A newer word on the same track replaces one that the station has not taken yet.
+        if let Report::Durable {
+            recording, track, ..
+        } = &report
+        {
+            let same = |old: &Report| matches!(old, Report::Durable { recording: r, track: t, .. } if (r, t) == (recording, track));
+            if self.unsent.back().is_some_and(same) {
+                self.unsent.pop_back();
+            }
+        }
+        self.unsent.push_back(report);
+    }
+}
+
+async fn sleep_until(clock: &TaskClock, until: Option<Monotonic>) {
+    match until {
+        Some(until) => clock.sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn quic_code(code: ErrorCode) -> VarInt {
+    VarInt::from_u32(code.0.into())
+}
+
+async fn connect(
+    config: Config,
+    credentials: identity::Credentials,
+) -> Result<(Endpoint, Connection), Error> {
+    let receiver = &config.receiver;
+    let looked_up = clock::within(config.patience, tokio::net::lookup_host(receiver)).await;
+    let addresses: Vec<SocketAddr> = match looked_up {
+        Some(Ok(addresses)) => addresses.collect(),
+        Some(Err(error)) => {
+            let text = format!("`{receiver}` cannot be looked up: {error}; check its name and DNS");
+            return Err(Error::Plain(text));
+        }
+        None => {
+            return Err(Error::Plain(format!(
+                "looking up `{receiver}` takes too long"
+            )));
+        }
+    };
+    if let Some(far) = addresses
+        .iter()
+        .find(|a| !a.ip().to_canonical().is_loopback())
+        && credentials.development
+    {
+        let text = format!("{far} is not a loopback address");
+        return Err(Error::coded(ErrorCode::DEVELOPMENT_CA, text));
+    }
+    let tls = tls::client(credentials).map_err(|e| Error::coded(ErrorCode::CERTIFICATE, e))?;
+    let tls = QuicClientConfig::try_from(tls).map_err(|e| Error::Plain(e.to_string()))?;
+    let mut client = ClientConfig::new(Arc::new(tls));
+    client.transport_config(Arc::new(transport(&config)));
+    let mut last = Error::Plain(format!("`{receiver}` has no address"));
+    for address in addresses {
+        match dial(&config, client.clone(), address).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn dial(
+    config: &Config,
+    client: ClientConfig,
+    address: SocketAddr,
+) -> Result<(Endpoint, Connection), Error> {
+    let local: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let plain = |error: String| Error::Plain(format!("{address}: {error}"));
+    let endpoint = Endpoint::client(local).map_err(|e| plain(e.to_string()))?;
+    let connecting = endpoint
+        .connect_with(client, address, &config.server_name)
+        .map_err(|e| plain(e.to_string()))?;
+    match clock::within(config.patience, connecting).await {
+        Some(Ok(connection)) => Ok((endpoint, connection)),
+        Some(Err(error)) => Err(error.into()),
+        None => Err(plain("no answer; check that UDP passes".into())),
+    }
+}
+
+fn transport(config: &Config) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .keep_alive_interval(Some(Duration::from_secs(5)))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(15_000))))
+        .send_window(config.send_window)
+        // Off, it would not only be unfair but break priorities.
+        .send_fairness(true)
+        .datagram_receive_buffer_size(None)
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .enable_segmentation_offload(config.segmentation_offload);
+    transport
+}
+
+async fn say(control: &mut SendStream, message: &Message) -> Result<(), Error> {
+    let bytes = framing::encode(message).map_err(|e| Error::coded(e.code(), e))?;
+    let written = control.write_all(&bytes).await;
+    written.map_err(|error| match error {
+        WriteError::ConnectionLost(error) => error.into(),
+        error => Error::Plain(format!("the control stream: {error}")),
+    })
+}
+
+async fn read_control(mut replies: RecvStream, give: mpsc::Sender<Result<Message, FramingError>>) {
+    let mut reader = MessageReader::new();
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(Some(length)) = replies.read(&mut buffer).await {
+        let mut input = &buffer[..length];
+        loop {
+            let message = match reader.next(&mut input) {
+                Ok(None) => break,
+                Ok(Some(message)) => Ok(message),
+                Err(error) => Err(error),
+            };
+            let last = message.is_err();
+            if give.send(message).await.is_err() || last {
+                return;
+            }
+        }
+    }
+}
+
+/// What the engine asks of an open stream. Dropping the sender gives the stream up.
+enum Command {
+    Write { offset: u64, length: u32 },
+    Finish { length: u64, hash: Hash },
+    Priority(i32),
+}
+
+struct Event {
+    key: SegmentKey,
+    /// Which stream of that segment: an old one may still speak.
+    serial: u64,
+    what: What,
+}
+
+enum What {
+    Written,
+    Stopped(ErrorCode),
+    Unreadable(io::Error),
+    Ended,
+}
+
+/// The streams of one connection.
+struct Streams {
+    connection: Connection,
+    source: Arc<dyn Source>,
+    stats: Arc<Stats>,
+    open: BTreeMap<SegmentKey, (u64, mpsc::UnboundedSender<Command>)>,
+    opened: u64,
+    give: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Streams {
+    fn new(driver: &Driver, connection: Connection) -> Self {
+        let (give, events) = mpsc::channel(64);
+        Self {
+            connection,
+            source: driver.uplink.source.clone(),
+            stats: driver.uplink.stats.clone(),
+            open: BTreeMap::new(),
+            opened: 0,
+            give,
+            events,
+        }
+    }
+
+    fn perform(&mut self, action: Action, tasks: &mut JoinSet<()>) {
+        match action {
+            Action::SendInit { hash, priority } => {
+                let carrier = self.carrier(None);
+                tasks.spawn(async move {
+                    if let Err(failure) = carrier.init(hash, priority).await {
+                        log::warn!("init {hash} was not sent: {failure:?}");
+                    }
+                });
+            }
+            Action::Open {
+                key,
+                init,
+                priority,
+            } => {
+                self.opened += 1;
+                // The engine has one write at a time under way, which bounds the queue.
+                let (commands, orders) = mpsc::unbounded_channel();
+                self.open.insert(key, (self.opened, commands));
+                let carrier = self.carrier(Some((key, self.opened)));
+                tasks.spawn(carrier.segment(SegmentHeader { key, init }, priority, orders));
+            }
+            Action::Write {
+                key,
+                offset,
+                length,
+                again,
+            } => {
+                if again {
+                    self.stats
+                        .change(|stats| stats.bytes_again += u64::from(length));
+                }
+                self.order(key, Command::Write { offset, length });
+            }
+            Action::Finish { key, length, hash } => {
+                self.order(key, Command::Finish { length, hash });
+            }
+            Action::Reprioritise { key, priority } => self.order(key, Command::Priority(priority)),
+            Action::Reset { key } => {
+                self.open.remove(&key);
+            }
+            // Dealt with where the engine is asked.
+            Action::Control(_) | Action::Close { .. } | Action::Report(_) | Action::Wait(_) => {}
+        }
+    }
+
+    fn order(&self, key: SegmentKey, command: Command) {
+        if let Some((_, commands)) = self.open.get(&key) {
+            // A task that is gone has said why, or the connection is gone.
+            let _ = commands.send(command);
+        }
+    }
+
+    fn heard(&mut self, event: Event, session: &mut Session, now: Monotonic) {
+        let Event { key, serial, what } = event;
+        if self.open.get(&key).is_none_or(|(open, _)| *open != serial) {
+            return;
+        }
+        match what {
+            What::Written => session.written(key),
+            What::Stopped(code) => {
+                log::warn!(
+                    "segment {key}: the receiver stopped it: {code}. {}",
+                    code.advice()
+                );
+                session.stopped(key, code, now);
+            }
+            What::Unreadable(error) => {
+                log::error!("segment {key} cannot be read from the spool: {error}");
+                session.unreadable(key, error.to_string(), now);
+            }
+            What::Ended => {
+                self.open.remove(&key);
+            }
+        }
+    }
+
+    fn carrier(&self, stream: Option<(SegmentKey, u64)>) -> Carrier {
+        Carrier {
+            connection: self.connection.clone(),
+            source: self.source.clone(),
+            stats: self.stats.clone(),
+            give: self.give.clone(),
+            stream,
+        }
+    }
+}
+
+/// Why a stream ends before its trailer.
+#[derive(Debug)]
+enum Failure {
+    /// The engine gave it up.
+    Abandoned,
+    /// The receiver stopped it.
+    Stopped(ErrorCode),
+    Unreadable(io::Error),
+    /// The connection is gone; the driver hears of that elsewhere.
+    Lost,
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(code) => Self::Stopped(
+                ErrorCode::from_quic(code.into_inner()).unwrap_or(ErrorCode::INTERNAL),
+            ),
+            _ => Self::Lost,
+        }
+    }
+}
+
+/// The task of one stream.
+struct Carrier {
+    connection: Connection,
+    source: Arc<dyn Source>,
+    stats: Arc<Stats>,
+    give: mpsc::Sender<Event>,
+    stream: Option<(SegmentKey, u64)>,
+}
+
+type Orders = mpsc::UnboundedReceiver<Command>;
+
+impl Carrier {
+    async fn open(&self, priority: i32) -> Result<SendStream, Failure> {
+        let stream = self
+            .connection
+            .open_uni()
+            .await
+            .map_err(|_| Failure::Lost)?;
+        let _ = stream.set_priority(priority);
+        Ok(stream)
+    }
+
+    async fn read(
+        &self,
+        read: impl FnOnce(&dyn Source) -> io::Result<Vec<u8>> + Send + 'static,
+    ) -> Result<Vec<u8>, Failure> {
+        let source = self.source.clone();
+        let done = tokio::task::spawn_blocking(move || read(source.as_ref())).await;
+        done.map_err(|_| Failure::Abandoned)?
+            .map_err(Failure::Unreadable)
+    }
+
+    async fn init(self, hash: Hash, priority: i32) -> Result<(), Failure> {
+        let mut stream = self.open(priority).await?;
+        let bytes = self.read(move |source| source.init(&hash)).await?;
+        let bytes = stream::init_stream(&hash, &bytes);
+        stream.write_all(&bytes).await?;
+        self.stats
+            .change(|stats| stats.bytes_sent += bytes.len() as u64);
+        let _ = stream.finish();
+        match stream.stopped().await {
+            Ok(Some(code)) => Err(WriteError::Stopped(code).into()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn segment(self, header: SegmentHeader, priority: i32, mut orders: Orders) {
+        let failure = match self.open(priority).await {
+            Ok(mut stream) => {
+                let failure = self.carry(&mut stream, header, &mut orders).await.err();
+                if failure.is_some() {
+                    let _ = stream.reset(quic_code(ErrorCode::DONE));
+                }
+                failure
+            }
+            Err(failure) => Some(failure),
+        };
+        let what = match failure {
+            Some(Failure::Stopped(code)) => What::Stopped(code),
+            Some(Failure::Unreadable(error)) => What::Unreadable(error),
+            Some(Failure::Abandoned | Failure::Lost) | None => What::Ended,
+        };
+        self.tell(what).await;
+    }
+
+    async fn carry(
+        &self,
+        stream: &mut SendStream,
+        header: SegmentHeader,
+        orders: &mut Orders,
+    ) -> Result<(), Failure> {
+        let key = header.key;
+        // The header goes with the first chunk, so that one write is under way at a time.
+        let mut head = stream::segment_head(&header);
+        loop {
+            match orders.recv().await.ok_or(Failure::Abandoned)? {
+                Command::Priority(priority) => {
+                    let _ = stream.set_priority(priority);
+                }
+                Command::Write { offset, length } => {
+                    head.extend_from_slice(&stream::chunk_head(length));
+                    self.push(stream, &head, orders).await?;
+                    head.clear();
+                    let mut done = 0;
+                    while done < length {
+                        let (at, some) = (offset + u64::from(done), PIECE.min(length - done));
+                        let bytes = self
+                            .read(move |source| source.segment(key, at, some))
+                            .await?;
+                        if bytes.len() != some as usize {
+                            let text = format!("{} bytes at {at} instead of {some}", bytes.len());
+                            return Err(Failure::Unreadable(io::Error::other(text)));
+                        }
+                        self.push(stream, &bytes, orders).await?;
+                        done += some;
+                    }
+                    self.tell(What::Written).await;
+                }
+                Command::Finish { length, hash } => {
+                    self.push(stream, &stream::trailer(length, &hash), orders)
+                        .await?;
+                    let _ = stream.finish();
+                    self.tell(What::Written).await;
+                    break;
+                }
+            }
+        }
+        // Until the transport has brought it over, it may still be stopped or change its priority.
+        let stopped = stream.stopped();
+        let mut stopped = pin!(stopped);
+        loop {
+            tokio::select! {
+                outcome = &mut stopped => return match outcome {
+                    Ok(Some(code)) => Err(WriteError::Stopped(code).into()),
+                    _ => Ok(()),
+                },
+                order = orders.recv() => match order {
+                    Some(Command::Priority(priority)) => {
+                        let _ = stream.set_priority(priority);
+                    }
+                    Some(_) => {}
+                    None => return Err(Failure::Abandoned),
+                },
+            }
+        }
+    }
+
+    /// Writes `bytes`, following a changed priority meanwhile.
+    async fn push(
+        &self,
+        stream: &mut SendStream,
+        mut bytes: &[u8],
+        orders: &mut Orders,
+    ) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            tokio::select! {
+                written = stream.write(bytes) => {
+                    let written = written?;
+                    bytes = &bytes[written..];
+                    self.stats.change(|stats| stats.bytes_sent += written as u64);
+                }
+                order = orders.recv() => match order {
+                    Some(Command::Priority(priority)) => {
+                        let _ = stream.set_priority(priority);
+                    }
+                    // The engine asks for nothing else while a write is under way.
+                    Some(_) => return Err(Failure::Stopped(ErrorCode::INTERNAL)),
+                    None => return Err(Failure::Abandoned),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, what: What) {
+        if let Some((key, serial)) = self.stream {
+            // The driver is gone only when the connection is.
+            let _ = self.give.send(Event { key, serial, what }).await;
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! The driver against a small receiver over real sockets on loopback.
+
+use super::*;
+use crate::media::{RecordingId, TrackId, TrackKind};
+use crate::wire::message::{Durable, HeldRecording, HeldTrack, Limits, Received, Welcome};
+use crate::wire::stream::{Finished, StreamEvent, StreamReader};
+use crate::wire::{ALPN, DEVELOPMENT_CA, Sequences};
+use quinn::ServerConfig;
+use quinn::crypto::rustls::QuicServerConfig;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, IsCa, Issuer, KeyPair, PKCS_ED25519,
+};
+use rustls::RootCertStore;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::server::WebPkiClientVerifier;
+use std::collections::BTreeSet;
+
+const RECORDING: RecordingId = RecordingId([0x11; 16]);
+const INIT: &[u8] = b"ftyp moov";
+
+fn key(track: u8, sequence: u64) -> SegmentKey {
+    SegmentKey {
+        recording: RECORDING,
+        track: TrackId(track),
+        sequence,
+    }
+}
+
+/// The bytes of a segment: any that differ from one to the next.
+fn content(key: SegmentKey, length: u64) -> Vec<u8> {
+    let byte = |at: u64| (at * 31 + key.sequence * 7 + u64::from(key.track.0)) as u8;
+    (0..length).map(byte).collect()
+}
+
+struct Spool;
+
+impl Source for Spool {
+    fn segment(&self, key: SegmentKey, offset: u64, length: u32) -> io::Result<Vec<u8>> {
+        if key.track == TrackId(9) {
+            return Err(io::Error::other("damaged"));
+        }
+        let end = offset + u64::from(length);
+        Ok(content(key, end).split_off(offset as usize))
+    }
+
+    fn init(&self, hash: &Hash) -> io::Result<Vec<u8>> {
+        assert_eq!(*hash, stream::hash(INIT));
+        Ok(INIT.to_vec())
+    }
+}
+
+/// An authority, the certificate it gives a receiver, and its signature for a box.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(organisation: &str) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, organisation);
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Self { pem, issuer }
+    }
+
+    fn identity(&self, directory: &std::path::Path) -> Identity {
+        let identity = Identity::open(directory).unwrap();
+        let request = identity.certificate_request().unwrap();
+        let request = CertificateSigningRequestParams::from_pem(&request).unwrap();
+        let certificate = request.signed_by(&self.issuer).unwrap().pem();
+        identity
+            .install(&format!("{certificate}{}", self.pem))
+            .unwrap();
+        identity
+    }
+
+    fn server(&self) -> Endpoint {
+        use rustls::pki_types::pem::PemObject;
+        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let authority =
+            rustls::pki_types::CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .build()
+                .unwrap();
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .unwrap();
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        let server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        Endpoint::server(server, (Ipv4Addr::LOCALHOST, 0).into()).unwrap()
+    }
+}
+
+/// What one connection of the small receiver brought.
+#[derive(Default)]
+struct Held {
+    segments: BTreeMap<SegmentKey, Vec<u8>>,
+    durable: BTreeMap<TrackId, Sequences>,
+    inits: BTreeSet<Hash>,
+    epochs: Vec<(u64, u64)>,
+}
+
+/// Serves one connection; closes it with `SHUTTING_DOWN` once `leave_after` segments are whole.
+async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
+    let connection = endpoint.accept().await.unwrap().await.unwrap();
+    let (mut replies, mut control) = connection.accept_bi().await.unwrap();
+    let mut reader = MessageReader::new();
+    let hello = loop {
+        let piece = control.read_chunk(4096, true).await.unwrap().unwrap();
+        if let Some(Message::Hello(hello)) = reader.next(&mut piece.bytes.as_ref()).unwrap() {
+            break hello;
+        }
+    };
+    held.epochs.push((hello.epoch, hello.connection));
+    let tracks = held.durable.iter().map(|(track, durable)| HeldTrack {
+        track: *track,
+        durable: durable.clone(),
+    });
+    let recordings = hello.recordings.iter().map(|open| HeldRecording {
+        recording: open.recording,
+        tracks: tracks.clone().collect(),
+    });
+    let welcome = Message::Welcome(Welcome {
+        recordings: recordings.collect(),
+        complete: vec![],
+        clock: None,
+        limits: Limits::default(),
+        software: "test".into(),
+    });
+    say(&mut replies, &welcome).await.unwrap();
+    let mut whole = 0;
+    while let Ok(mut incoming) = connection.accept_uni().await {
+        let mut reader = StreamReader::new();
+        let (mut name, mut bytes) = (None, Vec::new());
+        while let Ok(Some(piece)) = incoming.read_chunk(65536, true).await {
+            let mut input = piece.bytes.as_ref();
+            while let Some(event) = reader.next(&mut input).unwrap() {
+                match event {
+                    StreamEvent::Header(header) => name = Some(header),
+                    StreamEvent::ChunkBytes(piece) => bytes.extend_from_slice(piece),
+                    StreamEvent::ChunkStart(_) => {}
+                    StreamEvent::ChunkEnd => {
+                        let (key, offset) = (name.unwrap().key, bytes.len() as u64);
+                        let received = Message::Received(Received { key, offset });
+                        say(&mut replies, &received).await.unwrap();
+                    }
+                }
+            }
+        }
+        match reader.finish() {
+            Ok(Finished::Init { hash, .. }) => {
+                held.inits.insert(hash);
+            }
+            Ok(Finished::Segment { .. }) => {
+                let key = name.unwrap().key;
+                held.segments.insert(key, bytes);
+                let durable = held.durable.entry(key.track).or_default();
+                durable.insert(key.sequence);
+                whole += 1;
+                if whole == leave_after {
+                    connection.close(quic_code(ErrorCode::SHUTTING_DOWN), b"restarting");
+                    return;
+                }
+                let durable = Message::Durable(Durable {
+                    recording: RECORDING,
+                    track: key.track,
+                    durable: durable.clone(),
+                });
+                say(&mut replies, &durable).await.unwrap();
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+struct Bench {
+    _home: tempfile::TempDir,
+    offers: mpsc::Sender<Offer>,
+    reports: mpsc::Receiver<Report>,
+    stats: Arc<Stats>,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+fn start(authority: &Authority, receiver: String) -> Bench {
+    let home = tempfile::tempdir().unwrap();
+    let identity = authority.identity(home.path());
+    let epoch = identity.raise_epoch().unwrap();
+    let (offers, take_offers) = mpsc::channel(16);
+    let (give_reports, reports) = mpsc::channel(16);
+    let (stop, stopped) = watch::channel(false);
+    let stats = Arc::new(Stats::default());
+    let uplink = Uplink {
+        config: Config {
+            server_name: "localhost".into(),
+            retry: (Duration::from_millis(10), Duration::from_millis(100)),
+            patience: Duration::from_secs(5),
+            ..Config::new(&receiver)
+        },
+        identity,
+        epoch,
+        source: Arc::new(Spool),
+        stats: stats.clone(),
+    };
+    let task = tokio::spawn(uplink.run(take_offers, give_reports, stopped));
+    Bench {
+        _home: home,
+        offers,
+        reports,
+        stats,
+        stop,
+        task,
+    }
+}
+
+impl Bench {
+    async fn offer_segment(&self, key: SegmentKey, chunks: &[u32], live: bool) {
+        let mut offset = 0;
+        for &length in chunks {
+            let chunk = Offer::Chunk {
+                key,
+                kind: TrackKind::Video,
+                init: Some(stream::hash(INIT)),
+                offset,
+                length,
+                live,
+            };
+            self.offers.send(chunk).await.unwrap();
+            offset += u64::from(length);
+        }
+        let hash = stream::hash(&content(key, offset));
+        let sealed = Offer::Sealed {
+            key,
+            length: offset,
+            hash,
+        };
+        self.offers.send(sealed).await.unwrap();
+    }
+
+    async fn until(&mut self, wanted: impl Fn(&Report) -> bool) -> Report {
+        let seen = clock::within(Duration::from_secs(30), async {
+            loop {
+                let report = self.reports.recv().await.unwrap();
+                if wanted(&report) {
+                    return report;
+                }
+            }
+        });
+        seen.await.expect("the report comes in time")
+    }
+
+    async fn end(self) {
+        self.stop.send(true).unwrap();
+        clock::within(Duration::from_secs(10), self.task)
+            .await
+            .expect("the uplink ends when told")
+            .unwrap();
+    }
+}
+
+fn all_durable(below: u64) -> impl Fn(&Report) -> bool {
+    move |report| matches!(report, Report::Durable { durable, .. } if durable.cumulative() == below)
+}
+
+#[tokio::test]
+async fn segments_arrive_whole_and_are_reported_durable() {
+    let authority = Authority::new(DEVELOPMENT_CA);
+    let endpoint = authority.server();
+    let mut bench = start(&authority, endpoint.local_addr().unwrap().to_string());
+    bench.offers.send(Offer::Ready).await.unwrap();
+    let server = tokio::spawn(async move {
+        let mut held = Held::default();
+        serve(&endpoint, &mut held, usize::MAX).await;
+        held
+    });
+    for sequence in 0..5 {
+        let chunks = [400_000, 1, 70_000];
+        bench
+            .offer_segment(key(1, sequence), &chunks, sequence > 2)
+            .await;
+    }
+    bench.until(all_durable(5)).await;
+    let stats = bench.stats.snapshot();
+    assert!(stats.connected && stats.bytes_sent > 5 * 470_001 && stats.bytes_again == 0);
+    bench.end().await;
+    let held = server.await.unwrap();
+    assert_eq!(held.inits.len(), 1);
+    for (key, bytes) in &held.segments {
+        assert!(*bytes == content(*key, 470_001), "{key}");
+    }
+    assert_eq!(held.segments.len(), 5);
+}
+
+#[tokio::test]
+async fn a_receiver_that_restarts_gets_the_rest_on_the_next_connection() {
+    let authority = Authority::new(DEVELOPMENT_CA);
+    let endpoint = authority.server();
+    let mut bench = start(&authority, endpoint.local_addr().unwrap().to_string());
+    for sequence in 0..6 {
+        bench
+            .offer_segment(key(1, sequence), &[200_000], false)
+            .await;
+    }
+    bench.offers.send(Offer::Ready).await.unwrap();
+    let server = tokio::spawn(async move {
+        let mut held = Held::default();
+        serve(&endpoint, &mut held, 2).await;
+        serve(&endpoint, &mut held, usize::MAX).await;
+        held
+    });
+    let gone = |report: &Report| matches!(report, Report::Disconnected { .. });
+    let Report::Disconnected { code, .. } = bench.until(gone).await else {
+        panic!("another report");
+    };
+    assert_eq!(code, Some(ErrorCode::SHUTTING_DOWN));
+    bench.until(all_durable(6)).await;
+    assert_eq!(bench.stats.snapshot().reconnects, 1);
+    bench.end().await;
+    let held = server.await.unwrap();
+    assert_eq!(held.epochs, [(1, 1), (1, 2)]);
+    for sequence in 0..6 {
+        assert!(held.segments[&key(1, sequence)] == content(key(1, sequence), 200_000));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_reported_with_its_code() {
+    let authority = Authority::new(DEVELOPMENT_CA);
+    let endpoint = authority.server();
+    let mut bench = start(&authority, endpoint.local_addr().unwrap().to_string());
+    bench.offers.send(Offer::Ready).await.unwrap();
+    let server = tokio::spawn(async move {
+        let connection = endpoint.accept().await.unwrap().await.unwrap();
+        connection.close(quic_code(ErrorCode::UNKNOWN_BOX), b"not in the roster");
+        connection.closed().await;
+        endpoint.wait_idle().await;
+    });
+    let report = bench.until(|_| true).await;
+    let Report::Disconnected { code, text } = report else {
+        panic!("{report:?}");
+    };
+    assert_eq!(code, Some(ErrorCode::UNKNOWN_BOX));
+    assert!(
+        text.contains("unknown-box (32): not in the roster. Enrol the box"),
+        "{text}"
+    );
+    bench.end().await;
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_receiver_of_another_authority_is_refused_by_the_box() {
+    let endpoint = Authority::new("Elsewhere").server();
+    let address = endpoint.local_addr().unwrap().to_string();
+    let mut bench = start(&Authority::new("A university"), address);
+    bench.offers.send(Offer::Ready).await.unwrap();
+    let server =
+        tokio::spawn(async move { while endpoint.accept().await.unwrap().await.is_ok() {} });
+    let Report::Disconnected { code, .. } = bench.until(|_| true).await else {
+        panic!("another report");
+    };
+    assert_eq!(code, Some(ErrorCode::CERTIFICATE));
+    bench.end().await;
+    server.abort();
+}
+
+#[tokio::test]
+async fn the_development_authority_is_refused_off_loopback() {
+    // An address of documentation (RFC 5737): nothing is ever sent to it.
+    let receiver = "192.0.2.1:4433".to_owned();
+    let mut bench = start(&Authority::new(DEVELOPMENT_CA), receiver);
+    bench.offers.send(Offer::Ready).await.unwrap();
+    let Report::Disconnected { code, .. } = bench.until(|_| true).await else {
+        panic!("another report");
+    };
+    assert_eq!(code, Some(ErrorCode::DEVELOPMENT_CA));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_segment_that_cannot_be_read_holds_no_other_up() {
+    let authority = Authority::new(DEVELOPMENT_CA);
+    let endpoint = authority.server();
+    let mut bench = start(&authority, endpoint.local_addr().unwrap().to_string());
+    bench.offer_segment(key(9, 0), &[100], false).await;
+    bench.offer_segment(key(1, 0), &[100], false).await;
+    bench.offers.send(Offer::Ready).await.unwrap();
+    let server = tokio::spawn(async move {
+        let mut held = Held::default();
+        serve(&endpoint, &mut held, usize::MAX).await;
+    });
+    let unreadable = |report: &Report| matches!(report, Report::Unreadable { key, .. } if key.track == TrackId(9));
+    bench.until(unreadable).await;
+    bench.until(all_durable(1)).await;
+    bench.end().await;
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_station_that_takes_no_reports_can_still_offer() {
+    let authority = Authority::new(DEVELOPMENT_CA);
+    let endpoint = authority.server();
+    let mut bench = start(&authority, endpoint.local_addr().unwrap().to_string());
+    bench.offers.send(Offer::Ready).await.unwrap();
+    let server = tokio::spawn(async move {
+        let mut held = Held::default();
+        serve(&endpoint, &mut held, usize::MAX).await;
+    });
+    // Two tracks in turn, so that reports cannot merge: more than the channel of 16 takes.
+    let offering = async {
+        for sequence in 0..60 {
+            bench.offer_segment(key(1, sequence), &[10], true).await;
+            bench.offer_segment(key(2, sequence), &[10], true).await;
+            clock::pause(Duration::from_millis(2)).await;
+        }
+    };
+    clock::within(Duration::from_secs(20), offering)
+        .await
+        .expect("offers are always taken");
+    bench.until(all_durable(60)).await;
+    bench.end().await;
+    server.await.unwrap();
+}

@@ -1,0 +1,872 @@
+//! The session engine: what to send next, and what a receiver's word is worth.
+//!
+//! Pure: the driver feeds offers, messages and what happened to streams, each with `now`, and does
+//! what [`Session::next`] says until that is [`Action::Wait`].
+//!
+//! Live goes before backfill by stream priority; because the transport's send buffer is shared by
+//! all streams, priority is not enough, so what is late or backfill also has at most
+//! [`Config::backfill`] bytes sent but not RECEIVED.
+
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use super::{Action, Offer, Report};
+use crate::media::{
+    BoxId, Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock,
+};
+use crate::wire::message::{self, Hello, Message, OpenRecording, Watermark, Welcome};
+use crate::wire::{ErrorCode, Range, Sequences};
+use segment::{Phase, Place, Segment, Urgency};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// The control stream's priority.
+pub const CONTROL_PRIORITY: i32 = 100;
+
+/// Who speaks, and the bounds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This box.
+    pub box_id: BoxId,
+    /// Its boot epoch.
+    pub epoch: u64,
+    /// Random for this run of the process.
+    pub nonce: u64,
+    /// Name and version of the program.
+    pub software: String,
+    /// The most bytes of late and backfill data sent but not RECEIVED; a chunk that is larger goes
+    /// alone.
+    pub backfill: u64,
+    /// The most streams of late and backfill data open or not RECEIVED at once.
+    pub backfill_streams: usize,
+    /// The most segment streams open or not RECEIVED at once; the receiver allows more.
+    pub streams: usize,
+    /// A live chunk not RECEIVED after this long makes its segment late.
+    pub late_after: Duration,
+    /// How long the receiver has to answer `Hello`.
+    pub welcome_within: Duration,
+}
+
+impl Config {
+    /// The usual bounds: 512 KiB on 8 streams of backfill, 24 streams, late after 2 s.
+    pub fn new(box_id: BoxId, epoch: u64, nonce: u64) -> Self {
+        Self {
+            box_id,
+            epoch,
+            nonce,
+            software: concat!("hallcast ", env!("CARGO_PKG_VERSION")).into(),
+            backfill: 512 * 1024,
+            backfill_streams: 8,
+            streams: 24,
+            late_after: Duration::from_secs(2),
+            welcome_within: Duration::from_secs(10),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down,
+    /// `Hello` is sent; the answer is due.
+    Greeting(Monotonic),
+    Up,
+    /// Closed from this side; the driver has yet to say so.
+    Closing,
+}
+
+#[derive(Debug, Default)]
+struct Track {
+    durable: Sequences,
+    end: u64,
+    /// Segments below were made by an earlier run, which may have sent them.
+    earlier: u64,
+}
+
+#[derive(Debug, Default)]
+struct Recording {
+    order: u64,
+    complete: bool,
+    tracks: BTreeMap<TrackId, Track>,
+}
+
+/// A breach of the protocol by the receiver.
+struct Breach(String);
+
+/// The engine; see the module.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    ready: bool,
+    link: Link,
+    connection: u64,
+    budget: u64,
+    offers: u64,
+    recordings: BTreeMap<RecordingId, Recording>,
+    segments: BTreeMap<SegmentKey, Segment>,
+    /// Segments without a stream that could have one, and those whose stream could go on.
+    idle: BTreeSet<Place>,
+    open: BTreeSet<Place>,
+    /// Segments with a stream, or with bytes in flight.
+    flight: BTreeSet<SegmentKey>,
+    parked: BTreeSet<(Monotonic, SegmentKey)>,
+    /// Segments that are live and may become late.
+    live: BTreeSet<SegmentKey>,
+    /// Of the present connection.
+    inits_sent: BTreeSet<Hash>,
+    greeted: BTreeSet<RecordingId>,
+    forgotten: BTreeSet<RecordingId>,
+    out: VecDeque<Action>,
+}
+
+impl Session {
+    /// An engine that knows nothing yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            budget: config.backfill,
+            config,
+            ready: false,
+            link: Link::Down,
+            connection: 0,
+            offers: 0,
+            recordings: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            idle: BTreeSet::new(),
+            open: BTreeSet::new(),
+            flight: BTreeSet::new(),
+            parked: BTreeSet::new(),
+            live: BTreeSet::new(),
+            inits_sent: BTreeSet::new(),
+            greeted: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Whether [`Offer::Ready`] was given: before that, a `Welcome` could not be judged.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Segments that are not durable.
+    pub fn pending(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Takes an offer.
+    pub fn offer(&mut self, offer: Offer, now: Monotonic) {
+        match offer {
+            Offer::Ready => self.ready = true,
+            Offer::Track {
+                recording,
+                track,
+                durable,
+                end,
+            } => {
+                let end = end.max(durable.end());
+                let track = self.track(recording, track);
+                track.durable.merge(&durable);
+                track.end = track.end.max(end);
+                track.earlier = track.earlier.max(end);
+            }
+            Offer::Init { hash } => {
+                if self.link == Link::Up {
+                    self.send_init(hash, Urgency::LiveSound.priority());
+                }
+            }
+            Offer::Chunk {
+                key,
+                kind,
+                init,
+                offset,
+                length,
+                live,
+            } => self.offer_chunk(key, (kind, init, live), (offset, length), now),
+            Offer::Sealed { key, length, hash } => {
+                if let Some(segment) = self.segments.get_mut(&key) {
+                    segment.seal = Some((length, hash));
+                    self.place(key);
+                }
+            }
+            Offer::Forget { recording } => self.forget(recording),
+        }
+    }
+
+    fn offer_chunk(
+        &mut self,
+        key: SegmentKey,
+        (kind, init, live): (TrackKind, Option<Hash>, bool),
+        (offset, length): (u64, u32),
+        now: Monotonic,
+    ) {
+        let ready = self.ready;
+        let track = self.track(key.recording, key.track);
+        if track.durable.contains(key.sequence) {
+            return;
+        }
+        track.end = track.end.max(key.sequence.saturating_add(1));
+        if !ready {
+            track.earlier = track.earlier.max(track.end);
+        }
+        self.offers += 1;
+        let order = self.offers;
+        let segment = self
+            .segments
+            .entry(key)
+            .or_insert_with(|| Segment::new(order, init, kind, live));
+        if segment.length() != offset || segment.seal.is_some() || length == 0 {
+            log::error!("segment {key}: a chunk offered at {offset} does not continue it; skipped");
+            return;
+        }
+        segment.push(length, now);
+        if !segment.urgency.is_bulk() {
+            self.live.insert(key);
+        }
+        self.place(key);
+    }
+
+    fn track(&mut self, recording: RecordingId, track: TrackId) -> &mut Track {
+        self.offers += 1;
+        let order = self.offers;
+        self.recordings
+            .entry(recording)
+            .or_insert_with(|| Recording {
+                order,
+                ..Recording::default()
+            })
+            .tracks
+            .entry(track)
+            .or_default()
+    }
+
+    fn forget(&mut self, recording: RecordingId) {
+        for key in self.keys_of(recording) {
+            self.drop_segment(key);
+        }
+        if self.recordings.remove(&recording).is_some() {
+            self.forgotten.insert(recording);
+        }
+    }
+
+    fn keys_of(&self, recording: RecordingId) -> Vec<SegmentKey> {
+        let first = SegmentKey {
+            recording,
+            track: TrackId(0),
+            sequence: 0,
+        };
+        let of_it = self.segments.range(first..);
+        of_it
+            .map(|(key, _)| *key)
+            .take_while(|key| key.recording == recording)
+            .collect()
+    }
+
+    /// A connection stands: the engine greets. `clock` is the box's UTC.
+    pub fn connected(&mut self, clock: Option<WallClock>, now: Monotonic) {
+        self.connection += 1;
+        let mut open: Vec<_> = self
+            .recordings
+            .iter()
+            .filter(|(_, recording)| !recording.complete)
+            .collect();
+        open.sort_by_key(|(_, recording)| recording.order);
+        open.truncate(message::MAX_RECORDINGS);
+        let recordings: Vec<_> = open
+            .into_iter()
+            .map(|(id, recording)| OpenRecording {
+                recording: *id,
+                tracks: watermarks(recording),
+            })
+            .collect();
+        self.greeted = recordings.iter().map(|open| open.recording).collect();
+        self.link = Link::Greeting(now.plus(self.config.welcome_within));
+        self.out.push_back(Action::Control(Message::Hello(Hello {
+            box_id: self.config.box_id,
+            epoch: self.config.epoch,
+            connection: self.connection,
+            nonce: self.config.nonce,
+            software: self.config.software.clone(),
+            recordings,
+            clock,
+        })));
+    }
+
+    /// The connection is gone. Everything not durable starts over on the next one.
+    pub fn disconnected(&mut self, code: Option<ErrorCode>, text: String, now: Monotonic) {
+        self.link = Link::Down;
+        self.out
+            .retain(|action| matches!(action, Action::Report(_)));
+        self.inits_sent.clear();
+        self.greeted.clear();
+        self.forgotten.clear();
+        self.parked.clear();
+        self.flight.clear();
+        for segment in self.segments.values_mut() {
+            if segment.phase != Phase::Refused {
+                segment.restart();
+            }
+        }
+        self.age(now);
+        self.out
+            .push_back(Action::Report(Report::Disconnected { code, text }));
+    }
+
+    /// A message of the receiver.
+    pub fn received(&mut self, message: Message, now: Monotonic) {
+        let outcome = match (self.link, message) {
+            (Link::Down | Link::Closing, _) | (_, Message::Command(_)) => Ok(()),
+            (Link::Greeting(_), Message::Welcome(welcome)) => self.welcome(&welcome, now),
+            (_, Message::Error(error)) => {
+                if let Some(key) = error.key {
+                    self.stopped(key, error.code, now);
+                }
+                Ok(())
+            }
+            (Link::Up, Message::Received(received)) => self.mark_received(&received),
+            (Link::Up, Message::Durable(durable)) => self.durable(&durable),
+            (Link::Up, Message::InitDurable(inits)) => {
+                let unsent = |hash: &&Hash| !self.inits_sent.contains(hash);
+                match inits.hashes.iter().find(unsent) {
+                    Some(hash) => Err(Breach(format!("init {hash} was never sent"))),
+                    None => Ok(()),
+                }
+            }
+            (Link::Up, Message::Complete(complete)) => self.complete(complete.recording),
+            (_, other) => Err(Breach(format!("not expected now: {}", name(&other)))),
+        };
+        if let Err(Breach(text)) = outcome {
+            self.close(ErrorCode::PROTOCOL, text);
+        }
+    }
+
+    /// The chunk or trailer last asked for is handed to the transport.
+    pub fn written(&mut self, key: SegmentKey) {
+        let Some(segment) = self.segments.get_mut(&key) else {
+            return;
+        };
+        segment.busy = false;
+        if segment.phase == Phase::Finishing {
+            segment.phase = Phase::Finished;
+        }
+        self.place(key);
+    }
+
+    /// The receiver stopped the segment's stream or complained about it.
+    pub fn stopped(&mut self, key: SegmentKey, code: ErrorCode, now: Monotonic) {
+        let Some(segment) = self.segments.get_mut(&key) else {
+            return;
+        };
+        if matches!(
+            segment.phase,
+            Phase::Idle | Phase::Parked(_) | Phase::Refused
+        ) {
+            return;
+        }
+        if segment.has_stream() {
+            self.out.push_back(Action::Reset { key });
+        }
+        segment.restart();
+        if matches!(code, ErrorCode::CONFLICT | ErrorCode::ERASED) {
+            segment.phase = Phase::Refused;
+            self.live.remove(&key);
+            self.out
+                .push_back(Action::Report(Report::Refused { key, code }));
+        } else {
+            let until = now.plus(segment.backoff.next(u32::MAX));
+            segment.phase = Phase::Parked(until);
+            self.parked.insert((until, key));
+        }
+        self.place(key);
+    }
+
+    /// The spool did not give the segment's bytes. It is tried again like a stopped stream.
+    pub fn unreadable(&mut self, key: SegmentKey, text: String, now: Monotonic) {
+        if self.segments.contains_key(&key) {
+            self.out
+                .push_back(Action::Report(Report::Unreadable { key, text }));
+            self.stopped(key, ErrorCode::INTERNAL, now);
+        }
+    }
+
+    /// What to do now. Ask again until it says [`Action::Wait`].
+    pub fn next(&mut self, now: Monotonic) -> Action {
+        if let Some(action) = self.out.pop_front() {
+            return action;
+        }
+        match self.link {
+            Link::Down | Link::Closing => return Action::Wait(None),
+            Link::Greeting(until) if now < until => return Action::Wait(Some(until)),
+            Link::Greeting(_) => {
+                let waited = self.config.welcome_within.as_secs();
+                self.close(ErrorCode::SILENT, format!("no welcome within {waited} s"));
+            }
+            Link::Up => {
+                self.age(now);
+                self.unpark(now);
+                if self.out.is_empty() {
+                    self.advance();
+                }
+            }
+        }
+        match self.out.pop_front() {
+            Some(action) => action,
+            None => Action::Wait(self.next_deadline()),
+        }
+    }
+
+    /// Live segments whose oldest chunk waits too long become late, or backfill when they are whole
+    /// and no stream carries them.
+    fn age(&mut self, now: Monotonic) {
+        let mut aged = Vec::new();
+        for key in &self.live {
+            let Some(segment) = self.segments.get(key) else {
+                continue;
+            };
+            if let Some(since) = segment.waiting_since()
+                && now.since(since) >= self.config.late_after
+            {
+                aged.push(*key);
+            }
+        }
+        for key in aged {
+            self.live.remove(&key);
+            let Some(segment) = self.segments.get_mut(&key) else {
+                continue;
+            };
+            let sending = segment.has_stream() || segment.in_flight() > 0;
+            let whole = segment.seal.is_some() && !sending;
+            segment.urgency = if whole {
+                Urgency::Backfill
+            } else {
+                Urgency::Late
+            };
+            if sending {
+                let priority = segment.urgency.priority();
+                self.out.push_back(Action::Reprioritise { key, priority });
+            }
+            self.rebuild_places_of(key);
+        }
+    }
+
+    fn unpark(&mut self, now: Monotonic) {
+        while let Some((until, key)) = self.parked.first().copied()
+            && until <= now
+        {
+            self.parked.pop_first();
+            if let Some(segment) = self.segments.get_mut(&key) {
+                segment.phase = Phase::Idle;
+            }
+            self.place(key);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        let late = self.live.iter().filter_map(|key| {
+            let since = self.segments.get(key)?.waiting_since()?;
+            Some(since.plus(self.config.late_after))
+        });
+        late.chain(self.parked.first().map(|(until, _)| *until))
+            .min()
+    }
+
+    /// Queues the next step of the most urgent segment that may take one.
+    fn advance(&mut self) {
+        let mut first = [self.open.first().copied(), self.idle.first().copied()];
+        if first[1] < first[0] && first[1].is_some() || first[0].is_none() {
+            first.swap(0, 1);
+        }
+        let allowed = first
+            .into_iter()
+            .flatten()
+            .find(|place| self.may_go_on(place));
+        let Some((_, _, key)) = allowed else {
+            return;
+        };
+        let Some(segment) = self.segments.get_mut(&key) else {
+            return;
+        };
+        let priority = segment.urgency.priority();
+        if segment.phase == Phase::Idle {
+            segment.phase = Phase::Open;
+            let init = segment.init;
+            self.flight.insert(key);
+            if let Some(hash) = init {
+                self.send_init(hash, priority);
+            }
+            self.out.push_back(Action::Open {
+                key,
+                init,
+                priority,
+            });
+        } else if let Some(piece) = segment.pieces.get(segment.next) {
+            let (offset, length) = (segment.sent, piece.length);
+            segment.busy = true;
+            segment.next += 1;
+            segment.sent += u64::from(length);
+            let again = segment.high > offset;
+            segment.high = segment.high.max(segment.sent);
+            self.out.push_back(Action::Write {
+                key,
+                offset,
+                length,
+                again,
+            });
+        } else if let Some((length, hash)) = segment.seal {
+            segment.busy = true;
+            segment.phase = Phase::Finishing;
+            segment.trailer_left = true;
+            self.out.push_back(Action::Finish { key, length, hash });
+        }
+        self.place(key);
+    }
+
+    fn may_go_on(&self, place: &Place) -> bool {
+        let (urgency, _, key) = place;
+        let Some(segment) = self.segments.get(key) else {
+            return false;
+        };
+        let in_flight = || self.flight.iter().filter_map(|key| self.segments.get(key));
+        if segment.phase == Phase::Idle {
+            let bulk = in_flight().filter(|other| other.urgency.is_bulk()).count();
+            if self.flight.len() >= self.config.streams
+                || urgency.is_bulk() && bulk >= self.config.backfill_streams
+            {
+                return false;
+            }
+        }
+        let Some(piece) = segment.pieces.get(segment.next) else {
+            return true;
+        };
+        if !urgency.is_bulk() {
+            return true;
+        }
+        let bulk: u64 = in_flight()
+            .filter(|other| other.urgency.is_bulk())
+            .map(Segment::in_flight)
+            .sum();
+        bulk == 0 || bulk + u64::from(piece.length) <= self.budget
+    }
+
+    fn send_init(&mut self, hash: Hash, priority: i32) {
+        if self.inits_sent.insert(hash) {
+            self.out.push_back(Action::SendInit { hash, priority });
+        }
+    }
+
+    /// Puts the segment where it belongs in the queues.
+    fn place(&mut self, key: SegmentKey) {
+        let Some(segment) = self.segments.get(&key) else {
+            return;
+        };
+        let place = (segment.urgency, segment.order, key);
+        self.idle.remove(&place);
+        self.open.remove(&place);
+        if segment.has_work() && segment.phase == Phase::Idle {
+            self.idle.insert(place);
+        } else if segment.has_work() {
+            self.open.insert(place);
+        }
+        if !segment.has_stream() && segment.in_flight() == 0 {
+            self.flight.remove(&key);
+        }
+    }
+
+    /// As [`Session::place`], when its urgency changed.
+    fn rebuild_places_of(&mut self, key: SegmentKey) {
+        let Some(segment) = self.segments.get(&key) else {
+            return;
+        };
+        for urgency in [
+            Urgency::LiveSound,
+            Urgency::LivePicture,
+            Urgency::Late,
+            Urgency::Backfill,
+        ] {
+            let place = (urgency, segment.order, key);
+            self.idle.remove(&place);
+            self.open.remove(&place);
+        }
+        self.place(key);
+    }
+
+    fn drop_segment(&mut self, key: SegmentKey) {
+        let Some(segment) = self.segments.remove(&key) else {
+            return;
+        };
+        let place = (segment.urgency, segment.order, key);
+        self.idle.remove(&place);
+        self.open.remove(&place);
+        self.flight.remove(&key);
+        self.live.remove(&key);
+        if let Phase::Parked(until) = segment.phase {
+            self.parked.remove(&(until, key));
+        }
+        if segment.has_stream() {
+            self.out.push_back(Action::Reset { key });
+        }
+    }
+
+    fn close(&mut self, code: ErrorCode, text: String) {
+        self.out
+            .retain(|action| matches!(action, Action::Report(_)));
+        self.link = Link::Closing;
+        self.out.push_back(Action::Close { code, text });
+    }
+}
+
+/// What a receiver's word is worth: each is checked in full before any of it counts.
+impl Session {
+    fn welcome(&mut self, welcome: &Welcome, now: Monotonic) -> Result<(), Breach> {
+        let held = self.read_welcome(welcome)?;
+        for (recording, track, sequences) in &held {
+            self.freed_by(*recording, *track, sequences)?;
+        }
+        for recording in &welcome.complete {
+            self.check_complete(*recording, &held)?;
+        }
+        self.link = Link::Up;
+        self.budget = welcome
+            .limits
+            .backfill
+            .map_or(self.config.backfill, |most| {
+                most.clamp(1, self.config.backfill)
+            });
+        self.out.push_back(Action::Report(Report::Connected));
+        for (recording, track, sequences) in held {
+            self.free(recording, track, &sequences)?;
+            let known = self.track(recording, track);
+            let mut both = sequences.clone();
+            both.merge(&known.durable);
+            let (changed, forgot) = (known.durable != sequences, both != sequences);
+            known.durable = sequences.clone();
+            if forgot {
+                self.out.push_back(Action::Report(Report::Forgot {
+                    recording,
+                    track,
+                    held: sequences,
+                }));
+            } else if changed {
+                self.out.push_back(Action::Report(Report::Durable {
+                    recording,
+                    track,
+                    durable: sequences,
+                }));
+            }
+        }
+        for recording in &welcome.complete {
+            self.complete(*recording)?;
+        }
+        self.age(now);
+        let keys: Vec<_> = self.segments.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.rebuild_places_of(key));
+        Ok(())
+    }
+
+    /// What the receiver holds of every track that `Hello` named; nothing where it says nothing.
+    fn read_welcome(
+        &self,
+        welcome: &Welcome,
+    ) -> Result<Vec<(RecordingId, TrackId, Sequences)>, Breach> {
+        let mut held = BTreeMap::new();
+        for recording in &self.greeted {
+            let tracks = self
+                .recordings
+                .get(recording)
+                .map(|known| known.tracks.keys());
+            for track in tracks.into_iter().flatten() {
+                held.insert((*recording, *track), Sequences::default());
+            }
+        }
+        for (recording, of_it) in welcome.recordings.iter().map(|r| (r.recording, &r.tracks)) {
+            if !self.greeted.contains(&recording) {
+                return Err(Breach(format!("recording {recording} was never offered")));
+            }
+            for track in of_it {
+                match held.get_mut(&(recording, track.track)) {
+                    Some(sequences) => sequences.merge(&track.durable),
+                    None if self.forgotten.contains(&recording) => {}
+                    None => {
+                        let text = format!("track {} of {recording} does not exist", track.track);
+                        return Err(Breach(text));
+                    }
+                }
+            }
+        }
+        Ok(held
+            .into_iter()
+            .map(|((recording, track), sequences)| (recording, track, sequences))
+            .collect())
+    }
+
+    fn check_complete(
+        &self,
+        recording: RecordingId,
+        held: &[(RecordingId, TrackId, Sequences)],
+    ) -> Result<(), Breach> {
+        if self.forgotten.contains(&recording) {
+            return Ok(());
+        }
+        if !self.greeted.contains(&recording) {
+            return Err(Breach(format!("recording {recording} was never offered")));
+        }
+        let missing = self.keys_of(recording).into_iter().find(|key| {
+            !held.iter().any(|(recording, track, sequences)| {
+                (*recording, *track) == (key.recording, key.track)
+                    && sequences.contains(key.sequence)
+            })
+        });
+        match missing {
+            Some(key) => Err(Breach(format!("{recording} is not complete without {key}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn mark_received(&mut self, received: &message::Received) -> Result<(), Breach> {
+        let (key, offset) = (received.key, received.offset);
+        let Some(segment) = self.segments.get_mut(&key) else {
+            let durable = self
+                .recordings
+                .get(&key.recording)
+                .and_then(|recording| recording.tracks.get(&key.track))
+                .is_some_and(|track| track.durable.contains(key.sequence));
+            // A word that crossed DURABLE or our forgetting on the way.
+            if durable || self.forgotten.contains(&key.recording) {
+                return Ok(());
+            }
+            return Err(Breach(format!("segment {key} was never sent")));
+        };
+        // After a stopped stream a word about it may still be on the way.
+        let restarted = matches!(
+            segment.phase,
+            Phase::Parked(_) | Phase::Refused | Phase::Idle
+        );
+        if offset > segment.high || offset > segment.sent && !restarted {
+            return Err(Breach(format!(
+                "byte {offset} of segment {key} was never sent"
+            )));
+        }
+        if !restarted {
+            segment.mark_received(offset);
+            if segment.waiting_since().is_none() && segment.phase == Phase::Finished {
+                self.live.remove(&key);
+            }
+            self.place(key);
+        }
+        Ok(())
+    }
+
+    fn durable(&mut self, message: &message::Durable) -> Result<(), Breach> {
+        let (recording, track) = (message.recording, message.track);
+        if self.forgotten.contains(&recording) {
+            return Ok(());
+        }
+        self.free(recording, track, &message.durable)?;
+        let known = self.track(recording, track);
+        let before = known.durable.clone();
+        known.durable.merge(&message.durable);
+        let durable = known.durable.clone();
+        if durable != before {
+            self.out.push_back(Action::Report(Report::Durable {
+                recording,
+                track,
+                durable,
+            }));
+        }
+        Ok(())
+    }
+
+    /// The segments that `durable` frees, once every number in it was found believable.
+    fn freed_by(
+        &self,
+        recording: RecordingId,
+        track: TrackId,
+        durable: &Sequences,
+    ) -> Result<Vec<SegmentKey>, Breach> {
+        let known = self
+            .recordings
+            .get(&recording)
+            .and_then(|known| known.tracks.get(&track));
+        let Some(known) = known else {
+            return Err(Breach(format!("track {track} of {recording} is unknown")));
+        };
+        if durable.end() > known.end {
+            return Err(Breach(format!(
+                "{recording}/{track} has {} segments, not {}",
+                known.end,
+                durable.end()
+            )));
+        }
+        let below = durable
+            .cumulative()
+            .checked_sub(1)
+            .map(|last| Range { first: 0, last });
+        let key = |sequence| SegmentKey {
+            recording,
+            track,
+            sequence,
+        };
+        let mut freed = Vec::new();
+        for range in below.iter().chain(durable.ranges()) {
+            for (key, segment) in self.segments.range(key(range.first)..=key(range.last)) {
+                let earlier = key.sequence < known.earlier;
+                if segment.seal.is_none() || !segment.trailer_left && !earlier {
+                    return Err(Breach(format!("segment {key} was never sent whole")));
+                }
+                freed.push(*key);
+            }
+        }
+        Ok(freed)
+    }
+
+    fn free(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        durable: &Sequences,
+    ) -> Result<(), Breach> {
+        for key in self.freed_by(recording, track, durable)? {
+            self.drop_segment(key);
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, recording: RecordingId) -> Result<(), Breach> {
+        if self.forgotten.contains(&recording) {
+            return Ok(());
+        }
+        if let Some(key) = self.keys_of(recording).first() {
+            return Err(Breach(format!("{recording} is not complete without {key}")));
+        }
+        let Some(known) = self.recordings.get_mut(&recording) else {
+            return Err(Breach(format!("recording {recording} was never offered")));
+        };
+        if !std::mem::replace(&mut known.complete, true) {
+            self.out
+                .push_back(Action::Report(Report::Complete { recording }));
+        }
+        Ok(())
+    }
+}
+
+fn watermarks(recording: &Recording) -> Vec<Watermark> {
+    let watermark = |(track, known): (&TrackId, &Track)| Watermark {
+        track: *track,
+        next: known.durable.cumulative(),
+    };
+    recording.tracks.iter().map(watermark).collect()
+}
+
+fn name(message: &Message) -> &'static str {
+    match message {
+        Message::Hello(_) => "HELLO",
+        Message::Welcome(_) => "WELCOME",
+        Message::Received(_) => "RECEIVED",
+        Message::Durable(_) => "DURABLE",
+        Message::InitDurable(_) => "an init's DURABLE",
+        Message::Complete(_) => "COMPLETE",
+        Message::Status(_) => "STATUS",
+        Message::Command(_) => "COMMAND",
+        Message::Lost(_) => "LOST",
+        Message::Error(_) => "ERROR",
+    }
+}

@@ -1,0 +1,520 @@
+//! The engine in virtual time, against a transport that loses everything in flight when it breaks
+//! and a receiver that acknowledges in any order.
+
+mod model;
+
+use super::*;
+use crate::wire::message::{Complete, Durable, HeldRecording, HeldTrack, InitDurable, Received};
+use crate::wire::message::{ErrorMessage, Limits};
+use model::{Model, RECORDING, config, key};
+use proptest::prelude::*;
+
+const T0: Monotonic = Monotonic::from_nanos(1_000_000_000);
+
+fn at(millis: u64) -> Monotonic {
+    T0.plus(Duration::from_millis(millis))
+}
+
+fn chunk(track: u8, sequence: u64, offset: u64, length: u32, live: bool) -> Offer {
+    Offer::Chunk {
+        key: key(track, sequence),
+        kind: match track {
+            1 => TrackKind::Video,
+            2 => TrackKind::Audio,
+            _ => TrackKind::Events,
+        },
+        init: (track > 0).then_some(Hash([track; 32])),
+        offset,
+        length,
+        live,
+    }
+}
+
+fn sealed(track: u8, sequence: u64, length: u64) -> Offer {
+    Offer::Sealed {
+        key: key(track, sequence),
+        length,
+        hash: Hash([9; 32]),
+    }
+}
+
+fn welcome(tracks: Vec<(u8, Sequences)>, complete: bool) -> Message {
+    let held = |(track, durable)| HeldTrack {
+        track: TrackId(track),
+        durable,
+    };
+    let recordings = match tracks.is_empty() {
+        true => vec![],
+        false => vec![HeldRecording {
+            recording: RECORDING,
+            tracks: tracks.into_iter().map(held).collect(),
+        }],
+    };
+    Message::Welcome(Welcome {
+        recordings,
+        complete: if complete { vec![RECORDING] } else { vec![] },
+        clock: None,
+        limits: Limits::default(),
+        software: String::new(),
+    })
+}
+
+fn durable(track: u8, durable: Sequences) -> Message {
+    Message::Durable(Durable {
+        recording: RECORDING,
+        track: TrackId(track),
+        durable,
+    })
+}
+
+fn received(track: u8, sequence: u64, offset: u64) -> Message {
+    Message::Received(Received {
+        key: key(track, sequence),
+        offset,
+    })
+}
+
+fn session(offers: Vec<Offer>) -> Session {
+    let mut session = Session::new(config());
+    for offer in offers {
+        session.offer(offer, T0);
+    }
+    session
+}
+
+/// A session that was welcomed by a receiver that holds nothing.
+fn welcomed(offers: Vec<Offer>) -> Session {
+    let mut session = session(offers);
+    session.connected(None, T0);
+    session.received(welcome(vec![], false), T0);
+    session
+}
+
+/// Everything that the engine wants done at `now`; every write is done at once.
+fn drain(session: &mut Session, now: Monotonic) -> Vec<Action> {
+    let mut actions = Vec::new();
+    loop {
+        match session.next(now) {
+            Action::Wait(_) => return actions,
+            action => {
+                if let Action::Write { key, .. } | Action::Finish { key, .. } = &action {
+                    session.written(*key);
+                }
+                actions.push(action);
+            }
+        }
+    }
+}
+
+fn closes(actions: &[Action]) -> Option<ErrorCode> {
+    actions.iter().find_map(|action| match action {
+        Action::Close { code, .. } => Some(*code),
+        _ => None,
+    })
+}
+
+fn freed(actions: &[Action]) -> bool {
+    let durable = |action: &Action| matches!(action, Action::Report(Report::Durable { .. }));
+    actions.iter().any(durable)
+}
+
+#[test]
+fn a_segment_goes_out_after_its_init_and_ends_only_when_sealed() {
+    let mut session = welcomed(vec![Offer::Ready, chunk(1, 0, 0, 100, true)]);
+    let actions = drain(&mut session, T0);
+    let (video, init) = (key(1, 0), Hash([1; 32]));
+    let expected = [
+        Action::SendInit {
+            hash: init,
+            priority: 20,
+        },
+        Action::Open {
+            key: video,
+            init: Some(init),
+            priority: 20,
+        },
+        Action::Write {
+            key: video,
+            offset: 0,
+            length: 100,
+            again: false,
+        },
+    ];
+    assert!(matches!(actions[0], Action::Control(Message::Hello(_))));
+    assert_eq!(actions[1], Action::Report(Report::Connected));
+    assert_eq!(actions[2..], expected);
+    session.offer(chunk(1, 0, 100, 7, true), T0);
+    session.offer(sealed(1, 0, 107), T0);
+    let expected = [
+        Action::Write {
+            key: video,
+            offset: 100,
+            length: 7,
+            again: false,
+        },
+        Action::Finish {
+            key: video,
+            length: 107,
+            hash: Hash([9; 32]),
+        },
+    ];
+    assert_eq!(drain(&mut session, T0), expected);
+    session.received(durable(1, Sequences::below(1)), T0);
+    let report = Report::Durable {
+        recording: RECORDING,
+        track: TrackId(1),
+        durable: Sequences::below(1),
+    };
+    assert_eq!(drain(&mut session, T0), [Action::Report(report)]);
+    assert_eq!(session.pending(), 0);
+}
+
+#[test]
+fn sound_goes_before_pictures_before_the_past() {
+    let mut session = welcomed(vec![
+        chunk(1, 0, 0, 10, false),
+        sealed(1, 0, 10),
+        Offer::Ready,
+        chunk(1, 1, 0, 10, true),
+        chunk(2, 0, 0, 10, true),
+    ]);
+    let opened: Vec<_> = drain(&mut session, T0)
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Open { key, priority, .. } => Some((key, priority)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(opened, [(key(2, 0), 30), (key(1, 1), 20), (key(1, 0), 0)]);
+}
+
+#[test]
+fn backfill_waits_for_received_and_live_does_not() {
+    let mut offers: Vec<Offer> = (0..4)
+        .flat_map(|at| [chunk(1, at, 0, 400, false), sealed(1, at, 400)])
+        .collect();
+    offers.push(Offer::Ready);
+    let mut session = welcomed(offers);
+    let written = |actions: Vec<Action>| -> Vec<SegmentKey> {
+        let key = |action| match action {
+            Action::Write { key, .. } => Some(key),
+            _ => None,
+        };
+        actions.into_iter().filter_map(key).collect()
+    };
+    // The model's bound is 1000 bytes: two of 400, oldest first.
+    assert_eq!(written(drain(&mut session, T0)), [key(1, 0), key(1, 1)]);
+    session.offer(chunk(2, 0, 0, 5000, true), T0);
+    assert_eq!(written(drain(&mut session, T0)), [key(2, 0)]);
+    session.received(received(1, 0, 400), T0);
+    assert_eq!(written(drain(&mut session, T0)), [key(1, 2)]);
+    session.received(received(1, 1, 199), T0);
+    assert_eq!(written(drain(&mut session, T0)), []);
+}
+
+#[test]
+fn a_chunk_larger_than_the_bound_goes_alone() {
+    let mut session = welcomed(vec![
+        chunk(1, 0, 0, 5000, false),
+        chunk(1, 1, 0, 10, false),
+        Offer::Ready,
+    ]);
+    let actions = drain(&mut session, T0);
+    let writes = actions.iter().filter(|a| matches!(a, Action::Write { .. }));
+    assert_eq!(writes.count(), 1);
+}
+
+#[test]
+fn a_live_chunk_that_waits_too_long_makes_its_segment_late() {
+    let mut session = welcomed(vec![Offer::Ready, chunk(1, 0, 0, 100, true)]);
+    drain(&mut session, T0);
+    assert_eq!(session.next(at(0)), Action::Wait(Some(at(2000))));
+    let demoted = Action::Reprioritise {
+        key: key(1, 0),
+        priority: 10,
+    };
+    assert_eq!(drain(&mut session, at(2000)), [demoted]);
+    // The next segment is live again.
+    session.offer(chunk(1, 1, 0, 100, true), at(2100));
+    let opens = |action: &Action| matches!(action, Action::Open { priority: 20, .. });
+    assert!(drain(&mut session, at(2100)).iter().any(opens));
+}
+
+#[test]
+fn a_chunk_received_in_time_stays_live() {
+    let mut session = welcomed(vec![Offer::Ready, chunk(1, 0, 0, 100, true)]);
+    drain(&mut session, T0);
+    session.offer(chunk(1, 0, 100, 50, true), at(1900));
+    session.received(received(1, 0, 100), at(1900));
+    assert_eq!(
+        drain(&mut session, at(2500)).len(),
+        1,
+        "one write, no demotion"
+    );
+    assert_eq!(session.next(at(2500)), Action::Wait(Some(at(3900))));
+}
+
+#[test]
+fn a_receiver_that_does_not_answer_is_left() {
+    let mut session = session(vec![Offer::Ready]);
+    session.connected(None, T0);
+    drain(&mut session, at(9_999));
+    assert_eq!(
+        closes(&drain(&mut session, at(10_000))),
+        Some(ErrorCode::SILENT)
+    );
+}
+
+#[test]
+fn after_a_lost_connection_everything_not_durable_starts_over() {
+    let mut session = welcomed(vec![
+        Offer::Ready,
+        chunk(1, 0, 0, 100, true),
+        sealed(1, 0, 100),
+        chunk(1, 1, 0, 30, true),
+    ]);
+    drain(&mut session, T0);
+    session.received(received(1, 0, 100), T0);
+    session.disconnected(None, "gone".into(), at(10));
+    drain(&mut session, at(10));
+    session.connected(None, at(20));
+    session.received(welcome(vec![], false), at(20));
+    let actions = drain(&mut session, at(20));
+    let again = |sequence, length| Action::Write {
+        key: key(1, sequence),
+        offset: 0,
+        length,
+        again: true,
+    };
+    assert!(actions.contains(&again(0, 100)), "{actions:?}");
+    assert!(actions.contains(&again(1, 30)));
+    let inits = actions
+        .iter()
+        .filter(|a| matches!(a, Action::SendInit { .. }));
+    assert_eq!(inits.count(), 1, "inits start over too, once");
+}
+
+#[test]
+fn a_welcome_frees_what_the_receiver_holds() {
+    let mut session = session(vec![
+        chunk(1, 0, 0, 10, false),
+        sealed(1, 0, 10),
+        chunk(1, 1, 0, 10, false),
+        sealed(1, 1, 10),
+        Offer::Ready,
+    ]);
+    session.connected(None, T0);
+    session.received(welcome(vec![(1, Sequences::below(1))], false), T0);
+    let actions = drain(&mut session, T0);
+    assert!(freed(&actions));
+    let opened = actions.iter().filter(|a| matches!(a, Action::Open { .. }));
+    assert_eq!(opened.count(), 1);
+}
+
+#[test]
+fn a_receiver_that_forgot_is_reported_and_gets_it_again() {
+    let mut session = session(vec![
+        Offer::Track {
+            recording: RECORDING,
+            track: TrackId(1),
+            durable: Sequences::below(5),
+            end: 6,
+        },
+        Offer::Ready,
+    ]);
+    session.connected(None, T0);
+    session.received(welcome(vec![(1, Sequences::below(3))], false), T0);
+    let forgot = Report::Forgot {
+        recording: RECORDING,
+        track: TrackId(1),
+        held: Sequences::below(3),
+    };
+    assert!(drain(&mut session, T0).contains(&Action::Report(forgot)));
+    session.offer(chunk(1, 3, 0, 10, false), T0);
+    let opens = |action: &Action| matches!(action, Action::Open { .. });
+    assert!(drain(&mut session, T0).iter().any(opens));
+}
+
+#[test]
+fn no_false_word_frees_anything() {
+    let sent = vec![
+        Offer::Ready,
+        chunk(1, 0, 0, 100, true),
+        sealed(1, 0, 100),
+        chunk(1, 1, 0, 50, true),
+    ];
+    let other = RecordingId([0xee; 16]);
+    let mut gap = Sequences::default();
+    gap.insert(1);
+    let lies = [
+        ("beyond what exists", durable(1, Sequences::below(3))),
+        ("not sealed", durable(1, Sequences::below(2))),
+        ("not sealed, as a range", durable(1, gap)),
+        ("another track", durable(7, Sequences::below(1))),
+        (
+            "another recording",
+            Message::Durable(Durable {
+                recording: other,
+                track: TrackId(1),
+                durable: Sequences::below(1),
+            }),
+        ),
+        ("received beyond what was sent", received(1, 1, 51)),
+        ("received of nothing", received(1, 9, 1)),
+        (
+            "complete with segments missing",
+            Message::Complete(Complete {
+                recording: RECORDING,
+            }),
+        ),
+        (
+            "an init never sent",
+            Message::InitDurable(InitDurable {
+                hashes: vec![Hash([5; 32])],
+            }),
+        ),
+        ("a second welcome", welcome(vec![], false)),
+    ];
+    for (what, lie) in lies {
+        let mut session = welcomed(sent.clone());
+        drain(&mut session, T0);
+        session.received(lie, T0);
+        let actions = drain(&mut session, T0);
+        assert_eq!(closes(&actions), Some(ErrorCode::PROTOCOL), "{what}");
+        assert!(!freed(&actions), "{what}");
+        assert_eq!(session.pending(), 2, "{what}");
+        // Nothing counts any more on this connection, not even the truth.
+        session.received(durable(1, Sequences::below(1)), T0);
+        assert_eq!(drain(&mut session, T0), []);
+    }
+}
+
+#[test]
+fn no_false_welcome_frees_anything() {
+    let offers = vec![chunk(1, 0, 0, 10, false), sealed(1, 0, 10), Offer::Ready];
+    let mut stray = welcome(vec![(1, Sequences::below(1))], false);
+    if let Message::Welcome(welcome) = &mut stray {
+        welcome.recordings[0].recording = RecordingId([0xee; 16]);
+    }
+    let lies = [
+        (
+            "more than exists",
+            welcome(vec![(1, Sequences::below(2))], false),
+        ),
+        (
+            "another track",
+            welcome(vec![(3, Sequences::below(1))], false),
+        ),
+        ("complete, holding nothing", welcome(vec![], true)),
+        ("another recording", stray),
+        ("an acknowledgement first", durable(1, Sequences::below(1))),
+    ];
+    for (what, lie) in lies {
+        let mut session = session(offers.clone());
+        session.connected(None, T0);
+        session.received(lie, T0);
+        let actions = drain(&mut session, T0);
+        assert_eq!(closes(&actions), Some(ErrorCode::PROTOCOL), "{what}");
+        assert!(!freed(&actions) && session.pending() == 1, "{what}");
+    }
+}
+
+#[test]
+fn a_segment_made_in_this_run_is_not_durable_before_its_trailer_left() {
+    let mut session = session(vec![Offer::Ready]);
+    session.connected(None, T0);
+    session.offer(chunk(1, 0, 0, 10, true), T0);
+    session.offer(sealed(1, 0, 10), T0);
+    session.received(welcome(vec![], false), T0);
+    session.received(durable(1, Sequences::below(1)), T0);
+    assert_eq!(closes(&drain(&mut session, T0)), Some(ErrorCode::PROTOCOL));
+}
+
+#[test]
+fn a_complete_recording_is_reported_once_and_not_offered_again() {
+    let mut session = welcomed(vec![
+        Offer::Ready,
+        chunk(0, 0, 0, 10, true),
+        sealed(0, 0, 10),
+    ]);
+    drain(&mut session, T0);
+    let complete = Message::Complete(Complete {
+        recording: RECORDING,
+    });
+    session.received(durable(0, Sequences::below(1)), T0);
+    session.received(complete.clone(), T0);
+    session.received(complete, T0);
+    let actions = drain(&mut session, T0);
+    let report = Action::Report(Report::Complete {
+        recording: RECORDING,
+    });
+    assert_eq!(
+        actions.iter().filter(|action| **action == report).count(),
+        1
+    );
+    session.disconnected(None, String::new(), T0);
+    drain(&mut session, T0);
+    session.connected(None, T0);
+    let Action::Control(Message::Hello(hello)) = session.next(T0) else {
+        panic!("no greeting");
+    };
+    assert_eq!((hello.recordings.len(), hello.connection), (0, 2));
+}
+
+#[test]
+fn a_stopped_stream_is_tried_again_later_and_a_conflict_never() {
+    let offers = vec![Offer::Ready, chunk(1, 0, 0, 100, false), sealed(1, 0, 100)];
+    let mut session = welcomed(offers.clone());
+    drain(&mut session, T0);
+    session.stopped(key(1, 0), ErrorCode::STORE_FAILED, T0);
+    assert_eq!(drain(&mut session, at(999)), []);
+    let opens = |action: &Action| matches!(action, Action::Open { .. });
+    assert!(drain(&mut session, at(1000)).iter().any(opens));
+
+    let mut session = welcomed(offers);
+    drain(&mut session, T0);
+    let conflict = Message::Error(ErrorMessage {
+        code: ErrorCode::CONFLICT,
+        text: String::new(),
+        key: Some(key(1, 0)),
+    });
+    session.received(conflict, T0);
+    let refused = Report::Refused {
+        key: key(1, 0),
+        code: ErrorCode::CONFLICT,
+    };
+    assert_eq!(drain(&mut session, at(100_000)), [Action::Report(refused)]);
+    assert_eq!(session.pending(), 1, "refused is not durable");
+}
+
+#[test]
+fn a_forgotten_recording_is_given_up_and_late_words_on_it_do_no_harm() {
+    let mut session = welcomed(vec![Offer::Ready, chunk(1, 0, 0, 100, true)]);
+    drain(&mut session, T0);
+    session.offer(
+        Offer::Forget {
+            recording: RECORDING,
+        },
+        T0,
+    );
+    assert_eq!(drain(&mut session, T0), [Action::Reset { key: key(1, 0) }]);
+    for word in [received(1, 0, 100), durable(1, Sequences::below(1))] {
+        session.received(word, T0);
+        assert_eq!(drain(&mut session, T0), []);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn whatever_breaks_everything_sealed_becomes_durable_and_nothing_else(
+        steps in prop::collection::vec(model::step(), 1..250),
+    ) {
+        let mut model = Model::new();
+        for step in steps {
+            model.take(step);
+        }
+        model.settle();
+    }
+}

@@ -68,7 +68,7 @@ impl Run {
 
 /// Writes the file. `fetch` gives a segment's bytes by the index of its track and its index in the
 /// track's list; it is asked for each one twice and must give the same bytes. Tracks without a segment
-/// are left out.
+/// are left out. Give a buffered `out`: it is written in pieces of a few kilobytes.
 pub fn write_progressive(
     tracks: &[ProgressiveTrack],
     mut fetch: impl FnMut(usize, usize) -> io::Result<Vec<u8>>,

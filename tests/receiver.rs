@@ -1,7 +1,11 @@
 //! The real receiver, spoken to over real QUIC and HTTP.
 
 #![cfg(all(feature = "receiver", feature = "software"))]
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test that cannot go on panics")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on panics"
+)]
 
 #[path = "support/device.rs"]
 mod device;
@@ -11,9 +15,11 @@ mod receiver;
 mod recording;
 
 use device::{Device, Identity, ended};
-use hallcast::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId};
+use hallcast::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId, TrackKind};
 use hallcast::mp4::parse_provenance;
 use hallcast::receiver::archive::{init_path, segment_path};
+use hallcast::uplink::quic::{Config, Uplink};
+use hallcast::uplink::{Offer, Report, Source};
 use hallcast::wire::message::Message;
 use hallcast::wire::stream::{SegmentHeader, chunk_head, hash, init_stream, segment_head, trailer};
 use hallcast::wire::{ErrorCode, Sequences};
@@ -21,6 +27,7 @@ use receiver::Receiver;
 use recording::Objects;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::time::Duration;
 
 const ID: RecordingId = RecordingId([7; 16]);
 /// The box that `recording::make` says it is.
@@ -424,6 +431,116 @@ async fn only_boxes_of_the_roster_get_in_and_the_newest_connection_counts() {
     assert_eq!(ended(&copy.connection).await, ErrorCode::REVOKED);
     let connection = identity.connect(&receiver.boxes, &state).await.unwrap();
     assert_eq!(ended(&connection).await, ErrorCode::REVOKED);
+}
+
+/// The spool's part of an uplink: hands out the objects.
+struct Spool(Objects);
+
+impl Source for Spool {
+    fn segment(&self, key: SegmentKey, offset: u64, length: u32) -> std::io::Result<Vec<u8>> {
+        let bytes = &self.0[&segment_path(&key)];
+        Ok(bytes[offset as usize..][..length as usize].to_vec())
+    }
+
+    fn init(&self, hash: &Hash) -> std::io::Result<Vec<u8>> {
+        Ok(self.0[&init_path(ID, *hash)].clone())
+    }
+}
+
+/// Runs the box's own uplink over `objects` until the receiver has all of them.
+async fn uplink(home: &std::path::Path, receiver: &Receiver, objects: &Objects) {
+    let identity = hallcast::uplink::identity::Identity::open(home).unwrap();
+    if identity.credentials().is_err() {
+        let request = home.join("box.csr");
+        std::fs::write(&request, identity.certificate_request().unwrap()).unwrap();
+        let chain = device::sign(&receiver.state_dir, &request);
+        identity
+            .install(&String::from_utf8(chain).unwrap())
+            .unwrap();
+    }
+    let (offers, taken) = tokio::sync::mpsc::channel(64);
+    let (reports, mut told) = tokio::sync::mpsc::channel(64);
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let uplink = Uplink {
+        config: Config::new(&receiver.boxes),
+        epoch: identity.raise_epoch().unwrap(),
+        identity,
+        source: std::sync::Arc::new(Spool(objects.clone())),
+        stats: Default::default(),
+    };
+    let running = tokio::spawn(uplink.run(taken, reports, stopped));
+    for track in [0, 1, 2] {
+        let end = objects
+            .keys()
+            .filter(|name| name.contains(&format!("/{track}/")))
+            .count();
+        let offer = Offer::Track {
+            recording: ID,
+            track: TrackId(track),
+            durable: Sequences::default(),
+            end: end as u64,
+        };
+        offers.send(offer).await.unwrap();
+    }
+    for (name, bytes) in objects.iter().filter(|(name, _)| !is_init(name)) {
+        let (provenance, _) = parse_provenance(bytes).unwrap();
+        let kind = match provenance.key.track.0 {
+            0 => TrackKind::Events,
+            1 => TrackKind::Video,
+            _ => TrackKind::Audio,
+        };
+        assert_eq!(&segment_path(&provenance.key), name);
+        let chunk = Offer::Chunk {
+            key: provenance.key,
+            kind,
+            init: provenance.init,
+            offset: 0,
+            length: bytes.len() as u32,
+            live: false,
+        };
+        let sealed = Offer::Sealed {
+            key: provenance.key,
+            length: bytes.len() as u64,
+            hash: hash(bytes),
+        };
+        offers.send(chunk).await.unwrap();
+        offers.send(sealed).await.unwrap();
+    }
+    offers.send(Offer::Ready).await.unwrap();
+    loop {
+        let report = hallcast::clock::within(Duration::from_secs(20), told.recv()).await;
+        match report.expect("a report in time").expect("a report") {
+            Report::Complete { recording } => {
+                assert_eq!(recording, ID);
+                break;
+            }
+            Report::Connected | Report::Durable { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    stop.send(true).unwrap();
+    running.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_box_s_own_uplink_delivers_a_recording_and_hears_again_that_it_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let box_id = hallcast::uplink::identity::Identity::open(home.path())
+        .unwrap()
+        .box_id();
+    let objects = recording::make_by(box_id, ID, 20, true, false);
+    uplink(home.path(), &receiver, &objects).await;
+    for (name, bytes) in &objects {
+        assert_eq!(
+            &std::fs::read(receiver.store_dir.join(name)).unwrap(),
+            bytes,
+            "{name}"
+        );
+    }
+    // The box's process starts again and has forgotten what was acknowledged.
+    uplink(home.path(), &receiver, &objects).await;
 }
 
 #[test]

@@ -9,8 +9,8 @@
 //! A stream that is cut, or whose trailer is wrong, leaves nothing. What is held in memory of all
 //! segments under way is bounded by [`Config::held_bytes`].
 
-use super::library::{Error as KeepError, Kept};
-use crate::media::{BoxId, Hash, RecordingId, SegmentKey};
+use super::library::{Error as KeepError, Kept, Whole};
+use crate::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId};
 use crate::wire::framing::{self, MessageReader};
 use crate::wire::message::{
     Complete, Durable, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message, Received,
@@ -334,7 +334,7 @@ impl Ingest {
         match result {
             Ok(kept) => {
                 self.stats.segments += 1;
-                let mut work = vec![durable(&key, kept.durable)];
+                let mut work = vec![durable(key.recording, key.track, kept.durable)];
                 work.extend(complete(key.recording, kept.complete));
                 work
             }
@@ -357,24 +357,37 @@ impl Ingest {
     }
 
     /// A LOST declaration is durable, or is not kept.
-    pub fn lost_kept(&mut self, lost: &Lost, result: Result<bool, KeepError>) -> Option<Work> {
+    pub fn lost_kept(
+        &mut self,
+        lost: &Lost,
+        result: Result<Option<Whole>, KeepError>,
+    ) -> Vec<Work> {
         match result {
             Ok(whole) => complete(lost.recording, whole),
-            Err(e) => Some(trouble(e.code(), e.to_string(), None)),
+            Err(e) => vec![trouble(e.code(), e.to_string(), None)],
         }
     }
 }
 
-fn durable(key: &SegmentKey, durable: Sequences) -> Work {
+fn durable(recording: RecordingId, track: TrackId, durable: Sequences) -> Work {
     Work::Send(Message::Durable(Durable {
-        recording: key.recording,
-        track: key.track,
+        recording,
+        track,
         durable,
     }))
 }
 
-fn complete(recording: RecordingId, complete: bool) -> Option<Work> {
-    complete.then_some(Work::Send(Message::Complete(Complete { recording })))
+/// COMPLETE, after everything that it implies was said.
+fn complete(recording: RecordingId, whole: Option<Whole>) -> Vec<Work> {
+    let Some(whole) = whole else {
+        return Vec::new();
+    };
+    let mut work: Vec<_> = whole
+        .into_iter()
+        .map(|held| durable(recording, held.track, held.durable))
+        .collect();
+    work.push(Work::Send(Message::Complete(Complete { recording })));
+    work
 }
 
 /// Tells the box about a segment or init; the connection goes on.

@@ -39,15 +39,8 @@ impl Identity {
             params.serialize_request(&key).unwrap().pem().unwrap(),
         )
         .unwrap();
-        let signed = Command::new(env!("CARGO_BIN_EXE_hallcast-receiver"))
-            .arg("sign")
-            .arg(&request)
-            .args(["--room", "Test room", "--state-dir"])
-            .arg(state_dir)
-            .output()
-            .unwrap();
-        assert!(signed.status.success(), "{signed:?}");
-        let chain = CertificateDer::pem_slice_iter(&signed.stdout);
+        let signed = sign(state_dir, &request);
+        let chain = CertificateDer::pem_slice_iter(&signed);
         Self {
             box_id,
             chain: chain.map(Result::unwrap).collect(),
@@ -87,6 +80,19 @@ impl Identity {
             .unwrap();
         connecting.await
     }
+}
+
+/// Has the receiver's own program sign a request; the chain it prints.
+pub fn sign(state_dir: &Path, request: &Path) -> Vec<u8> {
+    let signed = Command::new(env!("CARGO_BIN_EXE_hallcast-receiver"))
+        .arg("sign")
+        .arg(request)
+        .args(["--room", "Test room", "--state-dir"])
+        .arg(state_dir)
+        .output()
+        .unwrap();
+    assert!(signed.status.success(), "{signed:?}");
+    signed.stdout
 }
 
 /// The end of a connection, as a code of ours or, from TLS, its alert's.

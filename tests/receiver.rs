@@ -14,7 +14,7 @@ mod receiver;
 #[path = "support/recording.rs"]
 mod recording;
 
-use device::{Device, Identity, ended};
+use device::{Device, Identity, ended, segment_stream};
 use hallcast::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId, TrackKind};
 use hallcast::mp4::parse_provenance;
 use hallcast::receiver::archive::{init_path, segment_path};
@@ -32,21 +32,6 @@ use std::time::Duration;
 const ID: RecordingId = RecordingId([7; 16]);
 /// The box that `recording::make` says it is.
 const BOX: BoxId = BoxId([9; 16]);
-
-/// The stream of an archived segment, in chunks of at most 50 000 bytes.
-fn segment_stream(bytes: &[u8]) -> Vec<u8> {
-    let (provenance, _) = parse_provenance(bytes).unwrap();
-    let mut stream = segment_head(&SegmentHeader {
-        key: provenance.key,
-        init: provenance.init,
-    });
-    for chunk in bytes.chunks(50_000) {
-        stream.extend(chunk_head(chunk.len() as u32));
-        stream.extend(chunk);
-    }
-    stream.extend(trailer(bytes.len() as u64, &hash(bytes)));
-    stream
-}
 
 fn is_init(name: &str) -> bool {
     name.contains("/init/")

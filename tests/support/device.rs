@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test that includes this uses a part of it")]
 
 use hallcast::media::{BoxId, RecordingId};
+use hallcast::mp4::parse_provenance;
 use hallcast::wire::framing::{self, MessageReader};
 use hallcast::wire::message::{Hello, Message, OpenRecording, Welcome};
+use hallcast::wire::stream::{SegmentHeader, chunk_head, hash, segment_head, trailer};
 use hallcast::wire::{ALPN, ErrorCode};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
@@ -113,6 +115,21 @@ pub fn code(error: &ConnectionError) -> ErrorCode {
         }
         other => panic!("{other}"),
     }
+}
+
+/// The stream of an archived segment, in chunks of at most 50 000 bytes.
+pub fn segment_stream(bytes: &[u8]) -> Vec<u8> {
+    let (provenance, _) = parse_provenance(bytes).unwrap();
+    let mut stream = segment_head(&SegmentHeader {
+        key: provenance.key,
+        init: provenance.init,
+    });
+    for chunk in bytes.chunks(50_000) {
+        stream.extend(chunk_head(chunk.len() as u32));
+        stream.extend(chunk);
+    }
+    stream.extend(trailer(bytes.len() as u64, &hash(bytes)));
+    stream
 }
 
 /// A connection whose control stream is open.

@@ -20,6 +20,18 @@ pub enum Lamp {
 }
 
 impl Lamp {
+    /// Its name in `status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::ShortBlink => "short-blink",
+            Self::Solid => "solid",
+            Self::Wink => "wink",
+            Self::SlowBlink => "slow-blink",
+            Self::FastBlink => "fast-blink",
+        }
+    }
+
     /// The pattern's stretches in turn, beginning lit; empty where it never changes.
     fn rhythm(self) -> &'static [Duration] {
         const fn ms(ms: u64) -> Duration {

@@ -146,6 +146,9 @@ impl Films {
                 bytes.map(Vec::from).map_err(io::Error::other)
             };
             mp4::write_progressive(&tracks, fetch, &mut out)?;
+            // What has its final name is taken for whole after a power cut too.
+            let written = out.into_inner().map_err(|e| cache(e.into_error()))?;
+            written.sync_all().map_err(cache)?;
             std::fs::rename(&staged, &path).map_err(cache)?;
             Ok(path)
         });

@@ -9,8 +9,8 @@
 //! A stream that is cut, or whose trailer is wrong, leaves nothing. What is held in memory of all
 //! segments under way is bounded by [`Config::held_bytes`].
 
-use super::library::{Error as KeepError, Kept};
-use crate::media::{BoxId, Hash, RecordingId, SegmentKey};
+use super::library::{Error as KeepError, Kept, Whole};
+use crate::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId};
 use crate::wire::framing::{self, MessageReader};
 use crate::wire::message::{
     Complete, Durable, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message, Received,
@@ -248,7 +248,7 @@ impl Ingest {
                             "more than {} bytes of segments are under way",
                             self.config.held_bytes
                         );
-                        work.push(self.stop(stream, ErrorCode::BUSY, text));
+                        work.extend(self.stop(stream, ErrorCode::BUSY, text));
                         return work;
                     }
                     self.held += length;
@@ -260,7 +260,7 @@ impl Ingest {
                 Ok(Some(StreamEvent::ChunkEnd)) => received = true,
                 Err(e) => {
                     let (code, text) = (e.code(), e.to_string());
-                    work.push(self.stop(stream, code, text));
+                    work.extend(self.stop(stream, code, text));
                     return work;
                 }
             }
@@ -304,15 +304,23 @@ impl Ingest {
 
     /// The stream was reset, or the connection went: it leaves nothing.
     pub fn cut(&mut self, stream: u64) {
-        if let Some(incoming) = self.streams.remove(&stream) {
-            self.held -= incoming.bytes.len() as u64;
-            self.stats.refused += 1;
-        }
+        self.drop_stream(stream);
     }
 
-    fn stop(&mut self, stream: u64, code: ErrorCode, text: String) -> Work {
-        self.cut(stream);
-        Work::Stop { stream, code, text }
+    fn drop_stream(&mut self, stream: u64) -> Option<SegmentHeader> {
+        let incoming = self.streams.remove(&stream)?;
+        self.held -= incoming.bytes.len() as u64;
+        self.stats.refused += 1;
+        incoming.header
+    }
+
+    /// Stops a stream. A box that has sent all of it does not notice: it is told by message too.
+    fn stop(&mut self, stream: u64, code: ErrorCode, text: String) -> Vec<Work> {
+        let key = self.drop_stream(stream).map(|header| header.key);
+        vec![
+            trouble(code, text.clone(), key),
+            Work::Stop { stream, code, text },
+        ]
     }
 
     /// A segment of `length` bytes from [`Work::Keep`] is durable, or is not kept.
@@ -326,7 +334,7 @@ impl Ingest {
         match result {
             Ok(kept) => {
                 self.stats.segments += 1;
-                let mut work = vec![durable(&key, kept.durable)];
+                let mut work = vec![durable(key.recording, key.track, kept.durable)];
                 work.extend(complete(key.recording, kept.complete));
                 work
             }
@@ -349,24 +357,37 @@ impl Ingest {
     }
 
     /// A LOST declaration is durable, or is not kept.
-    pub fn lost_kept(&mut self, lost: &Lost, result: Result<bool, KeepError>) -> Option<Work> {
+    pub fn lost_kept(
+        &mut self,
+        lost: &Lost,
+        result: Result<Option<Whole>, KeepError>,
+    ) -> Vec<Work> {
         match result {
             Ok(whole) => complete(lost.recording, whole),
-            Err(e) => Some(trouble(e.code(), e.to_string(), None)),
+            Err(e) => vec![trouble(e.code(), e.to_string(), None)],
         }
     }
 }
 
-fn durable(key: &SegmentKey, durable: Sequences) -> Work {
+fn durable(recording: RecordingId, track: TrackId, durable: Sequences) -> Work {
     Work::Send(Message::Durable(Durable {
-        recording: key.recording,
-        track: key.track,
+        recording,
+        track,
         durable,
     }))
 }
 
-fn complete(recording: RecordingId, complete: bool) -> Option<Work> {
-    complete.then_some(Work::Send(Message::Complete(Complete { recording })))
+/// COMPLETE, after everything that it implies was said.
+fn complete(recording: RecordingId, whole: Option<Whole>) -> Vec<Work> {
+    let Some(whole) = whole else {
+        return Vec::new();
+    };
+    let mut work: Vec<_> = whole
+        .into_iter()
+        .map(|held| durable(recording, held.track, held.durable))
+        .collect();
+    work.push(Work::Send(Message::Complete(Complete { recording })));
+    work
 }
 
 /// Tells the box about a segment or init; the connection goes on.

@@ -1,8 +1,7 @@
 //! Tests of the engine: bytes in, work out.
 
 use super::*;
-use crate::media::TrackId;
-use crate::wire::message::{OpenRecording, Watermark};
+use crate::wire::message::{HeldTrack, OpenRecording, Watermark};
 use crate::wire::stream::{self, chunk_head, init_stream, segment_head, trailer};
 use proptest::prelude::*;
 
@@ -106,17 +105,22 @@ fn a_segment_is_received_step_by_step_and_kept_only_at_its_end() {
     assert_eq!(hash, stream::hash(&bytes));
     let kept = Kept {
         durable: Sequences::below(4),
-        complete: true,
+        complete: Some(vec![HeldTrack {
+            track: TrackId(2),
+            durable: Sequences::below(9),
+        }]),
     };
     let work = engine.kept(key(), bytes.len() as u64, Ok(kept));
     let [
         Work::Send(Message::Durable(durable)),
+        Work::Send(Message::Durable(others)),
         Work::Send(Message::Complete(_)),
     ] = work.as_slice()
     else {
         panic!("{work:?}")
     };
     assert!(durable.durable.contains(3));
+    assert_eq!(others.track, TrackId(2));
     assert_eq!(engine.held, 0);
 }
 
@@ -193,17 +197,18 @@ fn memory_is_bounded_and_freed() {
     let stream = segment_stream(&[vec![1; 900]]);
     engine.stream(0, &stream[..stream.len() - 50]);
     let work = engine.stream(4, &stream);
-    assert!(
-        matches!(
-            work.as_slice(),
-            [Work::Stop {
-                stream: 4,
-                code: ErrorCode::BUSY,
-                ..
-            }]
-        ),
-        "{work:?}"
-    );
+    let [
+        Work::Send(Message::Error(error)),
+        Work::Stop {
+            stream: 4,
+            code: ErrorCode::BUSY,
+            ..
+        },
+    ] = work.as_slice()
+    else {
+        panic!("{work:?}")
+    };
+    assert_eq!(error.key, Some(key()));
     engine.cut(0);
     assert_eq!(engine.held, 0);
     let work = engine.stream(8, &stream);
@@ -215,7 +220,7 @@ fn a_welcome_that_does_not_fit_is_cut_not_refused() {
     let mut engine = open(Config::default());
     let mut sparse = Sequences::below(5);
     (0..256).for_each(|n| sparse.insert(u64::MAX / 2 + 3 * n));
-    let track = |track| crate::wire::message::HeldTrack {
+    let track = |track| HeldTrack {
         track: TrackId(track),
         durable: sparse.clone(),
     };

@@ -68,13 +68,17 @@ impl Error {
     }
 }
 
+/// What is durable of each track of a complete recording. A box is told all of it before it is told
+/// COMPLETE, because acknowledgements of other streams may still be on their way.
+pub type Whole = Vec<HeldTrack>;
+
 /// What became durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     /// All that is durable of the segment's track.
     pub durable: Sequences,
-    /// True if this made the recording complete: its manifest is durable.
-    pub complete: bool,
+    /// All that is durable of each track if the recording is complete: its manifest is durable.
+    pub complete: Option<Whole>,
 }
 
 /// The archive with what is known of it.
@@ -211,14 +215,14 @@ impl Library {
         Ok(())
     }
 
-    /// Makes a LOST range durable; true if that completes the recording.
+    /// Makes a LOST range durable; what is durable of each track if the recording is complete now.
     pub async fn keep_lost(
         &self,
         sender: BoxId,
         id: RecordingId,
         range: LostRange,
         reason: LostReason,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Whole>, Error> {
         let owner = self.read().recordings.get(&id).and_then(Recording::owner);
         if owner != Some(sender) || range.last < range.first {
             return Err(Error::OtherBox(id));
@@ -233,15 +237,15 @@ impl Library {
         Ok(self.complete(id).await?)
     }
 
-    /// Writes the manifest if nothing is missing any more; true if this call completed it.
-    async fn complete(&self, id: RecordingId) -> Result<bool, archive::Error> {
+    /// Writes the manifest once nothing is missing; what is durable of each track of a complete one.
+    async fn complete(&self, id: RecordingId) -> Result<Option<Whole>, archive::Error> {
         let manifest = {
             let catalog = self.read();
             let Some(recording) = catalog.recordings.get(&id) else {
-                return Ok(false);
+                return Ok(None);
             };
             if recording.complete {
-                return Ok(false);
+                return Ok(Some(held_tracks(recording)));
             }
             match recording.missing() {
                 None => {}
@@ -250,9 +254,9 @@ impl Library {
                         "recording {id}: track {track} is here in full, but its hashes are not those \
                          that the box states; it is kept as it is and stays incomplete"
                     );
-                    return Ok(false);
+                    return Ok(None);
                 }
-                Some(_) => return Ok(false),
+                Some(_) => return Ok(None),
             }
             Manifest::of(id, recording)
         };
@@ -260,18 +264,23 @@ impl Library {
             Ok(json) => json,
             Err(e) => {
                 log::error!("recording {id}: its manifest cannot be written: {e}");
-                return Ok(false);
+                return Ok(None);
             }
         };
         let name = archive::manifest_path(id);
-        self.archive.create(&name, Bytes::from(json)).await?;
+        match self.archive.create(&name, Bytes::from(json)).await {
+            Ok(()) => {}
+            // Written by another session a moment ago, or by a later release: it stays.
+            Err(e @ archive::Error::Conflict { .. }) => log::error!("{e}; the archived one stays"),
+            Err(e) => return Err(e),
+        }
         let mut catalog = self.write();
         let recording = catalog.recordings.entry(id).or_default();
         let first = !std::mem::replace(&mut recording.complete, true);
         if first {
             log::info!("recording {id} is complete");
         }
-        Ok(first)
+        Ok(Some(held_tracks(recording)))
     }
 
     /// What of the box's recordings is held, and which of them are complete.
@@ -284,19 +293,22 @@ impl Library {
             };
             if recording.complete {
                 complete.push(asked.recording);
-                continue;
             }
-            let track = |track: &TrackId| HeldTrack {
-                track: *track,
-                durable: recording.durable(*track),
-            };
             held.push(HeldRecording {
                 recording: asked.recording,
-                tracks: recording.segments.keys().map(track).collect(),
+                tracks: held_tracks(recording),
             });
         }
         (held, complete)
     }
+}
+
+fn held_tracks(recording: &Recording) -> Vec<HeldTrack> {
+    let track = |track: &TrackId| HeldTrack {
+        track: *track,
+        durable: recording.durable(*track),
+    };
+    recording.segments.keys().map(track).collect()
 }
 
 async fn read_recording(

@@ -416,5 +416,57 @@ fn parse_range(asked: &str, total: u64) -> Range {
 }
 
 #[cfg(test)]
-#[path = "web_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ranges_are_those_of_rfc_9110() {
+        for (asked, expected) in [
+            ("bytes=0-0", Range::Part(0, 0)),
+            ("bytes=10-", Range::Part(10, 99)),
+            ("bytes=-5", Range::Part(95, 99)),
+            ("bytes=-500", Range::Part(0, 99)),
+            ("bytes=90-500", Range::Part(90, 99)),
+            ("bytes=100-", Range::Unsatisfiable),
+            ("bytes=-0", Range::Unsatisfiable),
+            ("bytes=5-2", Range::Whole),
+            ("bytes=0-1,5-6", Range::Whole),
+            ("pages=1-2", Range::Whole),
+            ("", Range::Whole),
+        ] {
+            assert_eq!(parse_range(asked, 100), expected, "{asked}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_names_are_answered() {
+        for host in [
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1:1",
+            "[::1]:8080",
+            "[::1]",
+        ] {
+            assert!(is_loopback_host(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.org",
+            "localhost.example.org:80",
+            "10.0.0.1",
+            "[::2]:1",
+        ] {
+            assert!(!is_loopback_host(host), "{host}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_lies_within_the_file(asked in "bytes=[0-9]{0,20}-[0-9]{0,20}", total in 0u64..1000) {
+            if let Range::Part(first, last) = parse_range(&asked, total) {
+                prop_assert!(first <= last && last < total);
+            }
+        }
+    }
+}

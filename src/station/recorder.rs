@@ -13,7 +13,7 @@
 //! what was recorded goes on in every state and is not a state of its own.
 
 use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
-use crate::panel::LampPattern;
+use crate::panel::Lamp;
 use std::time::Duration;
 
 /// Where the recorder is.
@@ -106,14 +106,14 @@ impl Recorder {
     }
 
     /// What the lamp shows. `reachable` is whether the receiver is.
-    pub fn lamp(&self, ready: bool, reachable: bool) -> LampPattern {
+    pub fn lamp(&self, ready: bool, reachable: bool) -> Lamp {
         match self.state {
-            State::Fault => LampPattern::FastBlink,
-            State::Recording(_) | State::Stopping(_) if reachable => LampPattern::Solid,
-            State::Recording(_) | State::Stopping(_) => LampPattern::Wink,
+            State::Fault => Lamp::FastBlink,
+            State::Recording(_) | State::Stopping(_) if reachable => Lamp::Solid,
+            State::Recording(_) | State::Stopping(_) => Lamp::Wink,
             // Not solid yet: nothing is kept.
-            State::Idle | State::Starting(_) if ready => LampPattern::ShortBlink,
-            State::Idle | State::Starting(_) => LampPattern::Off,
+            State::Idle | State::Starting(_) if ready => Lamp::ShortBlink,
+            State::Idle | State::Starting(_) => Lamp::Off,
         }
     }
 
@@ -256,12 +256,12 @@ mod tests {
     #[test]
     fn the_lamp_is_solid_only_once_a_chunk_is_kept() {
         let mut recorder = started();
-        assert_eq!(recorder.lamp(true, true), LampPattern::ShortBlink);
+        assert_eq!(recorder.lamp(true, true), Lamp::ShortBlink);
         recorder.handle(Input::Kept, at(1)).unwrap();
-        assert_eq!(recorder.lamp(true, true), LampPattern::Solid);
-        assert_eq!(recorder.lamp(true, false), LampPattern::Wink);
+        assert_eq!(recorder.lamp(true, true), Lamp::Solid);
+        assert_eq!(recorder.lamp(true, false), Lamp::Wink);
         recorder.handle(Input::Fault, at(2)).unwrap();
-        assert_eq!(recorder.lamp(true, true), LampPattern::FastBlink);
+        assert_eq!(recorder.lamp(true, true), Lamp::FastBlink);
     }
 
     #[test]

@@ -187,6 +187,11 @@ fn audio(store: &mut Store, id: RecordingId, track: u8, seconds: u64) -> TrackIn
 
 /// The objects of a recording of `seconds`; with an END if `ended`, with slides if `slides`.
 pub fn make(id: RecordingId, seconds: u64, ended: bool, slides: bool) -> Objects {
+    make_by(BoxId([9; 16]), id, seconds, ended, slides)
+}
+
+/// [`make`], as the box `box_id` makes it.
+pub fn make_by(box_id: BoxId, id: RecordingId, seconds: u64, ended: bool, slides: bool) -> Objects {
     let mut store = Store::default();
     let mut tracks = vec![video(&mut store, id, 1, "presenter", seconds)];
     if slides {
@@ -195,7 +200,7 @@ pub fn make(id: RecordingId, seconds: u64, ended: bool, slides: bool) -> Objects
     tracks.push(audio(&mut store, id, 2, seconds));
     let mut events = vec![
         Event::Started {
-            box_id: BoxId([9; 16]),
+            box_id,
             by: StartedBy::Button,
             room: Some("Lecture hall 1".into()),
             title: None,

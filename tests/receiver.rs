@@ -1,0 +1,555 @@
+//! The real receiver, spoken to over real QUIC and HTTP.
+
+#![cfg(all(feature = "receiver", feature = "software"))]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on panics"
+)]
+
+#[path = "support/device.rs"]
+mod device;
+#[path = "support/receiver.rs"]
+mod receiver;
+#[path = "support/recording.rs"]
+mod recording;
+
+use device::{Device, Identity, ended, segment_stream};
+use hallcast::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId, TrackKind};
+use hallcast::mp4::parse_provenance;
+use hallcast::receiver::archive::{init_path, segment_path};
+use hallcast::uplink::quic::{Config, Uplink};
+use hallcast::uplink::{Offer, Report, Source};
+use hallcast::wire::message::Message;
+use hallcast::wire::stream::{SegmentHeader, chunk_head, hash, init_stream, segment_head, trailer};
+use hallcast::wire::{ErrorCode, Sequences};
+use receiver::Receiver;
+use recording::Objects;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::time::Duration;
+
+const ID: RecordingId = RecordingId([7; 16]);
+/// The box that `recording::make` says it is.
+const BOX: BoxId = BoxId([9; 16]);
+
+fn is_init(name: &str) -> bool {
+    name.contains("/init/")
+}
+
+/// Segments by name, and the streams of the inits.
+fn split(objects: &Objects) -> (BTreeMap<&str, &[u8]>, Vec<Vec<u8>>) {
+    let segments = objects.iter().filter(|(name, _)| !is_init(name));
+    let inits = objects.iter().filter(|(name, _)| is_init(name));
+    (
+        segments
+            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+            .collect(),
+        inits
+            .map(|(_, bytes)| init_stream(&hash(bytes), bytes))
+            .collect(),
+    )
+}
+
+/// Waits until everything is acknowledged and the recording is complete.
+async fn until_complete(device: &mut Device) -> BTreeMap<TrackId, Sequences> {
+    let mut durable: BTreeMap<TrackId, Sequences> = BTreeMap::new();
+    loop {
+        match device.next().await {
+            Message::Durable(ack) => durable.entry(ack.track).or_default().merge(&ack.durable),
+            Message::InitDurable(_) => {}
+            Message::Complete(complete) => {
+                assert_eq!(complete.recording, ID);
+                return durable;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn error(device: &mut Device) -> (ErrorCode, Option<SegmentKey>) {
+    loop {
+        match device.next().await {
+            Message::Error(error) => return (error.code, error.key),
+            Message::Durable(_) | Message::InitDurable(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Status line, headers in lower case, body.
+fn get(page: &str, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
+    let host = page.trim_start_matches("http://").trim_end_matches('/');
+    let mut socket = std::net::TcpStream::connect(host).unwrap();
+    let host_line = if headers.contains("Host:") {
+        String::new()
+    } else {
+        format!("Host: {host}\r\n")
+    };
+    write!(
+        socket,
+        "GET {path} HTTP/1.1\r\n{host_line}Connection: close\r\n{headers}\r\n"
+    )
+    .unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let end = answer
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(!head.to_ascii_lowercase().contains("chunked"), "{head}");
+    (
+        status,
+        head.to_ascii_lowercase(),
+        answer[end + 4..].to_vec(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_is_archived_acknowledged_and_served_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let identity = Identity::signed(&receiver.state_dir, BOX);
+    let objects = recording::make(ID, 5, true, false);
+    let (segments, inits) = split(&objects);
+
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    let welcome = device.welcomed((1, 1), 1, &[ID]).await;
+    assert!(welcome.recordings.is_empty() && welcome.complete.is_empty());
+    // Streams overtake each other: the segments are here before the inits they need.
+    for bytes in segments.values() {
+        device.stream(&segment_stream(bytes)).await;
+    }
+    assert!(matches!(device.next().await, Message::Durable(ack) if ack.track == TrackId::EVENTS));
+    for init in &inits {
+        device.stream(init).await;
+    }
+    let durable = until_complete(&mut device).await;
+    assert_eq!(durable[&TrackId(1)], Sequences::below(3));
+    assert_eq!(durable[&TrackId(2)], Sequences::below(3));
+
+    // What is archived is what was sent, and what a browser gets is what is archived.
+    for (name, bytes) in &objects {
+        let archived = std::fs::read(receiver.store_dir.join(name)).unwrap();
+        assert_eq!(hash(&archived), hash(bytes), "{name}");
+        let url = name.replace("recordings/", "/hls/");
+        let (status, head, body) = get(&receiver.page, &url, "");
+        if name.contains("/0/") {
+            assert_eq!(status, 404, "the events track is not for browsers");
+            continue;
+        }
+        assert_eq!((status, hash(&body)), (200, hash(bytes)), "{name}");
+        assert!(
+            head.contains("immutable") && head.contains("content-type: video/mp4"),
+            "{head}"
+        );
+        let tag = format!("If-None-Match: \"{}\"\r\n", hash(bytes));
+        assert_eq!(get(&receiver.page, &url, &tag).0, 304);
+    }
+
+    // The rest of the pages.
+    let (status, head, body) = get(
+        &receiver.page,
+        &format!("/recordings/{ID}/manifest.json"),
+        "",
+    );
+    assert_eq!(status, 200);
+    let manifest: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        manifest["tracks"][1]["segments"].as_array().unwrap().len(),
+        3
+    );
+    assert!(
+        head.contains("content-security-policy: default-src 'none'"),
+        "{head}"
+    );
+    assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+    let (_, head, body) = get(&receiver.page, &format!("/hls/{ID}/1/index.m3u8"), "");
+    assert!(head.contains("application/vnd.apple.mpegurl"), "{head}");
+    let playlist = m3u8_rs::parse_media_playlist_res(&body).unwrap();
+    assert!(playlist.end_list);
+    let film = format!("/recordings/{ID}/recording.mp4");
+    let (status, head, whole) = get(&receiver.page, &film, "");
+    assert_eq!(status, 200, "{head}");
+    let moov = whole.windows(4).position(|four| four == b"moov").unwrap();
+    let mdat = whole.windows(4).position(|four| four == b"mdat").unwrap();
+    assert!(moov < mdat, "moov is not first");
+    assert_eq!(re_mp4::Mp4::read_bytes(&whole).unwrap().tracks().len(), 2);
+    let (status, head, part) = get(&receiver.page, &film, "Range: bytes=100-299\r\n");
+    assert_eq!((status, part.as_slice()), (206, &whole[100..300]));
+    let range = format!("content-range: bytes 100-299/{}", whole.len());
+    assert!(head.contains(&range), "{head}");
+    assert_eq!(
+        get(&receiver.page, "/", "Host: attacker.example\r\n").0,
+        421
+    );
+    for path in [
+        "/recordings/x",
+        "/hls/../../etc/passwd",
+        "/hls/x/1/index.m3u8",
+        "/assets/x",
+    ] {
+        assert_eq!(get(&receiver.page, path, "").0, 404, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_by_kill_9_and_a_resend_is_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let identity = Identity::signed(&receiver.state_dir, BOX);
+    let objects = recording::make(ID, 5, true, false);
+    let (segments, inits) = split(&objects);
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed((1, 1), 1, &[ID]).await;
+    for init in &inits {
+        device.stream(init).await;
+    }
+    // Everything but the last segment of track 2.
+    let (last, rest) = segments
+        .iter()
+        .next_back()
+        .map(|last| (last, segments.len() - 1))
+        .unwrap();
+    for bytes in segments.values().take(rest) {
+        device.stream(&segment_stream(bytes)).await;
+    }
+    let mut acknowledged = 0;
+    while acknowledged < rest {
+        if let Message::Durable(_) = device.next().await {
+            acknowledged += 1;
+        }
+    }
+    drop(receiver); // SIGKILL
+
+    let receiver = Receiver::start(dir.path());
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    let welcome = device.welcomed((1, 2), 1, &[ID]).await;
+    let held = &welcome.recordings[0].tracks;
+    let of = |track| {
+        &held
+            .iter()
+            .find(|held| held.track == TrackId(track))
+            .unwrap()
+            .durable
+    };
+    assert_eq!(of(0), &Sequences::below(1));
+    assert_eq!(of(1), &Sequences::below(3));
+    assert_eq!(of(2), &Sequences::below(2));
+    // A segment sent twice does no harm; the init need not be sent again.
+    device
+        .stream(&segment_stream(segments[segment_path(&key(1, 0)).as_str()]))
+        .await;
+    device.stream(&segment_stream(last.1)).await;
+    until_complete(&mut device).await;
+    drop(receiver);
+
+    let receiver = Receiver::start(dir.path());
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    let welcome = device.welcomed((1, 3), 1, &[ID]).await;
+    assert_eq!(welcome.complete, [ID]);
+}
+
+fn key(track: u8, sequence: u64) -> SegmentKey {
+    SegmentKey {
+        recording: ID,
+        track: TrackId(track),
+        sequence,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_refused_with_its_code_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let identity = Identity::signed(&receiver.state_dir, BOX);
+    let objects = recording::make(ID, 3, false, false);
+    let (segments, inits) = split(&objects);
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed((1, 1), 1, &[]).await;
+    for init in &inits {
+        device.stream(init).await;
+    }
+    let name = segment_path(&key(1, 0));
+    let bytes = segments[name.as_str()];
+    let stream = segment_stream(bytes);
+
+    // Cut: reset at a few places, and ended before the trailer.
+    for at in [1, 10, stream.len() / 2, stream.len() - 1] {
+        device.cut(&stream[..at]).await;
+    }
+    device.stream(&stream[..stream.len() - 1]).await;
+    assert_eq!(
+        error(&mut device).await,
+        (ErrorCode::MALFORMED, Some(key(1, 0)))
+    );
+    // A changed byte.
+    let mut changed = stream.clone();
+    changed[stream.len() / 2] ^= 1;
+    device.stream(&changed).await;
+    assert_eq!(
+        error(&mut device).await,
+        (ErrorCode::HASH_MISMATCH, Some(key(1, 0)))
+    );
+    assert!(!receiver.store_dir.join(&name).exists());
+    // Another segment than the stream says.
+    let mut wrong = segment_head(&SegmentHeader {
+        key: key(1, 5),
+        init: parse_provenance(bytes).unwrap().0.init,
+    });
+    wrong.extend(chunk_head(bytes.len() as u32));
+    wrong.extend(bytes);
+    wrong.extend(trailer(bytes.len() as u64, &hash(bytes)));
+    device.stream(&wrong).await;
+    assert_eq!(
+        error(&mut device).await,
+        (ErrorCode::PROTOCOL, Some(key(1, 5)))
+    );
+    // No media at all.
+    let noise = [5; 300];
+    let mut noisy = segment_head(&SegmentHeader {
+        key: key(1, 6),
+        init: None,
+    });
+    noisy.extend(chunk_head(300));
+    noisy.extend(noise);
+    noisy.extend(trailer(300, &hash(&noise)));
+    device.stream(&noisy).await;
+    assert_eq!(
+        error(&mut device).await,
+        (ErrorCode::MALFORMED, Some(key(1, 6)))
+    );
+    assert!(
+        !receiver
+            .store_dir
+            .join(format!("recordings/{ID}/1"))
+            .exists()
+    );
+
+    // The right one; then another content under its name.
+    device.stream(&stream).await;
+    while !matches!(device.next().await, Message::Durable(_)) {}
+    let mut other = bytes.to_vec();
+    let end = other.len() - 1;
+    other[end] ^= 1;
+    device.stream(&segment_stream(&other)).await;
+    assert_eq!(
+        error(&mut device).await,
+        (ErrorCode::CONFLICT, Some(key(1, 0)))
+    );
+    assert_eq!(
+        std::fs::read(receiver.store_dir.join(&name)).unwrap(),
+        bytes
+    );
+
+    // Another box may not write into this recording, and its trouble is not this box's.
+    let second = Identity::signed(&receiver.state_dir, BoxId([8; 16]));
+    let mut intruder = Device::connect(&second, &receiver.boxes, &receiver.state_dir).await;
+    intruder.welcomed((1, 1), 2, &[ID]).await;
+    let bytes = segments[segment_path(&key(1, 1)).as_str()];
+    intruder.stream(&segment_stream(bytes)).await;
+    assert_eq!(
+        error(&mut intruder).await,
+        (ErrorCode::CONFLICT, Some(key(1, 1)))
+    );
+    intruder.raw(&[0xff; 64]).await;
+    assert_eq!(ended(&intruder.connection).await, ErrorCode::OVERSIZED);
+    device.stream(&segment_stream(bytes)).await;
+    while !matches!(device.next().await, Message::Durable(_)) {}
+    assert!(init_exists(&receiver, &objects));
+}
+
+fn init_exists(receiver: &Receiver, objects: &Objects) -> bool {
+    let inits = objects.iter().filter(|(name, _)| is_init(name));
+    let mut of_video = inits.filter(|(_, bytes)| {
+        let path = init_path(ID, Hash(*blake3::hash(bytes).as_bytes()));
+        receiver.store_dir.join(path).exists()
+    });
+    of_video.next().is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_boxes_of_the_roster_get_in_and_the_newest_connection_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let state = receiver.state_dir.clone();
+    let identity = Identity::signed(&state, BOX);
+
+    // Signed by another authority: TLS refuses it.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = Receiver::start(elsewhere.path());
+    let foreign = Identity::signed(&other.state_dir, BoxId([5; 16]));
+    let refused = match foreign.connect(&receiver.boxes, &state).await {
+        Ok(connection) => ended(&connection).await,
+        Err(e) => device::code(&e),
+    };
+    assert_eq!(refused, ErrorCode::CERTIFICATE);
+    // Signed by this one, but not in its roster.
+    let entry = state.join(format!("boxes/{}.toml", foreign.box_id));
+    let stranger = Identity::signed(&state, foreign.box_id);
+    std::fs::remove_file(&entry).unwrap();
+    let connection = stranger.connect(&receiver.boxes, &state).await.unwrap();
+    assert_eq!(ended(&connection).await, ErrorCode::UNKNOWN_BOX);
+
+    // The newest connection counts; an older claim is told what is held.
+    let mut first = Device::connect(&identity, &receiver.boxes, &state).await;
+    first.welcomed((3, 1), 1, &[]).await;
+    let mut second = Device::connect(&identity, &receiver.boxes, &state).await;
+    second.welcomed((3, 2), 1, &[]).await;
+    assert_eq!(ended(&first.connection).await, ErrorCode::FENCED);
+    let mut stale = Device::connect(&identity, &receiver.boxes, &state).await;
+    stale.hello((2, 9), 7, &[]).await;
+    assert_eq!(ended(&stale.connection).await, ErrorCode::FENCED);
+    // A copy of the box takes over; when the first process is back, it is told so.
+    let mut copy = Device::connect(&identity, &receiver.boxes, &state).await;
+    copy.welcomed((4, 1), 2, &[]).await;
+    let mut back = Device::connect(&identity, &receiver.boxes, &state).await;
+    back.hello((5, 1), 1, &[]).await;
+    assert_eq!(ended(&back.connection).await, ErrorCode::CLONED);
+
+    // A revocation ends a live connection.
+    let entry = state.join(format!("boxes/{BOX}.toml"));
+    let text = std::fs::read_to_string(&entry).unwrap();
+    std::fs::write(&entry, text.replace("revoked = false", "revoked = true")).unwrap();
+    assert_eq!(ended(&copy.connection).await, ErrorCode::REVOKED);
+    let connection = identity.connect(&receiver.boxes, &state).await.unwrap();
+    assert_eq!(ended(&connection).await, ErrorCode::REVOKED);
+}
+
+/// The spool's part of an uplink: hands out the objects.
+struct Spool(Objects);
+
+impl Source for Spool {
+    fn segment(&self, key: SegmentKey, offset: u64, length: u32) -> std::io::Result<Vec<u8>> {
+        let bytes = &self.0[&segment_path(&key)];
+        Ok(bytes[offset as usize..][..length as usize].to_vec())
+    }
+
+    fn init(&self, hash: &Hash) -> std::io::Result<Vec<u8>> {
+        Ok(self.0[&init_path(ID, *hash)].clone())
+    }
+}
+
+/// Runs the box's own uplink over `objects` until the receiver has all of them.
+async fn uplink(home: &std::path::Path, receiver: &Receiver, objects: &Objects) {
+    let identity = hallcast::uplink::identity::Identity::open(home).unwrap();
+    if identity.credentials().is_err() {
+        let request = home.join("box.csr");
+        std::fs::write(&request, identity.certificate_request().unwrap()).unwrap();
+        let chain = device::sign(&receiver.state_dir, &request);
+        identity
+            .install(&String::from_utf8(chain).unwrap())
+            .unwrap();
+    }
+    let (offers, taken) = tokio::sync::mpsc::channel(64);
+    let (reports, mut told) = tokio::sync::mpsc::channel(64);
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let uplink = Uplink {
+        config: Config::new(&receiver.boxes),
+        epoch: identity.raise_epoch().unwrap(),
+        identity,
+        source: std::sync::Arc::new(Spool(objects.clone())),
+        stats: Default::default(),
+    };
+    let running = tokio::spawn(uplink.run(taken, reports, stopped));
+    for track in [0, 1, 2] {
+        let end = objects
+            .keys()
+            .filter(|name| name.contains(&format!("/{track}/")))
+            .count();
+        let offer = Offer::Track {
+            recording: ID,
+            track: TrackId(track),
+            durable: Sequences::default(),
+            end: end as u64,
+        };
+        offers.send(offer).await.unwrap();
+    }
+    for (name, bytes) in objects.iter().filter(|(name, _)| !is_init(name)) {
+        let (provenance, _) = parse_provenance(bytes).unwrap();
+        let kind = match provenance.key.track.0 {
+            0 => TrackKind::Events,
+            1 => TrackKind::Video,
+            _ => TrackKind::Audio,
+        };
+        assert_eq!(&segment_path(&provenance.key), name);
+        let chunk = Offer::Chunk {
+            key: provenance.key,
+            kind,
+            init: provenance.init,
+            offset: 0,
+            length: bytes.len() as u32,
+            live: false,
+        };
+        let sealed = Offer::Sealed {
+            key: provenance.key,
+            length: bytes.len() as u64,
+            hash: hash(bytes),
+        };
+        offers.send(chunk).await.unwrap();
+        offers.send(sealed).await.unwrap();
+    }
+    offers.send(Offer::Ready).await.unwrap();
+    loop {
+        let report = hallcast::clock::within(Duration::from_secs(20), told.recv()).await;
+        match report.expect("a report in time").expect("a report") {
+            Report::Complete { recording } => {
+                assert_eq!(recording, ID);
+                break;
+            }
+            Report::Connected | Report::Durable { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    stop.send(true).unwrap();
+    running.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_box_s_own_uplink_delivers_a_recording_and_hears_again_that_it_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let box_id = hallcast::uplink::identity::Identity::open(home.path())
+        .unwrap()
+        .box_id();
+    let objects = recording::make_by(box_id, ID, 20, true, false);
+    uplink(home.path(), &receiver, &objects).await;
+    for (name, bytes) in &objects {
+        assert_eq!(
+            &std::fs::read(receiver.store_dir.join(name)).unwrap(),
+            bytes,
+            "{name}"
+        );
+    }
+    // The box's process starts again and has forgotten what was acknowledged.
+    uplink(home.path(), &receiver, &objects).await;
+}
+
+#[test]
+fn a_development_authority_stays_on_loopback_and_bad_settings_exit_with_78() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let program = |arguments: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_hallcast-receiver"))
+            .args(arguments)
+            .arg("--state-dir")
+            .arg(&state)
+            .output()
+            .unwrap()
+    };
+    assert!(program(&["ca", "init", "--development"]).status.success());
+    let store = dir.path().join("store");
+    let store = store.to_str().unwrap();
+    for (arguments, word) in [
+        (["--listen", "0.0.0.0:0"], "--development"),
+        (["--web-listen", "0.0.0.0:0"], "no sign-in"),
+    ] {
+        let output = program(&[&["run", "--store-dir", store], &arguments[..]].concat());
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(word), "{text}");
+    }
+}

@@ -8,9 +8,9 @@ use hallcast::media::{
     RecordingId, Segmented, StartedBy, StopReason, Timescale, TrackId, TrackInfo, TrackKind,
     TrackTotal,
 };
+use hallcast::mp4;
 use hallcast::receiver::archive::{init_path, segment_path};
 use hallcast::segmenter::{self, Cut, Events, Segmenter};
-use hallcast::mp4;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;

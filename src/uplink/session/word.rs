@@ -139,7 +139,8 @@ impl Session {
             )));
         }
         if !restarted {
-            self.out.push_back(Action::Report(Report::Received { key, offset }));
+            self.out
+                .push_back(Action::Report(Report::Received { key, offset }));
             segment.mark_received(offset);
             if segment.waiting_since().is_none() && segment.phase == Phase::Finished {
                 self.live.remove(&key);

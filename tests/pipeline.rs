@@ -1,5 +1,7 @@
 //! The whole road with the real programs: a box with the bench board and a receiver, on loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+
 mod support;
 
 use hallcast::media::{Hash, TrackId};

@@ -29,6 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &[
             "media",
             "clock",
+            "settings",
             "mp4",
             "board",
             "source",
@@ -111,7 +112,7 @@ fn breaches(name: &str, text: &str) -> Vec<String> {
                 "{place}: a binary calls station or receiver, nothing else"
             ));
         }
-        if code.contains("super::super") {
+        if code.contains("super::super::") {
             found.push(format!(
                 "{place}: name the room with crate::, not super::super"
             ));

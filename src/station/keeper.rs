@@ -101,7 +101,7 @@ pub struct Keeper {
     holding: Vec<Sender<Reply>>,
     /// Chunks on their way: segment, the offset behind the chunk, when its first picture was captured.
     travelling: VecDeque<(SegmentKey, u64, Monotonic)>,
-    lateness: Lateness,
+    lateness: BTreeMap<TrackId, Lateness>,
 }
 
 impl Keeper {
@@ -119,7 +119,7 @@ impl Keeper {
             started_by_press: false,
             holding: Vec::new(),
             travelling: VecDeque::new(),
-            lateness: Lateness::default(),
+            lateness: BTreeMap::new(),
         };
         keeper.take_up(recovered);
         keeper

@@ -75,7 +75,7 @@ impl Keeper {
 
     fn arrived(&mut self, key: SegmentKey, offset: u64) {
         let now = clock::now();
-        let lateness = &mut self.lateness;
+        let lateness = self.lateness.entry(key.track).or_default();
         self.travelling.retain(|(chunk, end, captured)| {
             let there = *chunk == key && *end <= offset;
             if there {

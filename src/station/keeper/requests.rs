@@ -8,7 +8,7 @@ use crate::station::control::{Reply, Request};
 use crate::station::lane::LaneView;
 use crate::station::random;
 use crate::station::recorder::{Input as Happening, Refusal, State};
-use crate::station::status::{self, Status};
+use crate::station::status::{self, Lateness, Status};
 use std::sync::mpsc::Sender;
 
 impl Keeper {
@@ -108,7 +108,12 @@ impl Keeper {
                 id: running.recording.to_string(),
                 seconds: now.since(running.since).as_secs(),
             }),
-            tracks: self.parts.lanes.iter().map(LaneView::status).collect(),
+            tracks: self
+                .parts
+                .lanes
+                .iter()
+                .map(|lane| self.track(lane))
+                .collect(),
             spool: status::Spool {
                 recordings: spool.recordings().count(),
                 waiting_bytes: spool
@@ -123,11 +128,18 @@ impl Keeper {
             uplink: status::Uplink {
                 configured: self.parts.offers.is_some(),
                 connected: self.reachable,
-                capture_to_received_ms: self.lateness.clone().summary(),
             },
             alarms: self.alarms.values().cloned().collect(),
             resident_bytes: status::resident_bytes(),
             cpu_seconds: status::cpu_seconds(),
+        }
+    }
+
+    fn track(&self, lane: &LaneView) -> status::Track {
+        let lateness = self.lateness.get(&lane.track).cloned();
+        status::Track {
+            capture_to_received_ms: lateness.and_then(Lateness::summary),
+            ..lane.status()
         }
     }
 }

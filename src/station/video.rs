@@ -13,6 +13,7 @@ use crate::pacer::{self, Action, Pacer};
 use crate::segmenter::{Cut, Segmenter};
 use crate::source::{self, Received, VideoPump, VideoSettings};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One picture track.
 pub(super) struct VideoLane {
@@ -185,7 +186,7 @@ impl VideoLane {
     ) -> Option<Monotonic> {
         loop {
             let now = clock::now();
-            let next = running.take.start.plus(std::time::Duration::from_nanos(
+            let next = running.take.start.plus(Duration::from_nanos(
                 running.rate.tick_nanos(running.pacer.stats().ticks()),
             ));
             if running
@@ -232,6 +233,13 @@ impl VideoLane {
             view.status.ticks = stats.ticks();
             view.status.repeats = stats.repeats();
             view.status.drops = stats.drops();
+            let lateness = &stats.lateness;
+            let micros = |late: Duration| u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
+            view.status.tick_lateness_us = Some((
+                micros(lateness.p50()),
+                micros(lateness.p99()),
+                micros(lateness.max()),
+            ));
             view.status.encode_cpu_seconds += spent;
         });
         let unit = match encoded {

@@ -226,6 +226,13 @@ impl VideoLane {
             view.status.ticks = stats.ticks();
             view.status.repeats = stats.repeats();
             view.status.drops = stats.drops();
+            let lateness = &stats.lateness;
+            let micros = |late: Duration| u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
+            view.status.tick_lateness_us = Some((
+                micros(lateness.p50()),
+                micros(lateness.p99()),
+                micros(lateness.max()),
+            ));
             view.status.encode_cpu_seconds += spent;
         });
         let unit = match encoded {

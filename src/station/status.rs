@@ -71,6 +71,10 @@ pub struct Track {
     pub silence: u64,
     /// CPU seconds spent in the encoder.
     pub encode_cpu_seconds: f64,
+    /// From the capture of a chunk's first picture or sample to the receiver's word that it has the
+    /// chunk, in milliseconds: median, 99th of a hundred, and how many were measured. The chunk's
+    /// own length is in it, and an encoder's delay.
+    pub capture_to_received_ms: Option<(u64, u64, usize)>,
 }
 
 /// The spool.
@@ -97,10 +101,6 @@ pub struct Uplink {
     pub configured: bool,
     /// A session is up.
     pub connected: bool,
-    /// From the capture of a chunk's first picture to the receiver's word that it has the chunk, in
-    /// milliseconds: median, 99th of a hundred, and how many were measured. The chunk's own length
-    /// is in it.
-    pub capture_to_received_ms: Option<(u64, u64, usize)>,
 }
 
 impl fmt::Display for Status {

@@ -155,6 +155,19 @@ impl Archive {
         })
     }
 
+    /// The archive in `dir`, to read only: a receiver may be writing to it.
+    pub fn look(dir: &std::path::Path) -> Result<Self, Error> {
+        let store = LocalFileSystem::new_with_prefix(dir).map_err(|source| Error::Store {
+            dir: dir.into(),
+            action: "open".into(),
+            source,
+        })?;
+        Ok(Self {
+            dir: dir.into(),
+            store,
+        })
+    }
+
     fn failed(&self, action: &str) -> impl FnOnce(object_store::Error) -> Error + use<> {
         let (dir, action) = (self.dir.clone(), action.to_owned());
         move |source| Error::Store {
@@ -234,8 +247,18 @@ impl Archive {
 
     /// Every recording that the store knows, with its objects. Names that are not ours are skipped.
     pub async fn list(&self) -> Result<BTreeMap<RecordingId, Listing>, Error> {
+        self.list_below("recordings").await
+    }
+
+    /// The objects of one recording; none when the store does not know it.
+    pub async fn list_one(&self, id: RecordingId) -> Result<Option<Listing>, Error> {
+        let mut found = self.list_below(&format!("recordings/{id}")).await?;
+        Ok(found.remove(&id))
+    }
+
+    async fn list_below(&self, folder: &str) -> Result<BTreeMap<RecordingId, Listing>, Error> {
         let mut found: BTreeMap<RecordingId, Listing> = BTreeMap::new();
-        let mut objects = self.store.list(Some(&Path::from("recordings")));
+        let mut objects = self.store.list(Some(&Path::from(folder)));
         while let Some(object) = objects.try_next().await.map_err(self.failed("list"))? {
             let name = object.location.as_ref().to_owned();
             match parse(&name) {

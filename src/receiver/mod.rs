@@ -10,6 +10,7 @@ pub mod archive;
 pub mod authority;
 pub mod catalog;
 pub mod config;
+pub mod export;
 mod fence;
 pub mod film;
 pub mod ingest;
@@ -25,6 +26,7 @@ pub mod web;
 
 use authority::Authority;
 use clap::{Parser, Subcommand};
+use crate::media::RecordingId;
 use config::{Config, Flags};
 use film::Films;
 use library::Library;
@@ -55,6 +57,17 @@ struct Arguments {
 enum Command {
     /// Takes boxes and browsers in until it is told to end
     Run(Flags),
+    /// Writes a complete recording from the store as one MP4 file
+    Export {
+        /// The recording's id, as the page's address has it
+        recording: RecordingId,
+        /// The file to write; one that is there is replaced
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        /// Directory of the archive
+        #[arg(long)]
+        store_dir: Option<PathBuf>,
+    },
     /// Signs a box's request, enters the box in the roster, prints the certificate chain
     Sign {
         /// The request that `hallcast` made on the box (PEM)
@@ -98,6 +111,8 @@ enum Error {
     Archive(#[from] archive::Error),
     #[error(transparent)]
     Listener(#[from] listener::Error),
+    #[error(transparent)]
+    Export(#[from] export::Error),
     #[error("{0}: {1}")]
     Io(String, #[source] std::io::Error),
 }
@@ -133,6 +148,21 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
     };
     match &arguments.command {
         Command::Run(flags) => run(&config(flags)?),
+        Command::Export {
+            recording,
+            output,
+            store_dir,
+        } => {
+            let flags = Flags {
+                store_dir: store_dir.clone(),
+                ..Flags::default()
+            };
+            let store_dir = config(&flags)?.store_dir;
+            let written = runtime()?.block_on(export::export(&store_dir, *recording, output))?;
+            let seconds = written.nanos / 1_000_000_000;
+            let (minutes, seconds, bytes) = (seconds / 60, seconds % 60, written.bytes);
+            print(&format!("{}: {minutes}:{seconds:02}, {bytes} bytes\n", output.display()))
+        }
         Command::Sign {
             request,
             room,
@@ -177,12 +207,15 @@ fn sign(state_dir: &Path, request: &Path, room: &str) -> Result<(), Error> {
     print(&signed.chain_pem)
 }
 
-fn run(config: &Config) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| Error::Io("starting the runtime".into(), e))?;
-    runtime.block_on(async {
+        .map_err(|e| Error::Io("starting the runtime".into(), e))
+}
+
+fn run(config: &Config) -> Result<(), Error> {
+    runtime()?.block_on(async {
         let server = Server::start(config).await?;
         print(&format!(
             "boxes: {}\npage: http://{}/\n",

@@ -3,15 +3,19 @@
 //! A Unix stream socket; one JSON object per line in each direction. Who may open it is who may
 //! start a recording: the socket file is readable and writable by its owner and group only.
 
+use crate::clock;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// No request is longer.
 const MOST_REQUEST: u64 = 4096;
+/// Connections served at once; one more is closed.
+const MOST_CONNECTIONS: usize = 32;
 /// A peer that does not speak or listen for this long is let go.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -100,13 +104,29 @@ pub fn listen(
     let listener = UnixListener::bind(path).map_err(listening)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(listening)?;
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let serve = serve.clone();
-            std::thread::spawn(move || {
-                if let Err(error) = converse(stream, serve) {
-                    log::debug!("a control connection ended: {error}");
-                }
-            });
+        let open = Arc::new(());
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                // Out of file descriptors, say: give the others time to end.
+                clock::sleep(Duration::from_millis(100));
+                continue;
+            };
+            let (serve, counted) = (serve.clone(), open.clone());
+            if Arc::strong_count(&open) > MOST_CONNECTIONS {
+                continue;
+            }
+            let conversation =
+                std::thread::Builder::new()
+                    .name("control".into())
+                    .spawn(move || {
+                        if let Err(error) = converse(stream, serve) {
+                            log::debug!("a control connection ended: {error}");
+                        }
+                        drop(counted);
+                    });
+            if let Err(error) = conversation {
+                log::warn!("a control connection cannot be served: {error}");
+            }
         }
     });
     Ok(())

@@ -31,6 +31,9 @@ use std::time::Duration;
 /// The longest the thread sleeps when nothing is due.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// How long a lane may take to give out what it holds when a recording ends.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Chunks whose way to the receiver is timed at once.
 const TRAVELLING: usize = 256;
 
@@ -40,8 +43,8 @@ pub enum Input {
     Given(RecordingId, Segmented),
     /// Something worth knowing about the running recording.
     Noted(Event),
-    /// A lane has given out all it held.
-    Finished(TrackId),
+    /// A lane has given out all it held of a recording.
+    Finished(RecordingId, TrackId),
     /// A sync ended.
     Synced(SyncResult),
     /// From the uplink.
@@ -80,6 +83,8 @@ struct Running {
     facts: Vec<Fact>,
     unfinished: BTreeSet<TrackId>,
     ending: Option<StopReason>,
+    /// When lanes that have not finished by then are waited for no longer.
+    patience: Option<Monotonic>,
     /// The events segment that holds the `End` fact.
     end: Option<SegmentKey>,
     waiting: Vec<Sender<Reply>>,
@@ -92,6 +97,8 @@ pub struct Keeper {
     running: Option<Running>,
     alarms: BTreeMap<(String, Option<TrackId>), String>,
     reachable: bool,
+    /// Why the receiver is away, for people.
+    uplink_error: Option<String>,
     terminating: bool,
     /// The button of a board that has none.
     button: SimulatedButton,
@@ -114,6 +121,7 @@ impl Keeper {
             running: None,
             alarms: BTreeMap::new(),
             reachable: false,
+            uplink_error: None,
             terminating: false,
             button: SimulatedButton::new(),
             started_by_press: false,
@@ -133,6 +141,7 @@ impl Keeper {
                 self.spool().sync_at(),
                 self.recorder.poll_at(),
                 self.button.next(),
+                self.running.as_ref().and_then(|running| running.patience),
             ];
             let due = due
                 .into_iter()
@@ -147,6 +156,7 @@ impl Keeper {
             if let Some(action) = self.recorder.poll(now) {
                 self.act(action);
             }
+            self.lose_patience(now);
             let press = self.button.poll(now);
             self.pressed(press);
             self.write_facts();
@@ -173,17 +183,18 @@ impl Keeper {
         match input {
             Input::Given(recording, given) => self.keep(recording, &given),
             Input::Noted(event) => self.note(event),
-            Input::Finished(track) => {
-                if let Some(running) = &mut self.running {
+            Input::Finished(recording, track) => {
+                let ours = |running: &&mut Running| running.take.recording == recording;
+                if let Some(running) = self.running.as_mut().filter(ours) {
                     running.unfinished.remove(&track);
+                    self.finish();
                 }
-                self.finish();
             }
             Input::Synced(result) => {
-                let outcome = self.spool().synced(result);
-                match outcome {
-                    Ok(notices) => notices.into_iter().for_each(|notice| self.notice(notice)),
-                    Err(error) => self.fault(&error),
+                let (notices, outcome) = self.spool().synced(result);
+                notices.into_iter().for_each(|notice| self.notice(notice));
+                if let Err(error) = outcome {
+                    self.fault(&error);
                 }
             }
             Input::Report(report) => self.report(report),
@@ -213,17 +224,20 @@ impl Keeper {
                     running.ending = Some(reason);
                 }
                 let end = clock::now();
-                self.parts
-                    .lanes
-                    .iter()
-                    .for_each(|lane| lane.tell(Command::End(end)));
+                if let Some(running) = &mut self.running {
+                    running.patience = Some(end.plus(PATIENCE));
+                    for lane in &self.parts.lanes {
+                        if !lane.tell(Command::End(running.take.recording, end)) {
+                            running.unfinished.remove(&lane.track);
+                        }
+                    }
+                }
                 self.finish();
             }
             Action::Abandon => {
-                self.parts
-                    .lanes
-                    .iter()
-                    .for_each(|lane| lane.tell(Command::Drop));
+                for lane in &self.parts.lanes {
+                    lane.tell(Command::Drop);
+                }
                 if let Some(running) = self.running.take() {
                     let refusal = Reply::Refused(
                         "the spool cannot keep bytes; see the log and `hallcast status`".into(),
@@ -273,6 +287,7 @@ impl Keeper {
             facts: Vec::new(),
             unfinished: self.parts.lanes.iter().map(|lane| lane.track).collect(),
             ending: None,
+            patience: None,
             end: None,
             waiting: Vec::new(),
         });
@@ -299,10 +314,9 @@ impl Keeper {
                 message,
             });
         }
-        self.parts
-            .lanes
-            .iter()
-            .for_each(|lane| lane.tell(Command::Begin(take.clone())));
+        for lane in &self.parts.lanes {
+            lane.tell(Command::Begin(take.clone()));
+        }
     }
 
     fn keep(&mut self, recording: RecordingId, given: &Segmented) {
@@ -390,6 +404,21 @@ impl Keeper {
         }
     }
 
+    /// Ends the recording without the lanes that do not finish.
+    fn lose_patience(&mut self, now: Monotonic) {
+        let due = |running: &&mut Running| running.patience.is_some_and(|due| due <= now);
+        let Some(running) = self.running.as_mut().filter(due) else {
+            return;
+        };
+        running.patience = None;
+        for track in std::mem::take(&mut running.unfinished) {
+            log::error!(
+                "track {track} did not finish in time; the recording ends without its last part"
+            );
+        }
+        self.finish();
+    }
+
     /// Writes the `End` fact once every lane has given out what it held.
     fn finish(&mut self) {
         let Some(running) = &mut self.running else {
@@ -439,7 +468,12 @@ impl Keeper {
                 self.alarms.remove(&key);
             }
         }
-        if let Some(running) = &mut self.running {
+        // Nothing follows the `End` fact.
+        if let Some(running) = self
+            .running
+            .as_mut()
+            .filter(|running| running.end.is_none())
+        {
             running
                 .facts
                 .push(fact(running.take.span, running.take.start, event));

@@ -25,7 +25,10 @@ use crate::spool::{LocalDisk, Spool, SyncJob};
 use crate::uplink::identity::Identity;
 use crate::uplink::quic::{self, Uplink};
 use crate::uplink::{Offer, Source};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -53,6 +56,7 @@ pub(super) fn kind_of(track: TrackId) -> TrackKind {
 /// Starts every stage and works until the process is asked to end.
 pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let identity = Identity::open(&config.state_directory)?;
+    let _lock = lock(&config.state_directory)?;
     let (box_id, epoch) = (identity.box_id(), identity.raise_epoch()?);
     let spool_config = crate::spool::Config::new(config.state_directory.join("spool"));
     let (spool, recovered) = Spool::open(Arc::new(LocalDisk), spool_config)?;
@@ -106,6 +110,19 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         let _ = uplink.join();
     }
     Ok(())
+}
+
+/// Makes this the only box that works on the state directory, until the file is closed.
+fn lock(state: &Path) -> Result<File, super::Error> {
+    let path = state.join("lock");
+    let file = File::create(&path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(error) => Err(super::Error::Refused(format!(
+            "{}: cannot lock the state directory ({error}): another hallcast works on it; stop it, or name another one with --state-directory",
+            path.display()
+        ))),
+    }
 }
 
 fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<LaneView>> {

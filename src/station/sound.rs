@@ -2,12 +2,14 @@
 
 use super::config::AudioTrack;
 use super::keeper::Input;
-use super::lane::{ATTENTION, CHUNK, Ends, SEGMENT, Take};
+use super::lane::{ATTENTION, CHUNK, Ends, LATE, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, AudioEncoder};
-use crate::media::{Codec, Event, GapCause, Monotonic, Segmented, Timescale, TrackInfo, TrackKind};
+use crate::media::{
+    Codec, Event, GapCause, MediaTime, Monotonic, Segmented, Timescale, TrackInfo, TrackKind,
+};
 use crate::mp4;
-use crate::pacer::{SoundConfig, SoundPacer};
+use crate::pacer::{BLOCK_FRAMES, SoundConfig, SoundPacer};
 use crate::segmenter::{Cut, Segmenter};
 use crate::source::{self, AudioPump, AudioSettings, Received};
 use std::sync::Arc;
@@ -31,6 +33,8 @@ struct Running {
     pacer: SoundPacer,
     encoder: Box<dyn AudioEncoder>,
     segmenter: Segmenter,
+    /// Media time of the pacer's first block, in whole blocks.
+    offset: i64,
     end: Option<Monotonic>,
     /// Up to when samples have come, by their stamps.
     heard: Monotonic,
@@ -123,8 +127,11 @@ impl SoundLane {
         let channels = open.channels.clamp(1, 2) as u8;
         let mut config = encoder::AudioConfig::new(channels);
         config.bit_rate = self.track.bit_rate.unwrap_or(config.bit_rate);
+        let offset = self.offset(&take);
         let sound = SoundConfig {
-            start: take.start,
+            start: take.start.plus(Duration::from_nanos(
+                MediaTime(offset).as_nanos(Timescale::SOUND).unsigned_abs(),
+            )),
             rate_hz: open.rate_hz,
             channels: open.channels,
             track_channels: channels.into(),
@@ -149,6 +156,7 @@ impl SoundLane {
             segmenter: self.ends.segmenter(&take, Timescale::SOUND, cut),
             pacer,
             encoder,
+            offset,
             end: None,
             heard: take.start,
             take,
@@ -159,6 +167,24 @@ impl SoundLane {
             return None;
         }
         Some(running)
+    }
+
+    /// Where the track begins: with the span, or at the present block when the microphone came late.
+    fn offset(&self, take: &Take) -> i64 {
+        let late = clock::now().since(take.start);
+        if late <= LATE {
+            return 0;
+        }
+        let nanos = i64::try_from(late.as_nanos()).unwrap_or(i64::MAX);
+        let block = BLOCK_FRAMES as i64;
+        let offset = (MediaTime::from_nanos(nanos, Timescale::SOUND).0 / block + 1) * block;
+        self.ends.give(Input::Noted(Event::Gap {
+            track: self.ends.track,
+            start: MediaTime::ZERO,
+            duration: offset.unsigned_abs(),
+            cause: GapCause::DeviceMissing,
+        }));
+        offset
     }
 
     /// Gives the segmenter the init and the recording the track's description.
@@ -202,13 +228,15 @@ impl SoundLane {
             segmenter,
             given,
             take,
+            offset,
             ..
         } = running;
         while let Some(block) = pacer.next_block() {
+            let time = MediaTime(block.start.0 + *offset);
             let captured = take.start.plus(Duration::from_nanos(
-                block.start.as_nanos(Timescale::SOUND).max(0) as u64,
+                time.as_nanos(Timescale::SOUND).unsigned_abs(),
             ));
-            let encoded = encoder.encode(block.samples, block.start, captured, &mut |unit| {
+            let encoded = encoder.encode(block.samples, time, captured, &mut |unit| {
                 if let Err(error) = segmenter.push(unit, &mut |part| given.push(part)) {
                     outcome = Err(error.to_string());
                 }
@@ -228,7 +256,8 @@ impl SoundLane {
             self.ends.raise("microphone-encoder".into(), message);
         }
         while let Some(gap) = running.pacer.next_gap() {
-            let (start, duration, cause) = (gap.start, gap.duration, gap.cause);
+            let start = MediaTime(gap.start.0 + running.offset);
+            let (duration, cause) = (gap.duration, gap.cause);
             self.ends.give(Input::Noted(Event::Gap {
                 track: self.ends.track,
                 start,
@@ -268,6 +297,7 @@ impl SoundLane {
         }
         self.ends
             .give_all(running.take.recording, &mut running.given);
-        self.ends.give(Input::Finished(self.ends.track));
+        self.ends
+            .give(Input::Finished(running.take.recording, self.ends.track));
     }
 }

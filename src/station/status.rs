@@ -31,7 +31,7 @@ pub struct Status {
     pub alarms: Vec<String>,
     /// Resident memory of the process, bytes.
     pub resident_bytes: u64,
-    /// CPU time of the process's threads: `encode` for the lanes' encoders, `all` for the process.
+    /// CPU seconds that the process has used.
     pub cpu_seconds: f64,
 }
 
@@ -104,6 +104,8 @@ pub struct Uplink {
     pub configured: bool,
     /// A session is up.
     pub connected: bool,
+    /// Why none is, for people.
+    pub error: Option<String>,
 }
 
 impl fmt::Display for Status {
@@ -123,10 +125,11 @@ impl fmt::Display for Status {
                 )?,
             }
         }
-        let link = match (self.uplink.configured, self.uplink.connected) {
-            (false, _) => "no receiver is configured",
-            (true, false) => "the receiver is away",
-            (true, true) => "connected",
+        let link = match (&self.uplink.error, self.uplink.connected) {
+            _ if !self.uplink.configured => "no receiver is configured",
+            (_, true) => "connected",
+            (Some(error), false) => error,
+            (None, false) => "the receiver is away",
         };
         writeln!(
             f,

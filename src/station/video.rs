@@ -2,11 +2,12 @@
 
 use super::config::VideoTrack;
 use super::keeper::Input;
-use super::lane::{ATTENTION, CHUNK, Ends, SEGMENT, Take};
+use super::lane::{ATTENTION, CHUNK, Ends, LATE, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, ParameterSets, Scene, Tick, VideoEncoder};
 use crate::media::{
-    Codec, Event, MediaTime, Monotonic, Picture, Rate, Segmented, TrackInfo, TrackKind,
+    Codec, Event, GapCause, MediaTime, Monotonic, Picture, PictureLayout, Rate, Segmented,
+    TrackInfo, TrackKind,
 };
 use crate::mp4;
 use crate::pacer::{self, Action, Pacer};
@@ -41,10 +42,22 @@ struct Running {
     pacer: Pacer<Picture>,
     rate: Rate,
     segmenter: Segmenter,
+    /// The grid's tick with which the pacer's tick 0 coincides.
+    first_tick: u64,
+    /// How the camera's pictures lie.
+    layout: PictureLayout,
     /// What the last tick showed: a repeat shows it again.
     shown: Option<Picture>,
     end: Option<Monotonic>,
     given: Vec<Segmented>,
+}
+
+impl Running {
+    /// When the pacer's `tick` is.
+    fn tick_at(&self, tick: u64) -> Monotonic {
+        let nanos = self.rate.tick_nanos(self.first_tick + tick);
+        self.take.start.plus(Duration::from_nanos(nanos))
+    }
 }
 
 impl VideoLane {
@@ -70,10 +83,7 @@ impl VideoLane {
             if let Some(span) = &mut running {
                 match self.pace(span, device.as_mut(), &pump) {
                     Some(wait) => deadline = deadline.min(wait.max(now)),
-                    None => {
-                        running = None;
-                        self.ends.give(Input::Finished(self.ends.track));
-                    }
+                    None => running = None,
                 }
             }
             match pump.receive(deadline) {
@@ -106,8 +116,11 @@ impl VideoLane {
         };
         if let Some(running) = running {
             running.pacer.set_source_rate(settings.rate);
-            // Laid out as the old camera's were: the new encoder could not read it.
-            running.shown = None;
+            // Laid out otherwise, the new encoder could not read it.
+            if running.layout != settings.layout {
+                running.shown = None;
+                running.layout = settings.layout;
+            }
         }
         let scene = if self.ends.name == "slides" {
             Scene::Slides
@@ -143,15 +156,35 @@ impl VideoLane {
         }
     }
 
+    /// Begins with the span, or at the present tick of its grid when the camera came late.
     fn begin(&self, take: Arc<Take>, device: &mut Device) -> Running {
         let rate = device.rate;
         device.fresh = true;
+        let late = clock::now().since(take.start);
+        let first_tick = if late > LATE {
+            rate.ticks_covering(late)
+        } else {
+            0
+        };
+        if first_tick > 0 {
+            self.ends.give(Input::Noted(Event::Gap {
+                track: self.ends.track,
+                start: MediaTime::ZERO,
+                duration: first_tick * u64::from(rate.tick_units()),
+                cause: GapCause::DeviceMissing,
+            }));
+        }
+        let start = take
+            .start
+            .plus(Duration::from_nanos(rate.tick_nanos(first_tick)));
         let config = pacer::Config {
             source_rate: device.settings.rate,
-            start: Some(take.start),
+            start: Some(start),
             ..pacer::Config::at(rate)
         };
         Running {
+            first_tick,
+            layout: device.settings.layout,
             pacer: Pacer::new(config),
             rate,
             segmenter: self.ends.segmenter(
@@ -166,37 +199,40 @@ impl VideoLane {
         }
     }
 
-    /// Does what the pacer says until it wants to wait; `None` when the span is over.
+    /// Does what the pacer says, one tick at most so that commands and the camera are looked at
+    /// between ticks; gives when to come back, or `None` when the span is over.
     fn pace(
         &mut self,
         running: &mut Running,
-        mut device: Option<&mut Device>,
+        device: Option<&mut Device>,
         pump: &VideoPump,
     ) -> Option<Monotonic> {
+        let now = clock::now();
+        let next = running.tick_at(running.pacer.stats().ticks());
+        if running
+            .end
+            .is_some_and(|end| next >= end || now > end.plus(DELIVERY))
+        {
+            self.finish(running);
+            return None;
+        }
+        // A camera whose pictures no encoder takes: the alarm has said so.
+        let Some(device) = device else {
+            return Some(now.plus(ATTENTION));
+        };
         loop {
-            let now = clock::now();
-            let next = running.take.start.plus(Duration::from_nanos(
-                running.rate.tick_nanos(running.pacer.stats().ticks()),
-            ));
-            if running
-                .end
-                .is_some_and(|end| next >= end || now > end.plus(DELIVERY))
-            {
-                self.finish(running);
-                return None;
-            }
-            // A camera whose pictures no encoder takes: the alarm has said so.
-            let Some(device) = device.as_deref_mut() else {
-                return Some(now.plus(ATTENTION));
-            };
             match running.pacer.poll(now) {
                 Action::Emit { tick, picture } => {
                     if let Some(before) = running.shown.replace(picture) {
                         pump.recycle(before);
                     }
                     self.encode(tick, running, device);
+                    return Some(now);
                 }
-                Action::Repeat { tick, .. } => self.encode(tick, running, device),
+                Action::Repeat { tick, .. } => {
+                    self.encode(tick, running, device);
+                    return Some(now);
+                }
                 Action::Drop { picture, .. } => pump.recycle(picture),
                 Action::Wait(until) => return Some(until.unwrap_or(now.plus(ATTENTION))),
             }
@@ -208,6 +244,7 @@ impl VideoLane {
             return;
         };
         let units = running.rate.tick_units();
+        let tick = running.first_tick + tick;
         let place = Tick {
             time: MediaTime(
                 i64::try_from(tick)
@@ -312,5 +349,7 @@ impl VideoLane {
         }
         self.ends
             .give_all(running.take.recording, &mut running.given);
+        self.ends
+            .give(Input::Finished(running.take.recording, self.ends.track));
     }
 }

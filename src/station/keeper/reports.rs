@@ -10,10 +10,11 @@ impl Keeper {
         let recorded = match report {
             Report::Connected => {
                 self.reachable = true;
+                self.uplink_error = None;
                 Ok(())
             }
-            Report::Disconnected { .. } => {
-                // The uplink has said why in the log.
+            Report::Disconnected { text, .. } => {
+                self.uplink_error = Some(text);
                 self.reachable = false;
                 self.travelling.clear();
                 Ok(())

@@ -101,7 +101,7 @@ impl Keeper {
             state: state.into(),
             lamp: self
                 .recorder
-                .lamp(ready, self.reachable || self.parts.offers.is_none())
+                .lamp(ready, self.reachable || self.parts.offers.is_none(), now)
                 .name()
                 .into(),
             recording: running.map(|running| status::Recording {
@@ -128,6 +128,7 @@ impl Keeper {
             uplink: status::Uplink {
                 configured: self.parts.offers.is_some(),
                 connected: self.reachable,
+                error: self.uplink_error.clone(),
             },
             alarms: self.alarms.values().cloned().collect(),
             resident_bytes: status::resident_bytes(),

@@ -1,14 +1,17 @@
 //! What an earlier run left: offered again, continued or ended.
 
 use super::Keeper;
+use crate::clock;
 use crate::media::{Event, Fact, Hash, LostReason, RecordingId, SegmentKey, StopReason};
 use crate::spool::{self, Spool};
 use crate::station::pipeline::kind_of;
 use crate::station::recorder::Input as Happening;
 use crate::uplink::Offer;
 
-/// No chunk on the wire is longer.
-const MOST_CHUNK: u64 = 8 << 20;
+/// A recording goes on after a restart if the box was away for no longer: 10 minutes.
+const RESUME_WITHIN_NANOS: i64 = 600 * 1_000_000_000;
+/// Bytes of an old segment offered at once.
+const PIECE: usize = 256 << 10;
 
 impl Keeper {
     /// What an earlier run left: everything that the receiver lacks is offered again; of the
@@ -25,17 +28,25 @@ impl Keeper {
         }
         let offers = backlog(&self.spool());
         offers.into_iter().for_each(|offer| self.offer(offer));
-        let mut open: Vec<(u64, RecordingId)> = self
+        let mut open: Vec<((u64, i64), RecordingId)> = self
             .spool()
             .recordings()
             .filter(|(_, state)| !state.ended)
-            .map(|(id, state)| (state.opened.map_or(0, |opened| opened.epoch), id))
+            // Without this record nobody was ever told that it had begun.
+            .filter_map(|(id, state)| {
+                state
+                    .opened
+                    .map(|opened| ((opened.epoch, opened.wall_nanos), id))
+            })
             .collect();
         open.sort_unstable();
-        let latest = open.pop().map(|(_, recording)| recording);
+        let wall = clock::wall().unix_nanos;
+        let latest = open.pop_if(|(_, recording)| !away_too_long(recovered, *recording, wall));
         for (_, recording) in open {
+            log::info!("recording {recording} is over: the box was away for too long");
             self.end_unattended(recording, recovered);
         }
+        let latest = latest.map(|(_, recording)| recording);
         if let Some(recording) = latest {
             let _ = self.happen(Happening::Resume(recording));
             lost_facts(recovered, recording)
@@ -68,6 +79,14 @@ impl Keeper {
             self.fault(&error);
         }
     }
+}
+
+/// Whether the box was away longer than a recording survives. A clock that says that the last write
+/// lies ahead was not set yet: nothing is known then, and the recording goes on.
+fn away_too_long(recovered: &[spool::Recovered], recording: RecordingId, wall: i64) -> bool {
+    let found = recovered.iter().find(|found| found.recording == recording);
+    let written = found.and_then(|found| found.written_nanos);
+    written.is_some_and(|written| wall.saturating_sub(written) > RESUME_WITHIN_NANOS)
 }
 
 /// What recovery could not find, as the facts that say so.
@@ -107,16 +126,10 @@ fn backlog(spool: &Spool) -> Vec<Offer> {
                     track,
                     sequence,
                 };
-                // One chunk for the whole of it: only live viewers need smaller ones.
-                let whole = (0 < segment.length && segment.length <= MOST_CHUNK)
-                    .then_some((0, segment.length));
-                let spans = if whole.is_some() {
-                    Vec::new()
-                } else {
-                    segment.chunk_spans().collect()
-                };
-                for span in whole.into_iter().chain(spans) {
-                    offers.push(chunk_offer(key, segment.init, span, false));
+                // In pieces, so that what is not RECEIVED stays within the bound that protects live.
+                for offset in (0..segment.length).step_by(PIECE) {
+                    let length = (segment.length - offset).min(PIECE as u64);
+                    offers.push(chunk_offer(key, segment.init, (offset, length), false));
                 }
                 if let Some((length, hash)) = segment.seal.filter(|_| segment.seal_kept) {
                     offers.push(Offer::Sealed { key, length, hash });
@@ -144,5 +157,35 @@ pub(super) fn chunk_offer(
         offset,
         length,
         live,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recording_outlives_ten_minutes_and_an_unset_clock() {
+        let minute = 60 * 1_000_000_000;
+        let found = |written_nanos| spool::Recovered {
+            recording: RecordingId([1; 16]),
+            ended: false,
+            damaged_bytes: 0,
+            torn_bytes: 0,
+            written_nanos,
+            lost: Vec::new(),
+        };
+        for (written, wall, over) in [
+            (Some(100 * minute), 110 * minute, false),
+            (Some(100 * minute), 110 * minute + 1, true),
+            (Some(100 * minute), 0, false),
+            (None, 110 * minute, false),
+        ] {
+            assert_eq!(
+                away_too_long(&[found(written)], RecordingId([1; 16]), wall),
+                over,
+                "{written:?} {wall}"
+            );
+        }
     }
 }

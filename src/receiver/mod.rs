@@ -131,10 +131,15 @@ impl Error {
 pub fn main() -> ExitCode {
     let filter = env_logger::Env::default().default_filter_or("info,quinn=warn,rustls=warn");
     env_logger::Builder::from_env(filter).init();
-    match command(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    match command(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            log::error!("{e}");
+            match arguments.command {
+                Command::Run(_) => log::error!("{e}"),
+                // There may be nobody to read it.
+                _ => drop(writeln!(std::io::stderr(), "hallcast-receiver: {e}")),
+            }
             e.exit()
         }
     }
@@ -264,7 +269,13 @@ impl Server {
         let boxes = listener.local_addr().map_err(address)?;
         let web = tokio::net::TcpListener::bind(config.web_listen)
             .await
-            .map_err(|e| Error::Io(format!("{}/tcp", config.web_listen), e))?;
+            .map_err(|e| {
+                let what = format!(
+                    "{}/tcp: check that nothing else listens there",
+                    config.web_listen
+                );
+                Error::Io(what, e)
+            })?;
         let page = web.local_addr().map_err(address)?;
         let films = Films::new(config.state_dir.join("films"));
         let router = web::router(library.clone(), films);

@@ -105,7 +105,7 @@ pub fn players(recording: &Recording) -> Players {
         (Some(video), Some(_)) => format!("{}, with sound", capitalised(&video.name)),
         (Some(video), None) => format!("{}, without sound", capitalised(&video.name)),
         (None, Some(_)) => "Sound, no picture".to_owned(),
-        (None, None) => "Not known yet".to_owned(),
+        (None, None) => "Getting ready".to_owned(),
     };
     Players {
         sound_only: video.is_empty() && !audio.is_empty(),

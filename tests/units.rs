@@ -54,7 +54,10 @@ fn systemd_finds_no_fault_in_the_units() {
         // The program is not installed here: the one that was built stands for it.
         let program_name = Path::new(program).file_name().unwrap().to_str().unwrap();
         let text = unit(name).replace(&format!("/usr/bin/{program_name}"), program);
-        assert!(text.contains(&format!("ExecStart={program} run\n")), "{name}");
+        assert!(
+            text.contains(&format!("ExecStart={program} run\n")),
+            "{name}"
+        );
         let path = installed.path().join(name);
         fs::write(&path, text).unwrap();
         let (output, said) = analyze(&["verify"], &path);

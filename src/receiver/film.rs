@@ -127,7 +127,9 @@ fn write_staged(
         e => Error::Boxes(e),
     })?;
     // What has its final name is taken for whole after a power cut too.
-    let file = out.into_inner().map_err(|e| failed(staged, e.into_error()))?;
+    let file = out
+        .into_inner()
+        .map_err(|e| failed(staged, e.into_error()))?;
     file.sync_all().map_err(|e| failed(staged, e))?;
     Ok(written)
 }

@@ -24,9 +24,9 @@ mod samples;
 mod view;
 pub mod web;
 
+use crate::media::RecordingId;
 use authority::Authority;
 use clap::{Parser, Subcommand};
-use crate::media::RecordingId;
 use config::{Config, Flags};
 use film::Films;
 use library::Library;
@@ -161,7 +161,10 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
             let written = runtime()?.block_on(export::export(&store_dir, *recording, output))?;
             let seconds = written.nanos / 1_000_000_000;
             let (minutes, seconds, bytes) = (seconds / 60, seconds % 60, written.bytes);
-            print(&format!("{}: {minutes}:{seconds:02}, {bytes} bytes\n", output.display()))
+            print(&format!(
+                "{}: {minutes}:{seconds:02}, {bytes} bytes\n",
+                output.display()
+            ))
         }
         Command::Sign {
             request,

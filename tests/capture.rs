@@ -1,10 +1,12 @@
 //! Cameras and microphones, on real Linux drivers: vivid and snd-aloop in the rig's guest.
 //!
 //! The one test here starts itself again inside the guest, where it runs every check in turn.
-//! `HALLCAST_RIG` names another rig than `tests/rig/rig`.
 // An unwrap in a helper of a test is its assertion.
 #![allow(clippy::unwrap_used)]
 #![cfg(all(feature = "v4l2", feature = "alsa"))]
+
+#[path = "support/rig.rs"]
+mod rig;
 
 use alsa::pcm::{Access, Format, HwParams, PCM};
 use alsa::{Direction, ValueOr};
@@ -18,35 +20,21 @@ use hallcast::source::{
 };
 use std::f64::consts::TAU;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-const INSIDE: &str = "HALLCAST_CAPTURE_TEST_IN_GUEST";
 const BY_PATH: &str = "/dev/v4l/by-path/platform-vivid.0-video-index0";
 
 #[test]
 fn cameras_and_microphones_in_the_rig() {
-    if std::env::var_os(INSIDE).is_some() {
+    if rig::inside().is_some() {
         every_check();
-        return;
+    } else {
+        rig::ran_in_the_guest("cameras_and_microphones_in_the_rig", 240, Path::new("/tmp"));
     }
-    let root = env!("CARGO_MANIFEST_DIR");
-    let rig = std::env::var("HALLCAST_RIG").unwrap_or(format!("{root}/tests/rig/rig"));
-    let status = Command::new(rig)
-        .args(["run", "-t", "240", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "cameras_and_microphones_in_the_rig",
-            "--nocapture",
-        ])
-        .env(INSIDE, "1")
-        .current_dir(root)
-        .status()
-        .expect("the rig starts");
-    assert!(status.success(), "in the guest: {status}");
 }
 
 fn every_check() {

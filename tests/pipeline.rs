@@ -4,62 +4,10 @@
 
 mod support;
 
-use hallcast::media::{Hash, TrackId};
 use std::time::Duration;
+use support::archive::assert_archive_is_the_spool;
 use support::film::{Film, offsets_ms};
-use support::programs::{CaptureBox, Receiver, alone, pause, soak, spool_hashes, wait_until};
-
-/// Every segment that the box sealed is in the archive, byte for byte, and nothing else is.
-fn assert_archive_is_the_spool(
-    receiver: &Receiver,
-    capture_box: &CaptureBox,
-    recording: &str,
-) -> usize {
-    let sealed: Vec<_> = spool_hashes(&capture_box.home.join("state"))
-        .into_iter()
-        .filter(|(key, _, _)| key.recording.to_string() == recording)
-        .collect();
-    assert!(
-        sealed
-            .iter()
-            .any(|(key, _, _)| key.track == TrackId::EVENTS),
-        "the facts are a track"
-    );
-    let folder = receiver.archive(recording);
-    for (key, length, hash) in &sealed {
-        let path = folder.join(format!("{}/{:08}.m4s", key.track, key.sequence));
-        let bytes =
-            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert_eq!(
-            (bytes.len() as u64, Hash(*blake3::hash(&bytes).as_bytes())),
-            (*length, *hash),
-            "{key}"
-        );
-        let url = format!("/hls/{recording}/{}/{:08}.m4s", key.track, key.sequence);
-        if key.track != TrackId::EVENTS {
-            assert!(
-                receiver.get(&url) == bytes,
-                "{url}: a browser gets other bytes than were archived"
-            );
-        }
-    }
-    let tracks = std::fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let objects: usize = tracks
-        .filter(|path| {
-            path.file_name()
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .parse::<u8>()
-                .is_ok()
-        })
-        .map(|path| std::fs::read_dir(path).unwrap().count())
-        .sum();
-    assert_eq!(objects, sealed.len());
-    sealed.len()
-}
+use support::programs::{CaptureBox, Receiver, alone, pause, soak, wait_until};
 
 /// The burnt-in counters of the pictures, in order.
 fn counters(film: &Film) -> Vec<u32> {

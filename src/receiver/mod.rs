@@ -111,8 +111,8 @@ enum Error {
     Archive(#[from] archive::Error),
     #[error(transparent)]
     Listener(#[from] listener::Error),
-    #[error(transparent)]
-    Export(#[from] export::Error),
+    #[error("{0}")]
+    Export(Box<export::Error>),
     #[error("{0}: {1}")]
     Io(String, #[source] std::io::Error),
 }
@@ -158,7 +158,9 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
                 ..Flags::default()
             };
             let store_dir = config(&flags)?.store_dir;
-            let written = runtime()?.block_on(export::export(&store_dir, *recording, output))?;
+            let written = runtime()?
+                .block_on(export::export(&store_dir, *recording, output))
+                .map_err(|error| Error::Export(Box::new(error)))?;
             let seconds = written.nanos / 1_000_000_000;
             let (minutes, seconds, bytes) = (seconds / 60, seconds % 60, written.bytes);
             print(&format!(

@@ -100,6 +100,8 @@ impl LaneView {
 pub(super) struct Ends {
     pub(super) track: TrackId,
     pub(super) name: &'static str,
+    /// A span that waits for the device.
+    pub(super) begin: Option<Arc<Take>>,
     commands: Receiver<Command>,
     keeper: SyncSender<Input>,
     view: Arc<Mutex<View>>,
@@ -132,6 +134,7 @@ impl Ends {
             Self {
                 track,
                 name,
+                begin: None,
                 commands,
                 keeper,
                 view,
@@ -142,13 +145,26 @@ impl Ends {
         )
     }
 
-    /// The next command, if one came. `Err` when the keeper is gone: end the thread.
-    pub(super) fn command(&self) -> Result<Option<Command>, ()> {
-        match self.commands.try_recv() {
-            Ok(command) => Ok(Some(command)),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(()),
+    /// Takes the next command in, if one came; `end` is where a running span keeps its end. False when
+    /// the keeper is gone: end the thread.
+    pub(super) fn obey<R>(
+        &mut self,
+        running: &mut Option<R>,
+        end: impl Fn(&mut R) -> &mut Option<Monotonic>,
+    ) -> bool {
+        match (self.commands.try_recv(), running) {
+            (Ok(Command::Begin(take)), _) => self.begin = Some(take),
+            (Ok(Command::End(at)), Some(running)) => *end(running) = Some(at),
+            (Ok(Command::End(_)), None) => {
+                // The device never opened: there is nothing to give.
+                self.begin = None;
+                self.give(Input::Finished(self.track));
+            }
+            (Ok(Command::Drop), running) => (*running, self.begin) = (None, None),
+            (Err(TryRecvError::Empty), _) => {}
+            (Err(TryRecvError::Disconnected), _) => return false,
         }
+        true
     }
 
     /// Gives to the keeper, waiting for it if need be.
@@ -193,6 +209,7 @@ impl Ends {
         if self.alarm.as_ref() != Some(&code) {
             self.calm(&code);
             log::warn!("{}: {message}", self.name);
+            self.show(|view| view.status.error = Some(message.clone()));
             let track = Some(self.track);
             self.give(Input::Noted(Event::Alarm {
                 code: code.clone(),

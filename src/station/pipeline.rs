@@ -28,7 +28,7 @@ use crate::uplink::{Offer, Source};
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Inputs that may wait for the keeper before lanes block.
@@ -61,7 +61,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let (inputs, happenings) = sync_channel(INPUTS);
     let lanes = start_lanes(config, &inputs)?;
     let syncs = start_syncing(inputs.clone())?;
-    let offers = match &config.receiver {
+    let (offers, uplink) = match &config.receiver {
         Some(receiver) => {
             let mut driver = quic::Config::new(&receiver.address);
             driver.server_name = receiver.name.clone().unwrap_or(driver.server_name);
@@ -73,10 +73,10 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
                 source,
                 stats: Arc::default(),
             };
-            let offers = start_uplink(uplink, inputs.clone())?;
-            Some(offers)
+            let (offers, ended) = start_uplink(uplink, inputs.clone())?;
+            (Some(offers), Some(ended))
         }
-        None => None,
+        None => (None, None),
     };
     control::listen(&config.control_socket, {
         let inputs = inputs.clone();
@@ -100,6 +100,11 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     };
     super::notify_ready();
     Keeper::new(parts, &recovered).run(&happenings);
+    // With the keeper went the last offer: the uplink takes leave of the receiver, in a second at most.
+    drop(happenings);
+    if let Some(uplink) = uplink {
+        let _ = uplink.join();
+    }
     Ok(())
 }
 
@@ -142,7 +147,7 @@ fn start_syncing(keeper: SyncSender<Input>) -> io::Result<std::sync::mpsc::Sende
 fn start_uplink(
     uplink: Uplink,
     keeper: SyncSender<Input>,
-) -> io::Result<tokio::sync::mpsc::Sender<Offer>> {
+) -> io::Result<(tokio::sync::mpsc::Sender<Offer>, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -156,12 +161,15 @@ fn start_uplink(
             }
         }
     })?;
-    spawn("uplink", move || {
-        // It ends with the process: what it has not sent by then is still in the spool.
+    let thread = thread::Builder::new().name("uplink".into());
+    let ended = thread.spawn(move || {
+        // It ends when nobody offers any more: what it has not sent by then is still in the spool.
         let (_running, stop) = tokio::sync::watch::channel(false);
         runtime.block_on(uplink.run(offered, reports, stop));
+        // A look-up of a name may hang on a thread of its own.
+        runtime.shutdown_background();
     })?;
-    Ok(offers)
+    Ok((offers, ended))
 }
 
 /// The uplink's view of the spool.

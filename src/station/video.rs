@@ -2,7 +2,7 @@
 
 use super::config::VideoTrack;
 use super::keeper::Input;
-use super::lane::{ATTENTION, CHUNK, Command, Ends, SEGMENT, Take};
+use super::lane::{ATTENTION, CHUNK, Ends, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, ParameterSets, Scene, Tick, VideoEncoder};
 use crate::media::{
@@ -13,6 +13,10 @@ use crate::pacer::{self, Action, Pacer};
 use crate::segmenter::{Cut, Segmenter};
 use crate::source::{self, Received, VideoPump, VideoSettings};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long after the end of a span its last pictures may still arrive.
+const DELIVERY: Duration = Duration::from_millis(700);
 
 /// One picture track.
 pub(super) struct VideoLane {
@@ -53,32 +57,18 @@ impl VideoLane {
                 return log::error!("{}: cannot start its thread: {error}", self.ends.name);
             }
         };
-        let (mut device, mut running, mut begin) =
-            (None::<Device>, None::<Running>, None::<Arc<Take>>);
-        while let Ok(command) = self.ends.command() {
-            match command {
-                Some(Command::Begin(take)) => begin = Some(take),
-                Some(Command::End(at)) => match &mut running {
-                    Some(running) => running.end = Some(at),
-                    // The camera never opened: there is nothing to give.
-                    None => {
-                        begin = None;
-                        self.ends.give(Input::Finished(self.ends.track));
-                    }
-                },
-                Some(Command::Drop) => (running, begin) = (None, None),
-                None => {}
-            }
+        let (mut device, mut running) = (None::<Device>, None::<Running>);
+        while self.ends.obey(&mut running, |running| &mut running.end) {
             if running.is_none()
                 && let Some(device) = &mut device
-                && let Some(take) = begin.take()
+                && let Some(take) = self.ends.begin.take()
             {
                 running = Some(self.begin(take, device));
             }
             let now = clock::now();
             let mut deadline = now.plus(ATTENTION);
-            if let (Some(span), Some(device)) = (&mut running, &mut device) {
-                match self.pace(span, device, &pump) {
+            if let Some(span) = &mut running {
+                match self.pace(span, device.as_mut(), &pump) {
                     Some(wait) => deadline = deadline.min(wait.max(now)),
                     None => {
                         running = None;
@@ -180,21 +170,25 @@ impl VideoLane {
     fn pace(
         &mut self,
         running: &mut Running,
-        device: &mut Device,
+        mut device: Option<&mut Device>,
         pump: &VideoPump,
     ) -> Option<Monotonic> {
         loop {
             let now = clock::now();
-            let next = running.take.start.plus(std::time::Duration::from_nanos(
+            let next = running.take.start.plus(Duration::from_nanos(
                 running.rate.tick_nanos(running.pacer.stats().ticks()),
             ));
             if running
                 .end
-                .is_some_and(|end| next >= end || now > end.plus(SEGMENT))
+                .is_some_and(|end| next >= end || now > end.plus(DELIVERY))
             {
                 self.finish(running);
                 return None;
             }
+            // A camera whose pictures no encoder takes: the alarm has said so.
+            let Some(device) = device.as_deref_mut() else {
+                return Some(now.plus(ATTENTION));
+            };
             match running.pacer.poll(now) {
                 Action::Emit { tick, picture } => {
                     if let Some(before) = running.shown.replace(picture) {
@@ -232,6 +226,13 @@ impl VideoLane {
             view.status.ticks = stats.ticks();
             view.status.repeats = stats.repeats();
             view.status.drops = stats.drops();
+            let lateness = &stats.lateness;
+            let micros = |late: Duration| u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
+            view.status.tick_lateness_us = Some((
+                micros(lateness.p50()),
+                micros(lateness.p99()),
+                micros(lateness.max()),
+            ));
             view.status.encode_cpu_seconds += spent;
         });
         let unit = match encoded {

@@ -35,6 +35,15 @@ impl Film {
         }
     }
 
+    /// The kinds of its streams.
+    pub fn kinds(&self) -> Vec<&str> {
+        let streams = self.probe["streams"].as_array().unwrap();
+        streams
+            .iter()
+            .map(|stream| stream["codec_type"].as_str().unwrap())
+            .collect()
+    }
+
     pub fn stream(&self, kind: &str) -> &serde_json::Value {
         let streams = self.probe["streams"].as_array().unwrap();
         streams
@@ -50,6 +59,31 @@ impl Film {
             .unwrap()
             .parse()
             .unwrap()
+    }
+
+    /// Pictures that show exactly what the one before them shows.
+    pub fn stills(&self) -> usize {
+        let text = run(
+            "ffmpeg",
+            &[
+                "-v",
+                "error",
+                "-i",
+                &self.path,
+                "-an",
+                "-fps_mode",
+                "passthrough",
+                "-f",
+                "framemd5",
+                "-",
+            ],
+        );
+        let hashes: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.rsplit(',').next().unwrap())
+            .collect();
+        hashes.windows(2).filter(|pair| pair[0] == pair[1]).count()
     }
 
     /// Length of the sound in seconds, by its decoded samples.
@@ -160,13 +194,15 @@ impl Film {
             .collect()
     }
 
+    /// Presentation time of the first sample, in seconds.
+    pub fn sound_starts(&self) -> f64 {
+        let start = self.stream("audio")["start_time"].as_str();
+        start.unwrap().parse().unwrap()
+    }
+
     /// Seconds at which the test tone clicks: where each click begins.
     pub fn clicks(&self) -> Vec<f64> {
-        let start: f64 = self.stream("audio")["start_time"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let start = self.sound_starts();
         clicks(&self.samples())
             .into_iter()
             .map(|sample| start + sample as f64 / f64::from(RATE))

@@ -2,5 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod archive;
 pub mod film;
 pub mod programs;
+pub mod rig;

@@ -23,7 +23,8 @@ pub struct Receiver {
 /// A running box; killed when dropped.
 pub struct CaptureBox {
     pub home: PathBuf,
-    arguments: Vec<String>,
+    /// The program and its arguments.
+    command: Vec<String>,
     process: Child,
 }
 
@@ -249,20 +250,32 @@ impl Drop for Receiver {
 impl CaptureBox {
     /// A box called `name` below `home`, enrolled with `receiver` and running with `arguments`.
     pub fn start(home: &Path, name: &str, receiver: Option<&Receiver>, arguments: &[&str]) -> Self {
+        Self::start_through(&[BOX], home, name, receiver, arguments)
+    }
+
+    /// The same through `program`: a command that becomes the box when the box's own arguments are
+    /// appended to it.
+    pub fn start_through(
+        program: &[&str],
+        home: &Path,
+        name: &str,
+        receiver: Option<&Receiver>,
+        arguments: &[&str],
+    ) -> Self {
         let home = home.join(name);
         fs::create_dir_all(&home).unwrap();
-        let state = home.join("state");
-        let mut all: Vec<String> = [
+        let (state, control) = (home.join("state"), home.join("control"));
+        let mut all: Vec<String> = program.iter().map(|word| (*word).to_owned()).collect();
+        let own = [
             "run",
             "--state-directory",
             text(&state),
             "--socket",
-            text(&home.join("control")),
+            text(&control),
             "--room",
             name,
-        ]
-        .map(String::from)
-        .to_vec();
+        ];
+        all.extend(own.map(String::from));
         if let Some(receiver) = receiver {
             enroll(&state, receiver, name);
             all.extend(["--receiver".into(), receiver.quic.clone()]);
@@ -271,16 +284,16 @@ impl CaptureBox {
         let process = Self::spawn(&home, &all);
         let capture_box = Self {
             home,
-            arguments: all,
+            command: all,
             process,
         };
         capture_box.wait();
         capture_box
     }
 
-    fn spawn(home: &Path, arguments: &[String]) -> Child {
-        Command::new(BOX)
-            .args(arguments)
+    fn spawn(home: &Path, command: &[String]) -> Child {
+        Command::new(&command[0])
+            .args(&command[1..])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log_file(&home.join("log")))
@@ -324,7 +337,7 @@ impl CaptureBox {
 
     /// Starts a process that has ended again.
     pub fn restart(&mut self) {
-        self.process = Self::spawn(&self.home, &self.arguments);
+        self.process = Self::spawn(&self.home, &self.command);
         self.wait();
     }
 

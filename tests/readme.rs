@@ -1,7 +1,8 @@
 //! What the README and `docs/` say is what the programs do: commands, settings, boards, features,
 //! files, tests and the fields of `status --json`.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![cfg(all(feature = "receiver", feature = "software"))]
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by panicking")]
 
 mod support;
 

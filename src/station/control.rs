@@ -53,8 +53,18 @@ pub enum Reply {
 /// What went wrong with the socket.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Another box listens there.
+    #[error(
+        "{path}: another hallcast listens on this control socket; end it, or name another with --socket"
+    )]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The socket cannot be made.
-    #[error("{path}: cannot listen on the control socket: {source}; is another hallcast running?")]
+    #[error(
+        "{path}: cannot listen on the control socket: {source}; make its directory writable for the user of hallcast, or name another with --socket"
+    )]
     Listen {
         /// The socket.
         path: PathBuf,
@@ -70,6 +80,14 @@ pub enum Error {
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// Somebody may answer there, but not to this user.
+    #[error(
+        "{path}: this user may not ask the running hallcast: be a member of the socket's group (hallcast), or its owner"
+    )]
+    NotPermitted {
+        /// The socket.
+        path: PathBuf,
     },
     /// The answer is not one.
     #[error("{path}: the running hallcast did not answer as expected: {reason}")]
@@ -91,7 +109,9 @@ pub fn listen(
         source,
     };
     if UnixStream::connect(path).is_ok() {
-        return Err(listening(std::io::ErrorKind::AddrInUse.into()));
+        return Err(Error::Taken {
+            path: path.to_owned(),
+        });
     }
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(listening)?;
@@ -151,9 +171,13 @@ fn converse(mut stream: UnixStream, serve: impl Fn(Request) -> Reply) -> std::io
 
 /// Asks the box that listens on `path`.
 pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
-    let refuse = |source| Error::NotRunning {
-        path: path.to_owned(),
-        source,
+    let refuse = |source: std::io::Error| {
+        let path = path.to_owned();
+        if source.kind() == std::io::ErrorKind::PermissionDenied {
+            Error::NotPermitted { path }
+        } else {
+            Error::NotRunning { path, source }
+        }
     };
     let mut stream = UnixStream::connect(path).map_err(refuse)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(refuse)?;

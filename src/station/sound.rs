@@ -5,11 +5,9 @@ use super::keeper::Input;
 use super::lane::{ATTENTION, CHUNK, Ends, LATE, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, AudioEncoder};
-use crate::media::{
-    Codec, Event, GapCause, MediaTime, Monotonic, Segmented, Timescale, TrackInfo, TrackKind,
-};
+use crate::media::{Codec, Event, GapCause, Monotonic, Segmented, Timescale, TrackInfo, TrackKind};
 use crate::mp4;
-use crate::pacer::{BLOCK_FRAMES, SoundConfig, SoundPacer};
+use crate::pacer::{SoundConfig, SoundPacer};
 use crate::segmenter::{Cut, Segmenter};
 use crate::source::{self, AudioPump, AudioSettings, Received};
 use std::sync::Arc;
@@ -33,8 +31,6 @@ struct Running {
     pacer: SoundPacer,
     encoder: Box<dyn AudioEncoder>,
     segmenter: Segmenter,
-    /// Media time of the pacer's first block, in whole blocks.
-    offset: i64,
     end: Option<Monotonic>,
     /// Up to when samples have come, by their stamps.
     heard: Monotonic,
@@ -127,11 +123,8 @@ impl SoundLane {
         let channels = open.channels.clamp(1, 2) as u8;
         let mut config = encoder::AudioConfig::new(channels);
         config.bit_rate = self.track.bit_rate.unwrap_or(config.bit_rate);
-        let offset = self.offset(&take);
         let sound = SoundConfig {
-            start: take.start.plus(Duration::from_nanos(
-                MediaTime(offset).as_nanos(Timescale::SOUND).unsigned_abs(),
-            )),
+            start: take.start,
             rate_hz: open.rate_hz,
             channels: open.channels,
             track_channels: channels.into(),
@@ -156,7 +149,6 @@ impl SoundLane {
             segmenter: self.ends.segmenter(&take, Timescale::SOUND, cut),
             pacer,
             encoder,
-            offset,
             end: None,
             heard: take.start,
             take,
@@ -166,25 +158,23 @@ impl SoundLane {
             self.ends.raise("microphone-encoder".into(), message);
             return None;
         }
+        self.catch_up(&mut running);
         Some(running)
     }
 
-    /// Where the track begins: with the span, or at the present block when the microphone came late.
-    fn offset(&self, take: &Take) -> i64 {
-        let late = clock::now().since(take.start);
-        if late <= LATE {
-            return 0;
+    /// Fills the track with silence from the span's start when the microphone came late, a second at a
+    /// time: hours of it at once would not fit into memory.
+    fn catch_up(&mut self, running: &mut Running) {
+        let mut filled = running.take.start;
+        while clock::now().since(filled) > LATE + Duration::from_secs(1) {
+            filled = filled.plus(Duration::from_secs(1));
+            if let Err(error) = running.pacer.silence_until(filled, GapCause::DeviceMissing) {
+                return self
+                    .ends
+                    .raise("microphone-pacer".into(), error.to_string());
+            }
+            self.encode(running);
         }
-        let nanos = i64::try_from(late.as_nanos()).unwrap_or(i64::MAX);
-        let block = BLOCK_FRAMES as i64;
-        let offset = (MediaTime::from_nanos(nanos, Timescale::SOUND).0 / block + 1) * block;
-        self.ends.give(Input::Noted(Event::Gap {
-            track: self.ends.track,
-            start: MediaTime::ZERO,
-            duration: offset.unsigned_abs(),
-            cause: GapCause::DeviceMissing,
-        }));
-        offset
     }
 
     /// Gives the segmenter the init and the recording the track's description.
@@ -228,11 +218,10 @@ impl SoundLane {
             segmenter,
             given,
             take,
-            offset,
             ..
         } = running;
         while let Some(block) = pacer.next_block() {
-            let time = MediaTime(block.start.0 + *offset);
+            let time = block.start;
             let captured = take.start.plus(Duration::from_nanos(
                 time.as_nanos(Timescale::SOUND).unsigned_abs(),
             ));
@@ -256,8 +245,7 @@ impl SoundLane {
             self.ends.raise("microphone-encoder".into(), message);
         }
         while let Some(gap) = running.pacer.next_gap() {
-            let start = MediaTime(gap.start.0 + running.offset);
-            let (duration, cause) = (gap.duration, gap.cause);
+            let (start, duration, cause) = (gap.start, gap.duration, gap.cause);
             self.ends.give(Input::Noted(Event::Gap {
                 track: self.ends.track,
                 start,

@@ -302,6 +302,10 @@ impl DiskFile for File {
         Ok(self.0.lock().expect(UNPOISONED).len() as u64)
     }
 
+    fn modified_nanos(&self) -> Option<i64> {
+        None
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }

@@ -502,7 +502,7 @@ async fn uplink(home: &std::path::Path, receiver: &Receiver, objects: &Objects) 
                 assert_eq!(recording, ID);
                 break;
             }
-            Report::Connected | Report::Durable { .. } => {}
+            Report::Connected | Report::Received { .. } | Report::Durable { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -690,8 +690,6 @@ fn a_film_is_exported_without_and_beside_a_running_receiver() {
         said.contains("where.mp4") && said.contains("No such file"),
         "{said}"
     );
-    let said = refused("x", &nothing);
-    assert!(said.contains("32 lower-case"), "{said}");
     assert!(!nothing.exists());
 }
 
@@ -732,14 +730,13 @@ fn a_full_store_acknowledges_nothing_shows_what_it_has_and_recovers() {
         println!("left out: this process may not mount a file system");
         return;
     };
+    recording::write(&recording::make(ID, 4, true, false), &disk.0);
     let receiver = programs::Receiver::start(home.path());
+    let first = ID.to_string();
+    let whole = receiver.wait_complete(&first, 20);
     let board = programs::small_bench(home.path());
     let arguments = ["--board", board.as_str()];
     let hall = programs::CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
-    let first = hall.record();
-    programs::pause(3);
-    hall.stop();
-    let whole = receiver.wait_complete(&first, 20);
 
     disk.fill();
     let second = hall.record();

@@ -1,4 +1,7 @@
 //! A real browser plays what the receiver holds: while a recording runs, and after it ended.
+//!
+//! `HALLCAST_SCREENSHOTS=DIR cargo test --test browser` keeps a picture of each page in DIR, in light,
+//! in dark and on a phone; `player.png` of them is the README's `docs/player.png`.
 
 #![cfg(all(feature = "receiver", feature = "software"))]
 #![allow(

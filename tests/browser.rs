@@ -281,6 +281,11 @@ fn a_hall_is_watched_live_through_a_restart_of_the_receiver_and_again_afterwards
         behind(&browser, "main")
     );
     // Whoever comes later joins near the live edge, and stays there.
+    let ten_seconds = || {
+        let length = browser.run("return document.getElementById('length').textContent");
+        length.as_str() >= Some("0:10")
+    };
+    programs::wait_until(20, "ten seconds of recording", ten_seconds);
     browser.open(&url);
     let live = browser.assert_plays("main");
     assert!(live.duration.is_infinite() && live.time > 3.0, "{live:?}");

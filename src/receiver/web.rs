@@ -345,6 +345,7 @@ async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
             "text/javascript; charset=utf-8",
             include_bytes!("assets/player.js"),
         ),
+        "icon.svg" => ("image/svg+xml", include_bytes!("assets/icon.svg")),
         "style.css" => (
             "text/css; charset=utf-8",
             include_bytes!("assets/style.css"),

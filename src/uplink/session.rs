@@ -115,6 +115,8 @@ pub struct Session {
     live: BTreeSet<SegmentKey>,
     /// Of the present connection.
     inits_sent: BTreeSet<Hash>,
+    /// Those of them that the receiver says it does not have: a full disk may have refused them.
+    inits_missed: BTreeSet<Hash>,
     greeted: BTreeSet<RecordingId>,
     forgotten: BTreeSet<RecordingId>,
     out: VecDeque<Action>,
@@ -138,6 +140,7 @@ impl Session {
             parked: BTreeSet::new(),
             live: BTreeSet::new(),
             inits_sent: BTreeSet::new(),
+            inits_missed: BTreeSet::new(),
             greeted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             out: VecDeque::new(),
@@ -302,6 +305,7 @@ impl Session {
         self.out
             .retain(|action| matches!(action, Action::Report(_)));
         self.inits_sent.clear();
+        self.inits_missed.clear();
         self.greeted.clear();
         self.forgotten.clear();
         self.parked.clear();
@@ -366,6 +370,9 @@ impl Session {
             Phase::Idle | Phase::Parked(_) | Phase::Refused
         ) {
             return;
+        }
+        if code == ErrorCode::INIT_MISSING {
+            self.inits_missed.extend(segment.init);
         }
         if segment.has_stream() {
             self.out.push_back(Action::Reset { key });
@@ -559,7 +566,8 @@ impl Session {
     }
 
     fn send_init(&mut self, hash: Hash, priority: i32) {
-        if self.inits_sent.insert(hash) {
+        let first = self.inits_sent.insert(hash);
+        if self.inits_missed.remove(&hash) || first {
             self.out.push_back(Action::SendInit { hash, priority });
         }
     }

@@ -6,7 +6,8 @@ use super::lane::{ATTENTION, CHUNK, Command, Ends, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, ParameterSets, Scene, Tick, VideoEncoder};
 use crate::media::{
-    Codec, Event, MediaTime, Monotonic, Picture, Rate, Segmented, TrackInfo, TrackKind,
+    Codec, Event, GapCause, MediaTime, Monotonic, Picture, PictureLayout, Rate, Segmented,
+    TrackInfo, TrackKind,
 };
 use crate::mp4;
 use crate::pacer::{self, Action, Pacer};
@@ -14,6 +15,9 @@ use crate::segmenter::{Cut, Segmenter};
 use crate::source::{self, Received, VideoPump, VideoSettings};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A camera that gives nothing for longer than this leaves a gap in the recording's facts.
+const GAP: Duration = Duration::from_secs(1);
 
 /// One picture track.
 pub(super) struct VideoLane {
@@ -40,6 +44,10 @@ struct Running {
     segmenter: Segmenter,
     /// What the last tick showed: a repeat shows it again.
     shown: Option<Picture>,
+    /// When it was captured; at first the span's start.
+    seen: Monotonic,
+    /// The camera has been away since then.
+    away: bool,
     end: Option<Monotonic>,
     given: Vec<Segmented>,
 }
@@ -88,7 +96,10 @@ impl VideoLane {
                 }
             }
             match pump.receive(deadline) {
-                Received::Opened(settings) => device = self.opened(settings, running.as_mut()),
+                Received::Opened(settings) => {
+                    let before = device.as_ref().map(|device| device.settings.layout);
+                    device = self.opened(settings, before, running.as_mut());
+                }
                 Received::Block(picture) => {
                     let rate = device.as_ref().map(|device| device.settings.rate);
                     let stats = pump.stats();
@@ -103,13 +114,23 @@ impl VideoLane {
                         _ => pump.recycle(picture),
                     }
                 }
-                Received::Failed(error) => pump.reopen_at(self.ends.failed(&error)),
+                Received::Failed(error) => {
+                    if let Some(running) = &mut running {
+                        running.away = true;
+                    }
+                    pump.reopen_at(self.ends.failed(&error));
+                }
                 Received::Timeout => {}
             }
         }
     }
 
-    fn opened(&mut self, settings: VideoSettings, running: Option<&mut Running>) -> Option<Device> {
+    fn opened(
+        &mut self,
+        settings: VideoSettings,
+        before: Option<PictureLayout>,
+        running: Option<&mut Running>,
+    ) -> Option<Device> {
         // A span keeps its grid: a camera that comes back with another rate is paced to the old one.
         let rate = match &running {
             Some(running) => running.rate,
@@ -117,8 +138,10 @@ impl VideoLane {
         };
         if let Some(running) = running {
             running.pacer.set_source_rate(settings.rate);
-            // Laid out as the old camera's were: the new encoder could not read it.
-            running.shown = None;
+            if before != Some(settings.layout) {
+                // The new encoder could not read it.
+                running.shown = None;
+            }
         }
         let scene = if self.ends.name == "slides" {
             Scene::Slides
@@ -170,8 +193,10 @@ impl VideoLane {
                 rate.timescale(),
                 Cut::pictures(rate, CHUNK, SEGMENT),
             ),
+            seen: take.start,
             take,
             shown: None,
+            away: true,
             end: None,
             given: Vec::new(),
         }
@@ -198,6 +223,7 @@ impl VideoLane {
             }
             match running.pacer.poll(now) {
                 Action::Emit { tick, picture } => {
+                    self.note_gap(running, picture.captured);
                     if let Some(before) = running.shown.replace(picture) {
                         pump.recycle(before);
                     }
@@ -208,6 +234,29 @@ impl VideoLane {
                 Action::Wait(until) => return Some(until.unwrap_or(now.plus(ATTENTION))),
             }
         }
+    }
+
+    /// Notes the stretch since the last picture if it is a gap; its ticks repeat a picture.
+    fn note_gap(&self, running: &mut Running, until: Monotonic) {
+        let away = std::mem::take(&mut running.away);
+        let seen = std::mem::replace(&mut running.seen, until);
+        if until.since(seen) <= GAP {
+            return;
+        }
+        let place = |at: Monotonic| {
+            let nanos = at.offset_from(running.take.start).max(0);
+            MediaTime::from_nanos(nanos, running.rate.timescale())
+        };
+        let (start, end) = (place(seen), place(until));
+        self.ends.give(Input::Noted(Event::Gap {
+            track: self.ends.track,
+            start,
+            duration: u64::try_from(end.0 - start.0).unwrap_or(0),
+            cause: match away {
+                true => GapCause::DeviceMissing,
+                false => GapCause::DeviceStalled,
+            },
+        }));
     }
 
     fn encode(&mut self, tick: u64, running: &mut Running, device: &mut Device) {
@@ -310,6 +359,9 @@ impl VideoLane {
     }
 
     fn finish(&mut self, running: &mut Running) {
+        if let Some(end) = running.end.filter(|_| running.shown.is_some()) {
+            self.note_gap(running, end);
+        }
         if let Err(error) = running
             .segmenter
             .flush(&mut |given| running.given.push(given))

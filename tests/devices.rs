@@ -65,7 +65,7 @@ fn tone(home: &Path, seconds: u64) -> Process {
     let path = home.join("tone.raw");
     // 440 whole turns each second: the seconds join without a click.
     fs::write(&path, one_second.repeat(seconds as usize)).unwrap();
-    let format = "-q -t raw -f S16_LE -c 2 -r 48000 --buffer-time=500000 -D";
+    let format = "-q -t raw -f S16_LE -c 2 -r 48000 --buffer-time=2000000 -D";
     let arguments: Vec<&str> = format.split(' ').collect();
     Process::start(
         "aplay",
@@ -165,6 +165,21 @@ impl Found {
         let scale = first["timescale"].as_f64().unwrap();
         let start = first["start"].as_f64().unwrap();
         Some((start / scale, end.unwrap() as f64 / scale))
+    }
+
+    /// The recording's only gap: where it starts and how long it is in seconds, and its cause.
+    fn only_gap(&self) -> (f64, f64, &str) {
+        let gaps = self.figures["manifest"]["gaps"].as_array().unwrap();
+        let [gap] = &gaps[..] else {
+            panic!("one gap: {gaps:?}")
+        };
+        assert_eq!(gap["track"], 1, "it is the presenter's");
+        let seconds = |key: &str| gap[key].as_f64().unwrap() / 90_000.0;
+        (
+            seconds("start"),
+            seconds("duration"),
+            gap["cause"].as_str().unwrap(),
+        )
     }
 
     /// The sound is 440 Hz from end to end, but for its first and last 0.2 s; gives the frequency.
@@ -460,6 +475,34 @@ fn every_trouble(results: &Path) {
     assert!(took <= 3.0, "{took} s");
     pause(4);
     end(results, &trouble, &receiver, &capture_box, &recording);
+    drop(capture_box);
+
+    let trouble = Trouble {
+        name: "camera-unplugged",
+        track: "presenter",
+        says: &["/dev/video0: gone: unplugged"],
+        code: "presenter-vanished",
+    };
+    let capture_box = start("plug", &with(CAMERA));
+    let is_open = |open: bool| {
+        wait_until(20, "the camera", || {
+            track(&capture_box.status(), "presenter")["open"] == open
+        });
+    };
+    is_open(true);
+    let recording = capture_box.record();
+    pause(3);
+    let plug = |way: &str| {
+        let driver = "/sys/bus/platform/drivers/vivid";
+        fs::write(format!("{driver}/{way}"), "vivid.0").unwrap();
+    };
+    plug("unbind");
+    is_open(false);
+    pause(3);
+    plug("bind");
+    is_open(true);
+    pause(3);
+    end(results, &trouble, &receiver, &capture_box, &recording);
 }
 
 /// A box whose user may use the microphone but not the camera.
@@ -522,6 +565,31 @@ fn a_device_that_cannot_be_had_is_named_and_the_other_one_is_recorded() {
         "camera-busy: pictures from {start:.2} to {end:.2} s, sound to {sound_end:.2} s, {hz:.4} Hz"
     );
     assert!((end - sound_end).abs() <= 0.1);
+    assert_eq!(
+        found.film.pictures() as f64,
+        (end * 30.0).round(),
+        "one picture per tick"
+    );
+    let (from, length, cause) = found.only_gap();
+    println!("camera-busy: a gap from {from:.2} s for {length:.2} s, {cause}");
+    assert_eq!((from, cause), (0.0, "device-missing"));
+    assert!((4.0..=8.0).contains(&length), "{length} s");
+    let well = &found.figures["alarms"].as_array().unwrap().last().unwrap()[1];
+    assert_eq!(*well, false, "the alarm ends: {}", found.figures["alarms"]);
+
+    let found = Found::open(results.path(), "camera-unplugged");
+    found.assert_tone();
+    let presenter = track(&found.figures["status"], "presenter");
+    assert_eq!(
+        presenter["ticks"],
+        found.film.pictures(),
+        "one picture per tick"
+    );
+    found.extent("presenter").unwrap();
+    let (from, length, cause) = found.only_gap();
+    println!("camera-unplugged: a gap from {from:.2} s for {length:.2} s, {cause}");
+    assert_eq!(cause, "device-missing");
+    assert!((2.0..=5.0).contains(&from) && (3.0..=7.0).contains(&length));
     let well = &found.figures["alarms"].as_array().unwrap().last().unwrap()[1];
     assert_eq!(*well, false, "the alarm ends: {}", found.figures["alarms"]);
 }

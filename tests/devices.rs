@@ -41,6 +41,7 @@ impl Process {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn();
         Self(child.unwrap_or_else(|error| panic!("{program}: {error}")))
     }
@@ -167,19 +168,19 @@ impl Found {
         Some((start / scale, end.unwrap() as f64 / scale))
     }
 
-    /// The recording's only gap: where it starts and how long it is in seconds, and its cause.
-    fn only_gap(&self) -> (f64, f64, &str) {
+    /// The recording's gap for which the camera was away: where it starts and how long it is, in
+    /// seconds. Any other may only be a short one in which the guest, of one CPU, stood still.
+    fn camera_gap(&self) -> (f64, f64) {
         let gaps = self.figures["manifest"]["gaps"].as_array().unwrap();
-        let [gap] = &gaps[..] else {
-            panic!("one gap: {gaps:?}")
-        };
-        assert_eq!(gap["track"], 1, "it is the presenter's");
-        let seconds = |key: &str| gap[key].as_f64().unwrap() / 90_000.0;
-        (
-            seconds("start"),
-            seconds("duration"),
-            gap["cause"].as_str().unwrap(),
-        )
+        assert!(gaps.iter().all(|gap| gap["track"] == 1), "{gaps:?}");
+        let (away, stalled): (Vec<_>, Vec<_>) = gaps
+            .iter()
+            .partition(|gap| gap["cause"] == "device-missing");
+        let seconds = |gap: &Value, key: &str| gap[key].as_f64().unwrap() / 90_000.0;
+        let stalls: f64 = stalled.iter().map(|gap| seconds(gap, "duration")).sum();
+        assert!(away.len() == 1 && stalls < 3.0, "{gaps:?}");
+        println!("  beside it the guest stalled for {stalls:.2} s");
+        (seconds(away[0], "start"), seconds(away[0], "duration"))
     }
 
     /// The sound is 440 Hz from end to end, but for its first and last 0.2 s; gives the frequency.
@@ -344,7 +345,10 @@ fn begin(trouble: &Trouble, capture_box: &CaptureBox) -> String {
         trouble.name,
         track(&status, trouble.track)["error"]
     );
-    assert_eq!(status["lamp"], "ready", "the other device can be recorded");
+    assert_eq!(
+        status["lamp"], "short-blink",
+        "the other device can be recorded"
+    );
     capture_box.record()
 }
 
@@ -565,15 +569,26 @@ fn a_device_that_cannot_be_had_is_named_and_the_other_one_is_recorded() {
         "camera-busy: pictures from {start:.2} to {end:.2} s, sound to {sound_end:.2} s, {hz:.4} Hz"
     );
     assert!((end - sound_end).abs() <= 0.1);
-    assert_eq!(
-        found.film.pictures() as f64,
-        (end * 30.0).round(),
-        "one picture per tick"
+    let presenter = track(&found.figures["status"], "presenter");
+    assert!(
+        (presenter["ticks"].as_f64().unwrap() - end * 30.0).abs() < 0.01,
+        "{end} s and {presenter}"
     );
-    let (from, length, cause) = found.only_gap();
-    println!("camera-busy: a gap from {from:.2} s for {length:.2} s, {cause}");
-    assert_eq!((from, cause), (0.0, "device-missing"));
+    let (from, length) = found.camera_gap();
+    println!("camera-busy: a gap from {from:.2} s for {length:.2} s");
+    assert_eq!(from, 0.0);
     assert!((4.0..=8.0).contains(&length), "{length} s");
+    // One picture per segment fills the gap; then each tick has one.
+    let ticks = presenter["ticks"].as_u64().unwrap();
+    let filled = ticks - found.film.pictures();
+    let gap = (length * 30.0) as u64;
+    println!(
+        "camera-busy: {ticks} ticks, of which {filled} in the gap have no picture of their own"
+    );
+    assert!(
+        (gap - gap / 60 - 30..=gap).contains(&filled),
+        "{gap} ticks of gap"
+    );
     let well = &found.figures["alarms"].as_array().unwrap().last().unwrap()[1];
     assert_eq!(*well, false, "the alarm ends: {}", found.figures["alarms"]);
 
@@ -586,9 +601,8 @@ fn a_device_that_cannot_be_had_is_named_and_the_other_one_is_recorded() {
         "one picture per tick"
     );
     found.extent("presenter").unwrap();
-    let (from, length, cause) = found.only_gap();
-    println!("camera-unplugged: a gap from {from:.2} s for {length:.2} s, {cause}");
-    assert_eq!(cause, "device-missing");
+    let (from, length) = found.camera_gap();
+    println!("camera-unplugged: a gap from {from:.2} s for {length:.2} s");
     assert!((2.0..=5.0).contains(&from) && (3.0..=7.0).contains(&length));
     let well = &found.figures["alarms"].as_array().unwrap().last().unwrap()[1];
     assert_eq!(*well, false, "the alarm ends: {}", found.figures["alarms"]);

@@ -39,6 +39,9 @@ struct Device {
 /// The span in hand.
 struct Running {
     take: Arc<Take>,
+    /// Ticks before the pacer's first: the camera opened after the span had begun. One picture per
+    /// segment fills them, so that a camera that is hours late is live at once all the same.
+    before: u64,
     pacer: Pacer<Picture>,
     rate: Rate,
     segmenter: Segmenter,
@@ -50,6 +53,13 @@ struct Running {
     away: bool,
     end: Option<Monotonic>,
     given: Vec<Segmented>,
+}
+
+impl Running {
+    /// Ticks of the span that were decided.
+    fn ticks(&self) -> u64 {
+        self.before + self.pacer.stats().ticks()
+    }
 }
 
 impl VideoLane {
@@ -180,12 +190,19 @@ impl VideoLane {
     fn begin(&self, take: Arc<Take>, device: &mut Device) -> Running {
         let rate = device.rate;
         device.fresh = true;
+        let late = clock::now().since(take.start);
+        let before = match late > GAP {
+            true => rate.ticks_covering(late),
+            false => 0,
+        };
+        let skipped = Duration::from_nanos(rate.tick_nanos(before));
         let config = pacer::Config {
             source_rate: device.settings.rate,
-            start: Some(take.start),
+            start: Some(take.start.plus(skipped)),
             ..pacer::Config::at(rate)
         };
         Running {
+            before,
             pacer: Pacer::new(config),
             rate,
             segmenter: self.ends.segmenter(
@@ -212,7 +229,7 @@ impl VideoLane {
         loop {
             let now = clock::now();
             let next = running.take.start.plus(Duration::from_nanos(
-                running.rate.tick_nanos(running.pacer.stats().ticks()),
+                running.rate.tick_nanos(running.ticks()),
             ));
             if running
                 .end
@@ -227,9 +244,14 @@ impl VideoLane {
                     if let Some(before) = running.shown.replace(picture) {
                         pump.recycle(before);
                     }
-                    self.encode(tick, running, device);
+                    if tick == 0 {
+                        self.fill(running, device);
+                    }
+                    self.encode(running.before + tick, 1, running, device);
                 }
-                Action::Repeat { tick, .. } => self.encode(tick, running, device),
+                Action::Repeat { tick, .. } => {
+                    self.encode(running.before + tick, 1, running, device);
+                }
                 Action::Drop { picture, .. } => pump.recycle(picture),
                 Action::Wait(until) => return Some(until.unwrap_or(now.plus(ATTENTION))),
             }
@@ -259,7 +281,19 @@ impl VideoLane {
         }));
     }
 
-    fn encode(&mut self, tick: u64, running: &mut Running, device: &mut Device) {
+    /// Fills the ticks before the pacer's first with its first picture.
+    fn fill(&mut self, running: &mut Running, device: &mut Device) {
+        let segment = running.rate.ticks_covering(SEGMENT);
+        let mut tick = 0;
+        while tick < running.before {
+            let ticks = segment.min(running.before - tick);
+            self.encode(tick, ticks, running, device);
+            tick += ticks;
+        }
+    }
+
+    /// Encodes the picture that is shown, for `ticks` from `tick` on.
+    fn encode(&mut self, tick: u64, ticks: u64, running: &mut Running, device: &mut Device) {
         let Some(picture) = &running.shown else {
             return;
         };
@@ -270,7 +304,9 @@ impl VideoLane {
                     .unwrap_or(i64::MAX)
                     .saturating_mul(units.into()),
             ),
-            duration: units,
+            duration: u32::try_from(ticks)
+                .unwrap_or(u32::MAX)
+                .saturating_mul(units),
             captured: picture.captured,
             keyframe: device.fresh || tick.is_multiple_of(running.rate.ticks_covering(SEGMENT)),
         };
@@ -279,8 +315,8 @@ impl VideoLane {
         let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
         let stats = running.pacer.stats();
         self.ends.show(|view| {
-            view.status.ticks = stats.ticks();
-            view.status.repeats = stats.repeats();
+            view.status.ticks = running.ticks();
+            view.status.repeats = running.before + stats.repeats();
             view.status.drops = stats.drops();
             let lateness = &stats.lateness;
             let micros = |late: Duration| u64::try_from(late.as_micros()).unwrap_or(u64::MAX);

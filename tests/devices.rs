@@ -41,6 +41,7 @@ impl Process {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn();
         Self(child.unwrap_or_else(|error| panic!("{program}: {error}")))
     }
@@ -65,7 +66,7 @@ fn tone(home: &Path, seconds: u64) -> Process {
     let path = home.join("tone.raw");
     // 440 whole turns each second: the seconds join without a click.
     fs::write(&path, one_second.repeat(seconds as usize)).unwrap();
-    let format = "-q -t raw -f S16_LE -c 2 -r 48000 --buffer-time=500000 -D";
+    let format = "-q -t raw -f S16_LE -c 2 -r 48000 --buffer-time=2000000 -D";
     let arguments: Vec<&str> = format.split(' ').collect();
     Process::start(
         "aplay",
@@ -165,6 +166,21 @@ impl Found {
         let scale = first["timescale"].as_f64().unwrap();
         let start = first["start"].as_f64().unwrap();
         Some((start / scale, end.unwrap() as f64 / scale))
+    }
+
+    /// The recording's gap for which the camera was away: where it starts and how long it is, in
+    /// seconds. Any other may only be a short one in which the guest, of one CPU, stood still.
+    fn camera_gap(&self) -> (f64, f64) {
+        let gaps = self.figures["manifest"]["gaps"].as_array().unwrap();
+        assert!(gaps.iter().all(|gap| gap["track"] == 1), "{gaps:?}");
+        let (away, stalled): (Vec<_>, Vec<_>) = gaps
+            .iter()
+            .partition(|gap| gap["cause"] == "device-missing");
+        let seconds = |gap: &Value, key: &str| gap[key].as_f64().unwrap() / 90_000.0;
+        let stalls: f64 = stalled.iter().map(|gap| seconds(gap, "duration")).sum();
+        assert!(away.len() == 1 && stalls < 3.0, "{gaps:?}");
+        println!("  beside it the guest stalled for {stalls:.2} s");
+        (seconds(away[0], "start"), seconds(away[0], "duration"))
     }
 
     /// The sound is 440 Hz from end to end, but for its first and last 0.2 s; gives the frequency.
@@ -329,7 +345,10 @@ fn begin(trouble: &Trouble, capture_box: &CaptureBox) -> String {
         trouble.name,
         track(&status, trouble.track)["error"]
     );
-    assert_eq!(status["lamp"], "ready", "the other device can be recorded");
+    assert_eq!(
+        status["lamp"], "short-blink",
+        "the other device can be recorded"
+    );
     capture_box.record()
 }
 
@@ -460,6 +479,34 @@ fn every_trouble(results: &Path) {
     assert!(took <= 3.0, "{took} s");
     pause(4);
     end(results, &trouble, &receiver, &capture_box, &recording);
+    drop(capture_box);
+
+    let trouble = Trouble {
+        name: "camera-unplugged",
+        track: "presenter",
+        says: &["/dev/video0: gone: unplugged"],
+        code: "presenter-vanished",
+    };
+    let capture_box = start("plug", &with(CAMERA));
+    let is_open = |open: bool| {
+        wait_until(20, "the camera", || {
+            track(&capture_box.status(), "presenter")["open"] == open
+        });
+    };
+    is_open(true);
+    let recording = capture_box.record();
+    pause(3);
+    let plug = |way: &str| {
+        let driver = "/sys/bus/platform/drivers/vivid";
+        fs::write(format!("{driver}/{way}"), "vivid.0").unwrap();
+    };
+    plug("unbind");
+    is_open(false);
+    pause(3);
+    plug("bind");
+    is_open(true);
+    pause(3);
+    end(results, &trouble, &receiver, &capture_box, &recording);
 }
 
 /// A box whose user may use the microphone but not the camera.
@@ -522,6 +569,41 @@ fn a_device_that_cannot_be_had_is_named_and_the_other_one_is_recorded() {
         "camera-busy: pictures from {start:.2} to {end:.2} s, sound to {sound_end:.2} s, {hz:.4} Hz"
     );
     assert!((end - sound_end).abs() <= 0.1);
+    let presenter = track(&found.figures["status"], "presenter");
+    assert!(
+        (presenter["ticks"].as_f64().unwrap() - end * 30.0).abs() < 0.01,
+        "{end} s and {presenter}"
+    );
+    let (from, length) = found.camera_gap();
+    println!("camera-busy: a gap from {from:.2} s for {length:.2} s");
+    assert_eq!(from, 0.0);
+    assert!((4.0..=8.0).contains(&length), "{length} s");
+    // One picture per segment fills the gap; then each tick has one.
+    let ticks = presenter["ticks"].as_u64().unwrap();
+    let filled = ticks - found.film.pictures();
+    let gap = (length * 30.0) as u64;
+    println!(
+        "camera-busy: {ticks} ticks, of which {filled} in the gap have no picture of their own"
+    );
+    assert!(
+        (gap - gap / 60 - 30..=gap).contains(&filled),
+        "{gap} ticks of gap"
+    );
+    let well = &found.figures["alarms"].as_array().unwrap().last().unwrap()[1];
+    assert_eq!(*well, false, "the alarm ends: {}", found.figures["alarms"]);
+
+    let found = Found::open(results.path(), "camera-unplugged");
+    found.assert_tone();
+    let presenter = track(&found.figures["status"], "presenter");
+    assert_eq!(
+        presenter["ticks"],
+        found.film.pictures(),
+        "one picture per tick"
+    );
+    found.extent("presenter").unwrap();
+    let (from, length) = found.camera_gap();
+    println!("camera-unplugged: a gap from {from:.2} s for {length:.2} s");
+    assert!((2.0..=5.0).contains(&from) && (3.0..=7.0).contains(&length));
     let well = &found.figures["alarms"].as_array().unwrap().last().unwrap()[1];
     assert_eq!(*well, false, "the alarm ends: {}", found.figures["alarms"]);
 }

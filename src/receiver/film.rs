@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of the cache beyond which the oldest files go; the one just made stays, however big.
 const MOST_BYTES: u64 = 20_000_000_000;
@@ -87,8 +88,10 @@ pub async fn write(
     let archive = archive.clone();
     let runtime = tokio::runtime::Handle::current();
     let made = tokio::task::spawn_blocking(move || {
+        // A browser that gives up does not end this: the next one's file must be another.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut name = path.clone().into_os_string();
-        name.push(UNFINISHED);
+        name.push(format!(".{}{UNFINISHED}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let staged = PathBuf::from(name);
         let fetch = |track: usize, segment: usize| {
             let name: &String = &names[track][segment];

@@ -365,6 +365,7 @@ fn open_error(device: &str, what: &str, error: &alsa::Error) -> Error {
         Errno::BUSY | Errno::AGAIN => Error::Busy {
             device,
             advice: "End it (`fuser -v /dev/snd/*` names it), or name another microphone.".into(),
+            present: microphones(),
         },
         Errno::ACCESS | Errno::PERM => Error::NotPermitted {
             device,

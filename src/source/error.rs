@@ -16,12 +16,17 @@ pub enum Error {
         present: Vec<String>,
     },
     /// Another program has it. Reopen with backoff: the program may end.
-    #[error("{device}: busy: another program uses it. {advice}")]
+    #[error(
+        "{device}: busy: another program uses it. {advice}{}",
+        table("Present", present)
+    )]
     Busy {
         /// The device's name as configured.
         device: String,
         /// What to do.
         advice: String,
+        /// Devices of the same kind that are there, one line each.
+        present: Vec<String>,
     },
     /// This program may not use it. Reopening helps only after a person acted.
     #[error("{device}: not permitted. {advice}")]

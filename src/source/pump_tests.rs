@@ -60,6 +60,7 @@ fn puppets<const N: usize>(times: usize) -> (Pump<Picture, N>, Vec<Strings>) {
         None => Err(Error::Busy {
             device: "puppet".into(),
             advice: String::new(),
+            present: Vec::new(),
         }),
     };
     (Pump::start("puppet", open).unwrap(), strings)

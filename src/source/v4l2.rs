@@ -44,6 +44,8 @@ pub(super) struct V4l2 {
     wait: Duration,
     sequence: Option<u32>,
     count: u64,
+    /// How far its stamps lie in the future, as far as was seen.
+    ahead: Duration,
     losses: Losses,
 }
 
@@ -104,6 +106,7 @@ impl V4l2 {
             wait: WAIT.max(rate.interval() * 3),
             sequence: None,
             count: 0,
+            ahead: Duration::ZERO,
             losses: Losses::default(),
         })
     }
@@ -149,7 +152,11 @@ impl V4l2 {
             self.losses.damaged += 1;
             return None;
         }
-        Some(stamp(meta, arrived))
+        Some(arrived_first(
+            stamp(meta, arrived),
+            arrived,
+            &mut self.ahead,
+        ))
     }
 }
 
@@ -207,6 +214,14 @@ fn stamp(meta: &Metadata, arrived: Monotonic) -> Monotonic {
     }
 }
 
+/// A picture cannot arrive before it was captured: stamps that lie in the future (those of an
+/// exposure's end that the driver foresees) are moved back, all by the same, so that their rhythm
+/// stays and the picture is neither shown before its time nor behind its sound.
+fn arrived_first(stamp: Monotonic, arrived: Monotonic, ahead: &mut Duration) -> Monotonic {
+    *ahead = stamp.since(arrived).max(*ahead);
+    stamp.minus(*ahead)
+}
+
 /// Asks for `rate` and reads back what the device made of it; `None` for a rate outside our range.
 fn set_rate(node: &Device, rate: Rate) -> io::Result<Option<Rate>> {
     let interval = Fraction::new(rate.den(), rate.num());
@@ -256,6 +271,7 @@ fn open_error(device: &str, what: &str, error: &io::Error) -> Error {
         Some(Errno::BUSY) => Error::Busy {
             advice: format!("End it (`fuser -v {device}` names it), or name another camera."),
             device,
+            present: offers::cameras(),
         },
         Some(Errno::ACCESS | Errno::PERM) => Error::NotPermitted {
             device,
@@ -308,6 +324,21 @@ mod tests {
         let later = arrived.plus(Duration::from_secs(60));
         assert_eq!(stamp(&meta(460_000, monotonic), later), later);
         assert_eq!(stamp(&meta(-1, monotonic), arrived), at(0));
+    }
+
+    #[test]
+    fn stamps_of_the_future_keep_their_rhythm_and_lose_their_lead() {
+        let at = |ms: u64| Monotonic::from_nanos(ms * 1_000_000);
+        let mut ahead = Duration::ZERO;
+        // Stamped 30 ms ahead, handed over after 0 to 9 ms.
+        let moved: Vec<Monotonic> = [9, 4, 0, 7, 2]
+            .iter()
+            .zip((100..).step_by(40))
+            .map(|(late, exposed)| arrived_first(at(exposed + 30), at(exposed + late), &mut ahead))
+            .collect();
+        assert_eq!(moved, [at(109), at(144), at(180), at(220), at(260)]);
+        let mut none = Duration::ZERO;
+        assert_eq!(arrived_first(at(90), at(100), &mut none), at(90));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 #
 # What these targets keep, and rely on where it is there:
 #   ~/.cargo           cargo's registry and the sources of the crates
-#   ~/.cache/hallcast  (or $HALLCAST_CACHE) rig/: the guest's kernel; tools/: cargo-deny
+#   ~/.cache/hallcast  (or $HALLCAST_CACHE) rig/: the guest's kernel; tools/: cargo-deny;
+#                      films/: the film of tests/film.rs
 #   ./target           what cargo built; the stages' logs in target/stages
 # None of them is needed: a fresh clone on a fresh Debian 12 or 13 with make and cargo makes them.
 

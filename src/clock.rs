@@ -98,6 +98,10 @@ fn cpu(clock: rustix::time::ClockId) -> Duration {
     Duration::from_nanos(u64::try_from(nanos_of(clock_gettime(clock))).unwrap_or(0))
 }
 
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the fields are 32 bits wide on armv7"
+)]
 fn nanos_of(time: Timespec) -> i64 {
     (time.tv_sec as i64)
         .saturating_mul(1_000_000_000)

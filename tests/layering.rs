@@ -3,6 +3,8 @@
 //! A scan of `crate::` paths is enough because `super::super` is refused too. A room that is missing
 //! from the table fails, so that nobody adds one without deciding where it stands.
 
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &[
             "media",
             "clock",
+            "settings",
             "mp4",
             "board",
             "source",
@@ -41,8 +44,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("receiver", &["media", "clock", "settings", "wire", "mp4"]),
 ];
 
-/// The two drivers that may name quinn.
-const QUINN: &[&str] = &["uplink/quic.rs", "receiver/listener.rs"];
+/// The two drivers that may name quinn, each with its tests below it.
+const QUINN: &[&str] = &["uplink/quic", "receiver/listener"];
 
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -109,12 +112,14 @@ fn breaches(name: &str, text: &str) -> Vec<String> {
                 "{place}: a binary calls station or receiver, nothing else"
             ));
         }
-        if code.contains("super::super") {
+        if code.contains("super::super::") {
             found.push(format!(
                 "{place}: name the room with crate::, not super::super"
             ));
         }
-        if (code.contains("quinn::") || code.contains("quinn_proto::")) && !QUINN.contains(&name) {
+        if (code.contains("quinn::") || code.contains("quinn_proto::"))
+            && !QUINN.iter().any(|driver| name.starts_with(driver))
+        {
             found.push(format!("{place}: quinn is named only in {QUINN:?}"));
         }
         if code.contains("unsafe ") && !name.starts_with("sys/") {

@@ -4,8 +4,7 @@
 //! [`crate::media::AccessUnit`]s whose times have the encoder's delay taken out, and the parameters
 //! that an init needs. One `VideoEncoder` or `AudioEncoder` per track.
 //!
-//! What does not belong here: when a picture or a keyframe is due (`pacer`), resampling and silence
-//! (`source`), boxes (`segmenter`).
+//! What does not belong here: when a picture or a keyframe is due, resampling and silence (`pacer`), boxes (`segmenter`).
 //!
 //! Which encoder: `open_video` walks a table in order and takes the first that opens. A hardware
 //! encoder is one more file and one more row before the software; a passthrough source needs no

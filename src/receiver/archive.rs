@@ -19,9 +19,12 @@ use futures_util::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use rustix::fs::FlockOperation;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Why an object cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,18 @@ pub enum Error {
         action: String,
         /// Why it failed.
         source: object_store::Error,
+    },
+    /// The archive's directory cannot be used: the receiver does not start.
+    #[error("archive {dir}: {action}: {source}; {advice}", dir = dir.display())]
+    Directory {
+        /// The archive's directory.
+        dir: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+        /// What to do next.
+        advice: &'static str,
     },
     /// The name is taken by other bytes: a fault to report, never an overwrite.
     #[error("{name} is archived with the hash {archived}, and {offered} was offered for it")]
@@ -62,8 +77,7 @@ impl Error {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = source {
             if let Some(io) = error.downcast_ref::<std::io::Error>() {
-                use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-                return matches!(io.kind(), StorageFull | QuotaExceeded);
+                return is_no_room(io);
             }
             source = error.source();
         }
@@ -89,6 +103,8 @@ pub struct Listing {
 pub struct Archive {
     dir: PathBuf,
     store: LocalFileSystem,
+    /// The directory, locked for as long as this receiver runs.
+    _locked: Option<Arc<File>>,
 }
 
 /// The name of a segment's object.
@@ -126,32 +142,52 @@ pub fn hash(bytes: &[u8]) -> Hash {
 }
 
 impl Archive {
-    /// Opens or makes the archive in `dir`, removes what a crash left half written, and makes
-    /// durable what is listed: an object may have been linked just before a crash of the process,
-    /// its directory not yet synced.
+    /// Opens or makes the archive in `dir` for this receiver alone, removes what a crash left half
+    /// written, and makes durable what is listed: an object may have been linked just before a crash
+    /// of the process, its directory not yet synced.
     pub fn open(dir: &std::path::Path) -> Result<Self, Error> {
-        let failed = |action: &str, source: std::io::Error| Error::Store {
+        let tried = |action| unusable(dir, action, "check that it is a directory and writable");
+        std::fs::create_dir_all(dir).map_err(tried("make the directory"))?;
+        let handle = File::open(dir).map_err(tried("open the directory"))?;
+        // Another one's half-written objects would be taken for leftovers.
+        rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive)
+            .map_err(std::io::Error::from)
+            .map_err(unusable(
+                dir,
+                "lock the directory",
+                "only one receiver may write to it: end the other one",
+            ))?;
+        remove_leftovers(dir).map_err(tried("remove what a crash left"))?;
+        rustix::fs::syncfs(&handle)
+            .map_err(std::io::Error::from)
+            .map_err(tried("sync the file system"))?;
+        match probe(dir) {
+            // What is archived can be shown all the same; boxes keep theirs until there is room.
+            Err(e) if is_no_room(&e) => log::error!(
+                "archive {}: {e}: nothing can be kept until there is room",
+                dir.display()
+            ),
+            probed => probed.map_err(tried("write a file"))?,
+        }
+        Ok(Self {
+            _locked: Some(Arc::new(handle)),
+            ..Self::look(dir)?
+        })
+    }
+
+    /// The archive in `dir`, to read only: a receiver may be writing to it.
+    pub fn look(dir: &std::path::Path) -> Result<Self, Error> {
+        let advice = "name the receiver's store with --store-dir";
+        std::fs::read_dir(dir).map_err(unusable(dir, "read the directory", advice))?;
+        let store = LocalFileSystem::new_with_prefix(dir).map_err(|source| Error::Store {
             dir: dir.into(),
-            action: action.into(),
-            source: object_store::Error::Generic {
-                store: "LocalFileSystem",
-                source: source.into(),
-            },
-        };
-        std::fs::create_dir_all(dir).map_err(|e| failed("make the directory", e))?;
-        remove_leftovers(dir).map_err(|e| failed("remove what a crash left", e))?;
-        let handle = std::fs::File::open(dir).map_err(|e| failed("open the directory", e))?;
-        rustix::fs::syncfs(&handle).map_err(|e| failed("sync the file system", e.into()))?;
-        let store = LocalFileSystem::new_with_prefix(dir)
-            .map_err(|source| Error::Store {
-                dir: dir.into(),
-                action: "open".into(),
-                source,
-            })?
-            .with_fsync(true);
+            action: "open".into(),
+            source,
+        })?;
         Ok(Self {
             dir: dir.into(),
-            store,
+            store: store.with_fsync(true),
+            _locked: None,
         })
     }
 
@@ -234,8 +270,18 @@ impl Archive {
 
     /// Every recording that the store knows, with its objects. Names that are not ours are skipped.
     pub async fn list(&self) -> Result<BTreeMap<RecordingId, Listing>, Error> {
+        self.list_below("recordings").await
+    }
+
+    /// The objects of one recording; none when the store does not know it.
+    pub async fn list_one(&self, id: RecordingId) -> Result<Option<Listing>, Error> {
+        let mut found = self.list_below(&format!("recordings/{id}")).await?;
+        Ok(found.remove(&id))
+    }
+
+    async fn list_below(&self, folder: &str) -> Result<BTreeMap<RecordingId, Listing>, Error> {
         let mut found: BTreeMap<RecordingId, Listing> = BTreeMap::new();
-        let mut objects = self.store.list(Some(&Path::from("recordings")));
+        let mut objects = self.store.list(Some(&Path::from(folder)));
         while let Some(object) = objects.try_next().await.map_err(self.failed("list"))? {
             let name = object.location.as_ref().to_owned();
             match parse(&name) {
@@ -317,6 +363,32 @@ fn parse(name: &str) -> Option<(RecordingId, Object)> {
         _ => return None,
     };
     Some((recording, object))
+}
+
+fn unusable(
+    dir: &std::path::Path,
+    action: &'static str,
+    advice: &'static str,
+) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    let dir = dir.to_path_buf();
+    move |source| Error::Directory {
+        dir,
+        action,
+        source,
+        advice,
+    }
+}
+
+fn is_no_room(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// Whether a file can be made. Its name is that of a leftover, in case that this is interrupted.
+fn probe(dir: &std::path::Path) -> std::io::Result<()> {
+    let path = dir.join("probe#0");
+    File::create(&path)?;
+    std::fs::remove_file(&path)
 }
 
 /// Removes the files that `object_store` stages beside an object (`name#number`).
@@ -422,6 +494,11 @@ mod tests {
         let folder = dir.path().join(&name).parent().unwrap().to_path_buf();
         std::fs::write(folder.join("00000001.m4s#1"), b"half").unwrap();
         std::fs::write(folder.join("note.txt"), b"not ours").unwrap();
+        assert!(matches!(
+            Archive::open(dir.path()),
+            Err(Error::Directory { .. })
+        ));
+        drop(archive);
         let archive = Archive::open(dir.path()).unwrap();
         let listed = archive.list().await.unwrap();
         assert_eq!(listed[&key(0).recording].segments[&TrackId(1)].len(), 1);

@@ -320,13 +320,16 @@ impl Recording {
 }
 
 /// What keeps a recording from being complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
     /// Nobody said that it is over.
+    #[error("it has not ended")]
     End,
     /// This segment of this track, the first of those missing.
+    #[error("segment {1} of track {0} is still to come")]
     Segment(TrackId, u64),
     /// Nothing is missing, but the track's hashes are not those that the box states: a fault.
+    #[error("track {0} has other hashes than the box states")]
     Root(TrackId),
 }
 

@@ -1,16 +1,21 @@
 //! The progressive MP4 of a complete recording: made when it is first asked for, kept in a cache.
 //!
 //! Takes archived segments, gives a file (H.264 + AAC, `moov` first) that any player opens. The cache
-//! may be deleted at any time; the archive is what counts.
+//! may be deleted at any time and holds what was made last; the archive is what counts.
 
 use super::archive::{self, Archive};
 use super::catalog::Recording;
 use crate::media::{GapLength, MediaTime, RecordingId, SegmentKey, TrackId};
-use crate::mp4::{self, ProgressiveTrack, SegmentSource};
+use crate::mp4::{self, ProgressiveTrack, SegmentSource, Written};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// Bytes of the cache beyond which the oldest files go; the one just made stays, however big.
+const MOST_BYTES: u64 = 20_000_000_000;
+/// Ends the name of a file that is being written.
+const UNFINISHED: &str = ".part";
 
 /// Why there is no file.
 #[derive(Debug, thiserror::Error)]
@@ -20,10 +25,10 @@ pub enum Error {
     Archive(#[from] archive::Error),
     /// The tables cannot be made.
     #[error(transparent)]
-    Boxes(#[from] mp4::Error),
-    /// The cache.
-    #[error("{path}: {source}; check that the state directory is writable and not full", path = path.display())]
-    Cache {
+    Boxes(mp4::Error),
+    /// The file cannot be written; nothing is left of it.
+    #[error("{path}: {source}; check that its directory is there, writable and not full", path = path.display())]
+    File {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -37,6 +42,7 @@ pub enum Error {
 /// The cache of files, one per recording.
 pub struct Films {
     dir: PathBuf,
+    most_bytes: u64,
     /// One is made at a time: it costs disk bandwidth, which the boxes need.
     making: tokio::sync::Mutex<()>,
 }
@@ -68,11 +74,122 @@ pub fn span_starts(recording: &Recording) -> BTreeMap<u32, i64> {
     starts
 }
 
+/// Writes the film of a complete recording to `path`. The name is taken only by the whole file, on
+/// stable storage; what had it before is replaced.
+pub async fn write(
+    archive: &Archive,
+    id: RecordingId,
+    recording: &Recording,
+    path: &Path,
+) -> Result<Written, Error> {
+    let (tracks, names) = plan(archive, id, recording).await?;
+    let path = path.to_path_buf();
+    let archive = archive.clone();
+    let runtime = tokio::runtime::Handle::current();
+    let made = tokio::task::spawn_blocking(move || {
+        let mut name = path.clone().into_os_string();
+        name.push(UNFINISHED);
+        let staged = PathBuf::from(name);
+        let fetch = |track: usize, segment: usize| {
+            let name: &String = &names[track][segment];
+            let bytes = runtime.block_on(archive.read(name));
+            bytes.map(Vec::from).map_err(io::Error::other)
+        };
+        let made = write_staged(&tracks, fetch, &staged).and_then(|written| {
+            std::fs::rename(&staged, &path).map_err(|e| failed(&path, e))?;
+            Ok(written)
+        });
+        if made.is_err() {
+            // It may not even have been made.
+            let _ = std::fs::remove_file(&staged);
+        }
+        made
+    });
+    made.await.unwrap_or(Err(Error::Interrupted))
+}
+
+fn failed(path: &Path, source: io::Error) -> Error {
+    Error::File {
+        path: path.into(),
+        source,
+    }
+}
+
+fn write_staged(
+    tracks: &[ProgressiveTrack],
+    fetch: impl FnMut(usize, usize) -> io::Result<Vec<u8>>,
+    staged: &Path,
+) -> Result<Written, Error> {
+    let file = File::create(staged).map_err(|e| failed(staged, e))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let written = mp4::write_progressive(tracks, fetch, &mut out).map_err(|e| match e {
+        mp4::Error::Write(e) => failed(staged, e),
+        e => Error::Boxes(e),
+    })?;
+    // What has its final name is taken for whole after a power cut too.
+    let file = out
+        .into_inner()
+        .map_err(|e| failed(staged, e.into_error()))?;
+    file.sync_all().map_err(|e| failed(staged, e))?;
+    Ok(written)
+}
+
+/// The film's tracks, and the object behind each of their segments.
+async fn plan(
+    archive: &Archive,
+    id: RecordingId,
+    recording: &Recording,
+) -> Result<(Vec<ProgressiveTrack>, Vec<Vec<String>>), Error> {
+    let starts = span_starts(recording);
+    let mut tracks = Vec::new();
+    let mut names = Vec::new();
+    for (track, info) in recording.tracks() {
+        let Some(segments) = recording.segments.get(&track) else {
+            continue;
+        };
+        let mut inits = Vec::new();
+        let mut sources = Vec::new();
+        let mut objects = Vec::new();
+        for (&sequence, stored) in segments {
+            let Some(hash) = stored.init else { continue };
+            let init = match inits.iter().position(|known| *known == hash) {
+                Some(init) => init,
+                None => {
+                    inits.push(hash);
+                    inits.len() - 1
+                }
+            };
+            sources.push(SegmentSource {
+                init,
+                span_start_nanos: starts.get(&stored.span).copied().unwrap_or(0),
+            });
+            objects.push(archive::segment_path(&SegmentKey {
+                recording: id,
+                track,
+                sequence,
+            }));
+        }
+        let mut bytes = Vec::new();
+        for hash in inits {
+            let init = archive.read(&archive::init_path(id, hash)).await?;
+            bytes.push(init.to_vec());
+        }
+        tracks.push(ProgressiveTrack {
+            name: info.name.clone(),
+            inits: bytes,
+            segments: sources,
+        });
+        names.push(objects);
+    }
+    Ok((tracks, names))
+}
+
 impl Films {
     /// A cache in `dir`.
     pub fn new(dir: PathBuf) -> Self {
         Self {
             dir,
+            most_bytes: MOST_BYTES,
             making: tokio::sync::Mutex::default(),
         }
     }
@@ -89,70 +206,33 @@ impl Films {
         if path.is_file() {
             return Ok(path);
         }
-        let starts = span_starts(recording);
-        let mut tracks = Vec::new();
-        let mut names = Vec::new();
-        for (track, info) in recording.tracks() {
-            let Some(segments) = recording.segments.get(&track) else {
-                continue;
-            };
-            let mut inits = Vec::new();
-            let mut sources = Vec::new();
-            let mut objects = Vec::new();
-            for (&sequence, stored) in segments {
-                let Some(hash) = stored.init else { continue };
-                let init = match inits.iter().position(|known| *known == hash) {
-                    Some(init) => init,
-                    None => {
-                        inits.push(hash);
-                        inits.len() - 1
-                    }
-                };
-                sources.push(SegmentSource {
-                    init,
-                    span_start_nanos: starts.get(&stored.span).copied().unwrap_or(0),
-                });
-                objects.push(archive::segment_path(&SegmentKey {
-                    recording: id,
-                    track,
-                    sequence,
-                }));
+        std::fs::create_dir_all(&self.dir).map_err(|e| failed(&self.dir, e))?;
+        write(archive, id, recording, &path).await?;
+        self.trim(&path).map_err(|e| failed(&self.dir, e))?;
+        Ok(path)
+    }
+
+    /// Removes the oldest files until the others fit, and what a crash left unfinished. A browser that
+    /// reads one of them goes on reading: the name goes, not the open file.
+    fn trim(&self, newest: &Path) -> io::Result<()> {
+        let mut others = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let (path, about) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+            if path.to_string_lossy().ends_with(UNFINISHED) {
+                std::fs::remove_file(&path)?;
+            } else if path != newest {
+                others.push((about.modified()?, path, about.len()));
             }
-            let mut bytes = Vec::new();
-            for hash in inits {
-                let init = archive.read(&archive::init_path(id, hash)).await?;
-                bytes.push(init.to_vec());
-            }
-            tracks.push(ProgressiveTrack {
-                name: info.name.clone(),
-                inits: bytes,
-                segments: sources,
-            });
-            names.push(objects);
         }
-        let (staged, dir) = (path.with_extension("part"), self.dir.clone());
-        let archive = archive.clone();
-        let runtime = tokio::runtime::Handle::current();
-        let made = tokio::task::spawn_blocking(move || {
-            let cache = |source| Error::Cache {
-                path: staged.clone(),
-                source,
-            };
-            std::fs::create_dir_all(&dir).map_err(cache)?;
-            let mut out = BufWriter::new(File::create(&staged).map_err(cache)?);
-            let fetch = |track: usize, segment: usize| {
-                let name: &String = &names[track][segment];
-                let bytes = runtime.block_on(archive.read(name));
-                bytes.map(Vec::from).map_err(io::Error::other)
-            };
-            mp4::write_progressive(&tracks, fetch, &mut out)?;
-            // What has its final name is taken for whole after a power cut too.
-            let written = out.into_inner().map_err(|e| cache(e.into_error()))?;
-            written.sync_all().map_err(cache)?;
-            std::fs::rename(&staged, &path).map_err(cache)?;
-            Ok(path)
-        });
-        made.await.unwrap_or(Err(Error::Interrupted))
+        others.sort();
+        let mut held = std::fs::metadata(newest)?.len();
+        for (_, path, bytes) in others.into_iter().rev() {
+            held = held.saturating_add(bytes);
+            if held > self.most_bytes {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -311,7 +311,8 @@ fn held_tracks(recording: &Recording) -> Vec<HeldTrack> {
     recording.segments.keys().map(track).collect()
 }
 
-async fn read_recording(
+/// What the objects of a recording say.
+pub async fn read_recording(
     archive: &Archive,
     id: RecordingId,
     listing: &archive::Listing,

@@ -10,6 +10,7 @@ pub mod archive;
 pub mod authority;
 pub mod catalog;
 pub mod config;
+pub mod export;
 mod fence;
 pub mod film;
 pub mod ingest;
@@ -23,6 +24,7 @@ mod samples;
 mod view;
 pub mod web;
 
+use crate::media::RecordingId;
 use authority::Authority;
 use clap::{Parser, Subcommand};
 use config::{Config, Flags};
@@ -55,6 +57,17 @@ struct Arguments {
 enum Command {
     /// Takes boxes and browsers in until it is told to end
     Run(Flags),
+    /// Writes a complete recording from the store as one MP4 file
+    Export {
+        /// The recording's id, as the page's address has it
+        recording: RecordingId,
+        /// The file to write; one that is there is replaced
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        /// Directory of the archive
+        #[arg(long)]
+        store_dir: Option<PathBuf>,
+    },
     /// Signs a box's request, enters the box in the roster, prints the certificate chain
     Sign {
         /// The request that `hallcast` made on the box (PEM)
@@ -98,6 +111,8 @@ enum Error {
     Archive(#[from] archive::Error),
     #[error(transparent)]
     Listener(#[from] listener::Error),
+    #[error("{0}")]
+    Export(Box<export::Error>),
     #[error("{0}: {1}")]
     Io(String, #[source] std::io::Error),
 }
@@ -116,10 +131,15 @@ impl Error {
 pub fn main() -> ExitCode {
     let filter = env_logger::Env::default().default_filter_or("info,quinn=warn,rustls=warn");
     env_logger::Builder::from_env(filter).init();
-    match command(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    match command(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            log::error!("{e}");
+            match arguments.command {
+                Command::Run(_) => log::error!("{e}"),
+                // There may be nobody to read it.
+                _ => drop(writeln!(std::io::stderr(), "hallcast-receiver: {e}")),
+            }
             e.exit()
         }
     }
@@ -133,6 +153,26 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
     };
     match &arguments.command {
         Command::Run(flags) => run(&config(flags)?),
+        Command::Export {
+            recording,
+            output,
+            store_dir,
+        } => {
+            let flags = Flags {
+                store_dir: store_dir.clone(),
+                ..Flags::default()
+            };
+            let store_dir = config(&flags)?.store_dir;
+            let written = runtime()?
+                .block_on(export::export(&store_dir, *recording, output))
+                .map_err(|error| Error::Export(Box::new(error)))?;
+            let seconds = written.nanos / 1_000_000_000;
+            let (minutes, seconds, bytes) = (seconds / 60, seconds % 60, written.bytes);
+            print(&format!(
+                "{}: {minutes}:{seconds:02}, {bytes} bytes\n",
+                output.display()
+            ))
+        }
         Command::Sign {
             request,
             room,
@@ -177,12 +217,15 @@ fn sign(state_dir: &Path, request: &Path, room: &str) -> Result<(), Error> {
     print(&signed.chain_pem)
 }
 
-fn run(config: &Config) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| Error::Io("starting the runtime".into(), e))?;
-    runtime.block_on(async {
+        .map_err(|e| Error::Io("starting the runtime".into(), e))
+}
+
+fn run(config: &Config) -> Result<(), Error> {
+    runtime()?.block_on(async {
         let server = Server::start(config).await?;
         print(&format!(
             "boxes: {}\npage: http://{}/\n",
@@ -226,7 +269,13 @@ impl Server {
         let boxes = listener.local_addr().map_err(address)?;
         let web = tokio::net::TcpListener::bind(config.web_listen)
             .await
-            .map_err(|e| Error::Io(format!("{}/tcp", config.web_listen), e))?;
+            .map_err(|e| {
+                let what = format!(
+                    "{}/tcp: check that nothing else listens there",
+                    config.web_listen
+                );
+                Error::Io(what, e)
+            })?;
         let page = web.local_addr().map_err(address)?;
         let films = Films::new(config.state_dir.join("films"));
         let router = web::router(library.clone(), films);

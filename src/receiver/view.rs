@@ -27,6 +27,8 @@ pub struct Row {
 
 /// The players of a page.
 pub struct Players {
+    /// True without a track of pictures.
+    pub sound_only: bool,
     /// What the first one shows.
     pub main: String,
     /// The second track of pictures and its name.
@@ -102,13 +104,24 @@ pub fn players(recording: &Recording) -> Players {
     let main = match (video.first(), audio.first()) {
         (Some(video), Some(_)) => format!("{}, with sound", capitalised(&video.name)),
         (Some(video), None) => format!("{}, without sound", capitalised(&video.name)),
-        (None, _) => "Sound".to_owned(),
+        (None, Some(_)) => "Sound, no picture".to_owned(),
+        (None, None) => "Getting ready".to_owned(),
     };
     Players {
+        sound_only: video.is_empty() && !audio.is_empty(),
         main,
         second: video.get(1).map(|info| (info.id, capitalised(&info.name))),
         audio: audio.first().map(|info| info.id),
     }
+}
+
+/// The names of its tracks of pictures and sound, to be compared only.
+pub fn track_names(recording: &Recording) -> String {
+    let tracks = recording.tracks().into_values();
+    let names: Vec<_> = tracks
+        .map(|info| format!("{} {}", info.id, info.name))
+        .collect();
+    names.join(", ")
 }
 
 fn capitalised(name: &str) -> String {

@@ -61,6 +61,7 @@ pub fn router(library: Arc<Library>, films: Films) -> Router {
         .route("/hls/{id}/init/{file}", get(init))
         .route("/hls/{id}/{track}/{file}", get(track_file))
         .route("/assets/{file}", get(asset))
+        .fallback(|| async { problem("This page does not exist", "Check the address.", false) })
         .layer(from_fn(guard))
         .with_state(Arc::new(Web { library, films }))
 }
@@ -98,6 +99,27 @@ fn is_loopback_host(host: &str) -> bool {
 
 fn not_found(what: &str) -> Response {
     (StatusCode::NOT_FOUND, format!("{what}\n")).into_response()
+}
+
+#[derive(Template)]
+#[template(path = "problem.html", config = "src/receiver/pages/askama.toml")]
+struct ProblemPage {
+    title: &'static str,
+    text: &'static str,
+    asks_again: bool,
+}
+
+/// A page for people in place of one that is not there.
+fn problem(title: &'static str, text: &'static str, asks_again: bool) -> Response {
+    let mut response = html(&ProblemPage {
+        title,
+        text,
+        asks_again,
+    });
+    if response.status().is_success() {
+        *response.status_mut() = StatusCode::NOT_FOUND;
+    }
+    response
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Response {
@@ -159,6 +181,10 @@ async fn list(Shared(web): Shared<Arc<Web>>) -> Response {
 struct RecordingPage {
     row: Row,
     complete: bool,
+    /// Of what the players are made; another value of it needs another page.
+    tracks: String,
+    /// True without a track of pictures.
+    sound_only: bool,
     main_label: String,
     second: Option<(TrackId, String)>,
     audio: Option<TrackId>,
@@ -171,6 +197,8 @@ async fn page(Shared(web): Shared<Arc<Web>>, Path(id): Path<String>) -> Response
         RecordingPage {
             row: view::row(id, recording),
             complete: recording.complete,
+            tracks: view::track_names(recording),
+            sound_only: players.sound_only,
             main_label: players.main,
             second: players.second,
             audio: players.audio,
@@ -179,15 +207,28 @@ async fn page(Shared(web): Shared<Arc<Web>>, Path(id): Path<String>) -> Response
     });
     match page {
         Some(page) => html(&page),
-        None => not_found("There is no such recording here."),
+        None => problem(
+            "There is no such recording here",
+            "If it has only just begun, it appears within a few seconds: this page keeps looking.",
+            id.parse::<RecordingId>().is_ok(),
+        ),
     }
 }
 
 async fn state(Shared(web): Shared<Arc<Web>>, Path(id): Path<String>) -> Response {
-    let Some(row) = web.with(&id, view::row) else {
+    let state = web.with(&id, |id, recording| {
+        let row = view::row(id, recording);
+        serde_json::json!({
+            "class": row.state_class,
+            "text": row.state,
+            "length": row.length,
+            "tracks": view::track_names(recording),
+        })
+    });
+    let Some(state) = state else {
         return not_found("There is no such recording here.");
     };
-    let text = serde_json::json!({ "class": row.state_class, "text": row.state }).to_string();
+    let text = state.to_string();
     ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NEVER)], text).into_response()
 }
 
@@ -330,8 +371,14 @@ async fn film(
     let complete = web.with(&id, |id, recording| {
         recording.complete.then(|| (id, recording.clone()))
     });
-    let Some(Some((id, recording))) = complete else {
-        return not_found("The recording is not complete: there is no file yet.");
+    let (id, recording) = match complete {
+        Some(Some(complete)) => complete,
+        Some(None) => {
+            let text =
+                "The recording is not complete yet: its file can be had once its page says so.\n";
+            return (StatusCode::CONFLICT, [(CACHE_CONTROL, NEVER)], text).into_response();
+        }
+        None => return not_found("There is no such recording here."),
     };
     match web.films.get(&web.library.archive, id, &recording).await {
         Ok(path) => match file_answer(&path, id, &headers).await {

@@ -1,8 +1,9 @@
 //! A film as a camera, and its sound as a microphone: for development and tests.
 //!
 //! Films are decoded by an `ffmpeg` child process, which writes raw I420 or 16-bit samples to a pipe;
-//! raw `.yuv` files are read as they are. Either is paced by the monotonic clock at the film's rate,
-//! from the first picture or sample on.
+//! raw `.yuv` files are read as they are. Either is paced by the monotonic clock at the film's rate.
+//! A film's pictures and its sound are two devices but begin at one instant, so they are in step; in a
+//! loop they stay so if both are equally long.
 
 use super::{AudioSettings, Error, Source, VideoSettings};
 use crate::board::{AtEnd, ReplayCamera, ReplayMicrophone};
@@ -10,16 +11,21 @@ use crate::clock;
 use crate::media::{Monotonic, Picture, PictureLayout, PixelFormat, Rate, Samples};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+/// From the opening of a film's first device to its first picture and sample: the other device is
+/// opened in this time, and both decoders are ready by then.
+const CURTAIN: Duration = Duration::from_millis(500);
 
 /// A film's pictures.
 pub(super) struct ReplayVideo {
     file: String,
     settings: VideoSettings,
     stream: Stream,
-    start: Option<Monotonic>,
+    start: Monotonic,
     sequence: u64,
 }
 
@@ -28,6 +34,7 @@ impl ReplayVideo {
     pub(super) fn open(asked: &ReplayCamera) -> Result<Self, Error> {
         let file = asked.file.display().to_string();
         present(&asked.file, &file)?;
+        let start = begins(&asked.file);
         let raw = asked.file.extension().is_some_and(|ending| ending == "yuv");
         let (width, height, rate) = match (asked.width, asked.height, asked.rate) {
             (Some(width), Some(height), Some(rate)) => (width, height, rate),
@@ -62,7 +69,7 @@ impl ReplayVideo {
             file,
             settings: VideoSettings { layout, rate },
             stream,
-            start: None,
+            start,
             sequence: 0,
         })
     }
@@ -80,9 +87,8 @@ impl Source for ReplayVideo {
         self.stream
             .fill(&mut into.data)
             .map_err(|error| ended(&self.file, &error))?;
-        let start = *self.start.get_or_insert_with(clock::now);
         let passed = Duration::from_nanos(self.settings.rate.tick_nanos(self.sequence));
-        into.captured = start.plus(passed);
+        into.captured = self.start.plus(passed);
         into.sequence = self.sequence;
         self.sequence += 1;
         clock::sleep_until(into.captured);
@@ -96,7 +102,7 @@ pub(super) struct ReplayAudio {
     settings: AudioSettings,
     film: Film,
     bytes: Vec<u8>,
-    start: Option<Monotonic>,
+    start: Monotonic,
     frames: u64,
 }
 
@@ -105,6 +111,7 @@ impl ReplayAudio {
     pub(super) fn open(asked: &ReplayMicrophone) -> Result<Self, Error> {
         let file = asked.file.display().to_string();
         present(&asked.file, &file)?;
+        let start = begins(&asked.file);
         let settings = AudioSettings {
             rate_hz: asked.rate_hz,
             channels: asked.channels.clamp(1, 2),
@@ -119,14 +126,14 @@ impl ReplayAudio {
             film,
             bytes: vec![0; frames * 2 * settings.channels as usize],
             settings,
-            start: None,
+            start,
             frames: 0,
         })
     }
 
-    fn time_of(&self, frame: u64, start: Monotonic) -> Monotonic {
+    fn time_of(&self, frame: u64) -> Monotonic {
         let nanos = u128::from(frame) * 1_000_000_000 / u128::from(self.settings.rate_hz);
-        start.plus(Duration::from_nanos(nanos as u64))
+        self.start.plus(Duration::from_nanos(nanos as u64))
     }
 }
 
@@ -147,12 +154,25 @@ impl Source for ReplayAudio {
         into.data
             .extend(samples.map(|pair| i16::from_le_bytes([pair[0], pair[1]])));
         into.lost_before = 0;
-        let start = *self.start.get_or_insert_with(clock::now);
-        into.captured = self.time_of(self.frames, start);
+        into.captured = self.time_of(self.frames);
         self.frames += (into.data.len() / self.settings.channels as usize) as u64;
-        clock::sleep_until(self.time_of(self.frames, start));
+        clock::sleep_until(self.time_of(self.frames));
         Ok(())
     }
+}
+
+/// When the film that is being opened begins: with its other device if that was opened just now.
+fn begins(film: &Path) -> Monotonic {
+    static NEXT: Mutex<Vec<(PathBuf, Monotonic)>> = Mutex::new(Vec::new());
+    let now = clock::now();
+    let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    next.retain(|(_, start)| *start > now);
+    if let Some((_, start)) = next.iter().find(|(known, _)| known == film) {
+        return *start;
+    }
+    let start = now.plus(CURTAIN);
+    next.push((film.to_owned(), start));
+    start
 }
 
 /// Where raw pictures come from.

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Records that may wait for a sync: half a minute of three tracks. They are held in memory.
+const MOST_UNKEPT: usize = 512;
 /// Bytes of a record before its body.
 const BODY_AT: u64 = (OVERHEAD - 16) as u64;
 
@@ -83,6 +85,8 @@ pub(super) struct Held {
     /// The last one is written to; those before wait for their sync.
     open: Vec<OpenFile>,
     hashers: BTreeMap<(TrackId, u64), blake3::Hasher>,
+    /// The first chunk of picture or sound since the recording was taken up is still to come.
+    awaits_first: bool,
 }
 
 impl Held {
@@ -92,6 +96,7 @@ impl Held {
             next_file,
             open: Vec::new(),
             hashers: BTreeMap::new(),
+            awaits_first: false,
         }
     }
 }
@@ -174,8 +179,9 @@ impl Spool {
             .entry(recording)
             .or_insert_with(|| Held::new(RecordingState::default(), 0));
         self.write(recording, &Record::Opened(opened), Promise::Nothing)?;
-        self.urgent = true;
-        Ok(&self.held(recording)?.state)
+        let held = self.held(recording)?;
+        held.awaits_first = true;
+        Ok(&held.state)
     }
 
     /// Appends what the segmenter gave; the notice, if any, says what may be sent.
@@ -231,6 +237,11 @@ impl Spool {
                     .entry((track, sequence))
                     .or_default()
                     .update(&chunk.bytes);
+                if track != TrackId::EVENTS
+                    && std::mem::take(&mut self.held(recording)?.awaits_first)
+                {
+                    self.urgent = true;
+                }
                 self.stats.chunks += 1;
                 self.stats.bytes += length;
                 Ok(Some(Notice::Written {
@@ -339,11 +350,14 @@ impl Spool {
 
     /// Takes a sync's result in: what is kept now. After a failure what was not kept is written
     /// again into a new file (invariant 3).
-    pub fn synced(&mut self, result: SyncResult) -> Result<Vec<Notice>, Error> {
+    pub fn synced(&mut self, result: SyncResult) -> (Vec<Notice>, Result<(), Error>) {
         self.syncing = false;
         let mut notices = Vec::new();
+        let mut outcome = Ok(());
         for (job, result) in result.0 {
-            let held = self.held(job.recording)?;
+            let Some(held) = self.recordings.get_mut(&job.recording) else {
+                continue;
+            };
             let Some(at) = held.open.iter().position(|file| file.number == job.number) else {
                 continue;
             };
@@ -362,26 +376,34 @@ impl Spool {
                     notices.extend(kept.into_iter().filter_map(|promise| held.keep(promise)));
                     self.stats.syncs += 1;
                 }
-                Err(error) => {
-                    // What follows the broken file is written again too: recovery takes the chunks of
-                    // a segment in the order of the files.
-                    let broken: Vec<OpenFile> = held.open.drain(at..).collect();
-                    let path = broken[0].path.display().to_string();
-                    let unkept: Vec<Unkept> =
-                        broken.into_iter().flat_map(|file| file.unkept).collect();
-                    self.stats.sync_failures += 1;
-                    ::log::error!(
-                        "{path}: fdatasync failed: {error}; writing {} records again into a new file; check the disk (dmesg)",
-                        unkept.len()
-                    );
-                    self.open_file(job.recording)?;
-                    for record in unkept {
-                        self.write_bytes(job.recording, record.bytes, record.promise)?;
-                    }
-                }
+                Err(error) => outcome = outcome.and(self.write_again(job.recording, at, &error)),
             }
         }
-        Ok(notices)
+        (notices, outcome)
+    }
+
+    /// Gives up the file at `at` among a recording's open ones, whose sync failed, and writes what it
+    /// held unkept into a new one; what follows it too, because recovery takes the chunks of a segment
+    /// in the order of the files.
+    fn write_again(
+        &mut self,
+        recording: RecordingId,
+        at: usize,
+        error: &std::io::Error,
+    ) -> Result<(), Error> {
+        let broken: Vec<OpenFile> = self.held(recording)?.open.drain(at..).collect();
+        let path = broken[0].path.display().to_string();
+        let unkept: Vec<Unkept> = broken.into_iter().flat_map(|file| file.unkept).collect();
+        self.stats.sync_failures += 1;
+        ::log::error!(
+            "{path}: fdatasync failed: {error}; writing {} records again into a new file; check the disk (dmesg)",
+            unkept.len()
+        );
+        self.open_file(recording)?;
+        for record in unkept {
+            self.write_bytes(recording, record.bytes, record.promise)?;
+        }
+        Ok(())
     }
 
     /// Bytes `offset..offset + length` of a segment.
@@ -526,9 +548,14 @@ impl Spool {
             self.open_file(recording)?;
         }
         let held = self.held(recording)?;
+        let waiting: usize = held.open.iter().map(|file| file.unkept.len()).sum();
         let Some(file) = held.open.last_mut() else {
             return Ok(());
         };
+        if waiting > MOST_UNKEPT {
+            let hangs = std::io::Error::new(std::io::ErrorKind::TimedOut, "the disk hangs");
+            return Err(Error::disk(&file.path, "waiting for a sync to end", hangs));
+        }
         // A write that fails half way leaves a torn record; the next one is written over it.
         file.file
             .write_at(&bytes, file.length)

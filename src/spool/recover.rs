@@ -20,6 +20,8 @@ pub struct Recovered {
     pub damaged_bytes: u64,
     /// Bytes after the last valid record of a file: what a power cut tore.
     pub torn_bytes: u64,
+    /// When its files were last written to, by the wall clock of then: nanoseconds since 1970.
+    pub written_nanos: Option<i64>,
     /// Segments that cannot be given any more and are not acknowledged: track, first, last.
     pub lost: Vec<(TrackId, u64, u64)>,
 }
@@ -57,6 +59,7 @@ fn recover_recording(spool: &mut Spool, recording: RecordingId) -> Result<Recove
     let mut state = RecordingState::default();
     let (mut damaged_bytes, mut torn_bytes) = (0, 0);
     let mut files = Vec::new();
+    let mut written_nanos = None;
     for &number in &numbers {
         let path = spool.log_path(recording, number);
         let file = spool
@@ -65,6 +68,7 @@ fn recover_recording(spool: &mut Spool, recording: RecordingId) -> Result<Recove
             .map_err(|error| Error::disk(&path, "opening a log file", error))?;
         let (damaged, torn) = scan(file.as_ref(), recording, number, &mut state)
             .map_err(|error| Error::disk(&path, "reading a log file", error))?;
+        written_nanos = written_nanos.max(file.modified_nanos());
         damaged_bytes += damaged;
         torn_bytes += torn;
         files.push((path, file));
@@ -92,6 +96,7 @@ fn recover_recording(spool: &mut Spool, recording: RecordingId) -> Result<Recove
         ended,
         damaged_bytes,
         torn_bytes,
+        written_nanos,
         lost,
     })
 }

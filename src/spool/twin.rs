@@ -161,6 +161,10 @@ impl DiskFile for TwinFile {
         Ok(self.bytes.lock().unwrap().written.len() as u64)
     }
 
+    fn modified_nanos(&self) -> Option<i64> {
+        None
+    }
+
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.0.lock().unwrap();
         let mut file = self.bytes.lock().unwrap();

@@ -3,15 +3,19 @@
 //! A Unix stream socket; one JSON object per line in each direction. Who may open it is who may
 //! start a recording: the socket file is readable and writable by its owner and group only.
 
+use crate::clock;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// No request is longer.
 const MOST_REQUEST: u64 = 4096;
+/// Connections served at once; one more is closed.
+const MOST_CONNECTIONS: usize = 32;
 /// A peer that does not speak or listen for this long is let go.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -49,8 +53,18 @@ pub enum Reply {
 /// What went wrong with the socket.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Another box listens there.
+    #[error(
+        "{path}: another hallcast listens on this control socket; end it, or name another with --socket"
+    )]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The socket cannot be made.
-    #[error("{path}: cannot listen on the control socket: {source}; is another hallcast running?")]
+    #[error(
+        "{path}: cannot listen on the control socket: {source}; make its directory writable for the user of hallcast, or name another with --socket"
+    )]
     Listen {
         /// The socket.
         path: PathBuf,
@@ -66,6 +80,14 @@ pub enum Error {
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// Somebody may answer there, but not to this user.
+    #[error(
+        "{path}: this user may not ask the running hallcast: be a member of the socket's group (hallcast), or its owner"
+    )]
+    NotPermitted {
+        /// The socket.
+        path: PathBuf,
     },
     /// The answer is not one.
     #[error("{path}: the running hallcast did not answer as expected: {reason}")]
@@ -87,7 +109,9 @@ pub fn listen(
         source,
     };
     if UnixStream::connect(path).is_ok() {
-        return Err(listening(std::io::ErrorKind::AddrInUse.into()));
+        return Err(Error::Taken {
+            path: path.to_owned(),
+        });
     }
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(listening)?;
@@ -100,13 +124,29 @@ pub fn listen(
     let listener = UnixListener::bind(path).map_err(listening)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(listening)?;
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let serve = serve.clone();
-            std::thread::spawn(move || {
-                if let Err(error) = converse(stream, serve) {
-                    log::debug!("a control connection ended: {error}");
-                }
-            });
+        let open = Arc::new(());
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                // Out of file descriptors, say: give the others time to end.
+                clock::sleep(Duration::from_millis(100));
+                continue;
+            };
+            let (serve, counted) = (serve.clone(), open.clone());
+            if Arc::strong_count(&open) > MOST_CONNECTIONS {
+                continue;
+            }
+            let conversation =
+                std::thread::Builder::new()
+                    .name("control".into())
+                    .spawn(move || {
+                        if let Err(error) = converse(stream, serve) {
+                            log::debug!("a control connection ended: {error}");
+                        }
+                        drop(counted);
+                    });
+            if let Err(error) = conversation {
+                log::warn!("a control connection cannot be served: {error}");
+            }
         }
     });
     Ok(())
@@ -131,9 +171,13 @@ fn converse(mut stream: UnixStream, serve: impl Fn(Request) -> Reply) -> std::io
 
 /// Asks the box that listens on `path`.
 pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
-    let refuse = |source| Error::NotRunning {
-        path: path.to_owned(),
-        source,
+    let refuse = |source: std::io::Error| {
+        let path = path.to_owned();
+        if source.kind() == std::io::ErrorKind::PermissionDenied {
+            Error::NotPermitted { path }
+        } else {
+            Error::NotRunning { path, source }
+        }
     };
     let mut stream = UnixStream::connect(path).map_err(refuse)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(refuse)?;

@@ -5,15 +5,21 @@
 //! carried out: lanes are told to begin and end, facts are written, what is written or kept is
 //! offered to the uplink. Nothing here waits for a network, and syncing waits on its own thread.
 
+mod reports;
+mod requests;
+mod take_up;
+
+use self::take_up::chunk_offer;
 use super::control::{Reply, Request};
 use super::lane::{Command, LaneView, Take};
-use super::recorder::{Action, Input as Happening, Recorder, Refusal, State};
-use super::status::{self, Lateness, Status};
+use super::recorder::{Action, Input as Happening, Recorder, Refusal};
+use super::status::Lateness;
 use crate::clock;
 use crate::media::{
-    BoxId, Event, Fact, GapLength, Hash, Monotonic, Rate, RecordingId, SegmentKey, Segmented,
-    StartedBy, StopReason, TrackId,
+    BoxId, Event, Fact, GapLength, Monotonic, Rate, RecordingId, SegmentKey, Segmented, StartedBy,
+    StopReason, TrackId,
 };
+use crate::panel::SimulatedButton;
 use crate::segmenter;
 use crate::spool::{self, Notice, Opened, Spool, SyncJob, SyncResult};
 use crate::uplink::{Offer, Report};
@@ -25,14 +31,20 @@ use std::time::Duration;
 /// The longest the thread sleeps when nothing is due.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// How long a lane may take to give out what it holds when a recording ends.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Chunks whose way to the receiver is timed at once.
+const TRAVELLING: usize = 256;
+
 /// What the station's threads tell the keeper.
 pub enum Input {
     /// A lane's next init, chunk or seal.
     Given(RecordingId, Segmented),
     /// Something worth knowing about the running recording.
     Noted(Event),
-    /// A lane has given out all it held.
-    Finished(TrackId),
+    /// A lane has given out all it held of a recording.
+    Finished(RecordingId, TrackId),
     /// A sync ended.
     Synced(SyncResult),
     /// From the uplink.
@@ -71,6 +83,8 @@ struct Running {
     facts: Vec<Fact>,
     unfinished: BTreeSet<TrackId>,
     ending: Option<StopReason>,
+    /// When lanes that have not finished by then are waited for no longer.
+    patience: Option<Monotonic>,
     /// The events segment that holds the `End` fact.
     end: Option<SegmentKey>,
     waiting: Vec<Sender<Reply>>,
@@ -83,10 +97,18 @@ pub struct Keeper {
     running: Option<Running>,
     alarms: BTreeMap<(String, Option<TrackId>), String>,
     reachable: bool,
+    /// Why the receiver is away, for people.
+    uplink_error: Option<String>,
     terminating: bool,
+    /// The button of a board that has none.
+    button: SimulatedButton,
+    /// The press that is down has started the recording: its hold does not end it.
+    started_by_press: bool,
+    /// Who waits for a hold to take effect.
+    holding: Vec<Sender<Reply>>,
     /// Chunks on their way: segment, the offset behind the chunk, when its first picture was captured.
     travelling: VecDeque<(SegmentKey, u64, Monotonic)>,
-    lateness: Lateness,
+    lateness: BTreeMap<TrackId, Lateness>,
 }
 
 impl Keeper {
@@ -99,9 +121,13 @@ impl Keeper {
             running: None,
             alarms: BTreeMap::new(),
             reachable: false,
+            uplink_error: None,
             terminating: false,
+            button: SimulatedButton::new(),
+            started_by_press: false,
+            holding: Vec::new(),
             travelling: VecDeque::new(),
-            lateness: Lateness::default(),
+            lateness: BTreeMap::new(),
         };
         keeper.take_up(recovered);
         keeper
@@ -111,7 +137,12 @@ impl Keeper {
     pub fn run(mut self, inputs: &Receiver<Input>) {
         loop {
             let now = clock::now();
-            let due = [self.spool().sync_at(), self.recorder.poll_at()];
+            let due = [
+                self.spool().sync_at(),
+                self.recorder.poll_at(),
+                self.button.next(),
+                self.running.as_ref().and_then(|running| running.patience),
+            ];
             let due = due
                 .into_iter()
                 .flatten()
@@ -125,6 +156,9 @@ impl Keeper {
             if let Some(action) = self.recorder.poll(now) {
                 self.act(action);
             }
+            self.lose_patience(now);
+            let press = self.button.poll(now);
+            self.pressed(press);
             self.write_facts();
             let job = self.spool().start_sync(now);
             if let Some(job) = job {
@@ -149,17 +183,18 @@ impl Keeper {
         match input {
             Input::Given(recording, given) => self.keep(recording, &given),
             Input::Noted(event) => self.note(event),
-            Input::Finished(track) => {
-                if let Some(running) = &mut self.running {
+            Input::Finished(recording, track) => {
+                let ours = |running: &&mut Running| running.take.recording == recording;
+                if let Some(running) = self.running.as_mut().filter(ours) {
                     running.unfinished.remove(&track);
+                    self.finish();
                 }
-                self.finish();
             }
             Input::Synced(result) => {
-                let outcome = self.spool().synced(result);
-                match outcome {
-                    Ok(notices) => notices.into_iter().for_each(|notice| self.notice(notice)),
-                    Err(error) => self.fault(&error),
+                let (notices, outcome) = self.spool().synced(result);
+                notices.into_iter().for_each(|notice| self.notice(notice));
+                if let Err(error) = outcome {
+                    self.fault(&error);
                 }
             }
             Input::Report(report) => self.report(report),
@@ -189,17 +224,20 @@ impl Keeper {
                     running.ending = Some(reason);
                 }
                 let end = clock::now();
-                self.parts
-                    .lanes
-                    .iter()
-                    .for_each(|lane| lane.tell(Command::End(end)));
+                if let Some(running) = &mut self.running {
+                    running.patience = Some(end.plus(PATIENCE));
+                    for lane in &self.parts.lanes {
+                        if !lane.tell(Command::End(running.take.recording, end)) {
+                            running.unfinished.remove(&lane.track);
+                        }
+                    }
+                }
                 self.finish();
             }
             Action::Abandon => {
-                self.parts
-                    .lanes
-                    .iter()
-                    .for_each(|lane| lane.tell(Command::Drop));
+                for lane in &self.parts.lanes {
+                    lane.tell(Command::Drop);
+                }
                 if let Some(running) = self.running.take() {
                     let refusal = Reply::Refused(
                         "the spool cannot keep bytes; see the log and `hallcast status`".into(),
@@ -249,6 +287,7 @@ impl Keeper {
             facts: Vec::new(),
             unfinished: self.parts.lanes.iter().map(|lane| lane.track).collect(),
             ending: None,
+            patience: None,
             end: None,
             waiting: Vec::new(),
         });
@@ -275,10 +314,9 @@ impl Keeper {
                 message,
             });
         }
-        self.parts
-            .lanes
-            .iter()
-            .for_each(|lane| lane.tell(Command::Begin(take.clone())));
+        for lane in &self.parts.lanes {
+            lane.tell(Command::Begin(take.clone()));
+        }
     }
 
     fn keep(&mut self, recording: RecordingId, given: &Segmented) {
@@ -300,7 +338,9 @@ impl Keeper {
                 {
                     self.travelling
                         .push_back((chunk.key, offset + length, chunk.captured));
-                    self.travelling.truncate(256);
+                    if self.travelling.len() > TRAVELLING {
+                        self.travelling.pop_front();
+                    }
                 }
                 notice.into_iter().for_each(|notice| self.notice(notice));
             }
@@ -364,6 +404,21 @@ impl Keeper {
         }
     }
 
+    /// Ends the recording without the lanes that do not finish.
+    fn lose_patience(&mut self, now: Monotonic) {
+        let due = |running: &&mut Running| running.patience.is_some_and(|due| due <= now);
+        let Some(running) = self.running.as_mut().filter(due) else {
+            return;
+        };
+        running.patience = None;
+        for track in std::mem::take(&mut running.unfinished) {
+            log::error!(
+                "track {track} did not finish in time; the recording ends without its last part"
+            );
+        }
+        self.finish();
+    }
+
     /// Writes the `End` fact once every lane has given out what it held.
     fn finish(&mut self) {
         let Some(running) = &mut self.running else {
@@ -413,7 +468,12 @@ impl Keeper {
                 self.alarms.remove(&key);
             }
         }
-        if let Some(running) = &mut self.running {
+        // Nothing follows the `End` fact.
+        if let Some(running) = self
+            .running
+            .as_mut()
+            .filter(|running| running.end.is_none())
+        {
             running
                 .facts
                 .push(fact(running.take.span, running.take.start, event));
@@ -475,234 +535,6 @@ impl Keeper {
             .insert(("spool".into(), None), error.to_string());
         let _ = self.happen(Happening::Fault);
     }
-
-    fn report(&mut self, report: Report) {
-        let recorded = match report {
-            Report::Connected => {
-                self.reachable = true;
-                Ok(())
-            }
-            Report::Disconnected { .. } => {
-                // The uplink has said why in the log.
-                self.reachable = false;
-                self.travelling.clear();
-                Ok(())
-            }
-            Report::Received { key, offset } => {
-                self.arrived(key, offset);
-                Ok(())
-            }
-            Report::Durable {
-                recording,
-                track,
-                durable,
-            } => self.spool().acknowledge(recording, track, &durable),
-            Report::Forgot {
-                recording, track, ..
-            } => {
-                let message = format!(
-                    "the receiver lost segments of recording {recording} that it had acknowledged"
-                );
-                self.note(Event::Alarm {
-                    code: "receiver-forgot".into(),
-                    track: Some(track),
-                    raised: true,
-                    message,
-                });
-                Ok(())
-            }
-            Report::Refused { key, code } => {
-                let message = format!("the receiver refuses segment {key}: {code}");
-                self.note(Event::Alarm {
-                    code: "segment-refused".into(),
-                    track: Some(key.track),
-                    raised: true,
-                    message,
-                });
-                Ok(())
-            }
-            Report::Unreadable { key, text } => {
-                let message = format!("segment {key} cannot be read from the spool: {text}");
-                self.note(Event::Alarm {
-                    code: "spool-unreadable".into(),
-                    track: Some(key.track),
-                    raised: true,
-                    message,
-                });
-                Ok(())
-            }
-            Report::Complete { recording } => {
-                log::info!("recording {recording} is whole at the receiver");
-                let recorded = self.spool().complete(recording);
-                self.offer(Offer::Forget { recording });
-                recorded
-            }
-        };
-        if let Err(error) = recorded {
-            self.fault(&error);
-        }
-    }
-
-    fn arrived(&mut self, key: SegmentKey, offset: u64) {
-        let now = clock::now();
-        let lateness = &mut self.lateness;
-        self.travelling.retain(|(chunk, end, captured)| {
-            let there = *chunk == key && *end <= offset;
-            if there {
-                lateness.record(now.since(*captured));
-            }
-            !there
-        });
-    }
-
-    fn request(&mut self, request: Request, reply: Sender<Reply>) {
-        let fresh = RecordingId(super::random());
-        let outcome = match request {
-            Request::Status => {
-                let _ = reply.send(Reply::Status(Box::new(self.status())));
-                return;
-            }
-            Request::Start => self.happen(Happening::Start(fresh, StartedBy::Socket)),
-            // A press while recording is answered and changes nothing.
-            Request::Press => match self.happen(Happening::Start(fresh, StartedBy::Button)) {
-                Err(Refusal::AlreadyRecording) => Ok(()),
-                outcome => outcome,
-            },
-            Request::Stop | Request::Hold => {
-                let by = if request == Request::Stop {
-                    StopReason::Socket
-                } else {
-                    StopReason::Button
-                };
-                let outcome = self.happen(Happening::Stop(by));
-                if let (Ok(()), Some(running)) = (&outcome, &mut self.running) {
-                    running.waiting.push(reply);
-                    return;
-                }
-                outcome
-            }
-        };
-        let answer = match (outcome, &self.running) {
-            (Err(refusal), _) => Reply::Refused(refusal.to_string()),
-            (Ok(()), Some(running)) => Reply::Done {
-                recording: running.take.recording.to_string(),
-            },
-            (Ok(()), None) => Reply::Refused(
-                "the spool cannot keep bytes; see the log and `hallcast status`".into(),
-            ),
-        };
-        // Whoever asked may have gone.
-        let _ = reply.send(answer);
-    }
-
-    /// How things are.
-    fn status(&self) -> Status {
-        let now = clock::now();
-        let spool = self.spool();
-        let ready = self.parts.lanes.iter().any(LaneView::is_open);
-        let (state, running) = match self.recorder.state() {
-            State::Idle => ("idle", None),
-            State::Starting(running) => ("starting", Some(running)),
-            State::Recording(running) => ("recording", Some(running)),
-            State::Stopping(running) => ("stopping", Some(running)),
-            State::Fault => ("fault", None),
-        };
-        let stats = spool.stats();
-        Status {
-            box_id: self.parts.box_id.to_string(),
-            room: self.parts.room.clone(),
-            board: self.parts.board.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            state: state.into(),
-            lamp: self
-                .recorder
-                .lamp(ready, self.reachable || self.parts.offers.is_none())
-                .name()
-                .into(),
-            recording: running.map(|running| status::Recording {
-                id: running.recording.to_string(),
-                seconds: now.since(running.since).as_secs(),
-            }),
-            tracks: self.parts.lanes.iter().map(LaneView::status).collect(),
-            spool: status::Spool {
-                recordings: spool.recordings().count(),
-                waiting_bytes: spool
-                    .recordings()
-                    .map(|(_, state)| state.waiting_bytes())
-                    .sum(),
-                chunks: stats.chunks,
-                bytes: stats.bytes,
-                syncs: stats.syncs,
-                sync_failures: stats.sync_failures,
-            },
-            uplink: status::Uplink {
-                configured: self.parts.offers.is_some(),
-                connected: self.reachable,
-                capture_to_received_ms: self.lateness.clone().summary(),
-            },
-            alarms: self.alarms.values().cloned().collect(),
-            resident_bytes: status::resident_bytes(),
-            cpu_seconds: status::cpu_seconds(),
-        }
-    }
-
-    /// What an earlier run left: everything that the receiver lacks is offered again; of the
-    /// recordings without an end, the latest is taken up and the others are ended.
-    fn take_up(&mut self, recovered: &[spool::Recovered]) {
-        for found in recovered {
-            if found.damaged_bytes > 0 {
-                log::error!(
-                    "recording {}: {} bytes of the spool are damaged",
-                    found.recording,
-                    found.damaged_bytes
-                );
-            }
-        }
-        let offers = backlog(&self.spool());
-        offers.into_iter().for_each(|offer| self.offer(offer));
-        let mut open: Vec<(u64, RecordingId)> = self
-            .spool()
-            .recordings()
-            .filter(|(_, state)| !state.ended)
-            .map(|(id, state)| (state.opened.map_or(0, |opened| opened.epoch), id))
-            .collect();
-        open.sort_unstable();
-        let latest = open.pop().map(|(_, recording)| recording);
-        for (_, recording) in open {
-            self.end_unattended(recording, recovered);
-        }
-        if let Some(recording) = latest {
-            let _ = self.happen(Happening::Resume(recording));
-            lost_facts(recovered, recording)
-                .into_iter()
-                .for_each(|event| self.note(event));
-        }
-    }
-
-    /// Ends a recording that nobody will take up.
-    fn end_unattended(&mut self, recording: RecordingId, recovered: &[spool::Recovered]) {
-        let state = self
-            .spool()
-            .state(recording)
-            .map(|state| (state.opened.map_or(0, |opened| opened.span), state.totals()));
-        let Some((span, tracks)) = state else { return };
-        let mut events = lost_facts(recovered, recording);
-        events.push(Event::End {
-            reason: StopReason::AwayTooLong,
-            tracks,
-        });
-        let facts: Vec<Fact> = events
-            .into_iter()
-            .map(|event| Fact {
-                span,
-                at_nanos: 0,
-                event,
-            })
-            .collect();
-        if let Err(error) = self.write_events(recording, span, &facts, true) {
-            self.fault(&error);
-        }
-    }
 }
 
 /// The next instant at which the first camera captures a picture: the grid then lies on its pictures,
@@ -725,75 +557,5 @@ fn fact(span: u32, start: Monotonic, event: Event) -> Fact {
         span,
         at_nanos,
         event,
-    }
-}
-
-/// What recovery could not find, as the facts that say so.
-fn lost_facts(recovered: &[spool::Recovered], recording: RecordingId) -> Vec<Event> {
-    let lost = recovered
-        .iter()
-        .filter(|found| found.recording == recording)
-        .flat_map(|found| &found.lost);
-    let reason = crate::media::LostReason::Damaged;
-    lost.map(|&(track, first, last)| Event::Lost {
-        track,
-        first,
-        last,
-        reason,
-    })
-    .collect()
-}
-
-/// Everything in the spool that the receiver does not hold, oldest first.
-fn backlog(spool: &Spool) -> Vec<Offer> {
-    let mut offers = Vec::new();
-    for (recording, state) in spool.recordings().filter(|(_, state)| !state.complete) {
-        for (&track, held) in &state.tracks {
-            offers.push(Offer::Track {
-                recording,
-                track,
-                durable: held.acknowledged.clone(),
-                end: state.next_sequence(track),
-            });
-            let missing = held
-                .segments
-                .iter()
-                .filter(|(sequence, _)| !held.acknowledged.contains(**sequence));
-            for (&sequence, segment) in missing {
-                let key = SegmentKey {
-                    recording,
-                    track,
-                    sequence,
-                };
-                // One chunk for the whole of it: only live viewers need smaller ones.
-                if segment.length > 0 {
-                    offers.push(chunk_offer(key, segment.init, (0, segment.length), false));
-                }
-                if let Some((length, hash)) = segment.seal.filter(|_| segment.seal_kept) {
-                    offers.push(Offer::Sealed { key, length, hash });
-                }
-            }
-        }
-    }
-    offers.push(Offer::Ready);
-    offers
-}
-
-fn chunk_offer(
-    key: SegmentKey,
-    init: Option<Hash>,
-    (offset, length): (u64, u64),
-    live: bool,
-) -> Offer {
-    let kind = super::pipeline::kind_of(key.track);
-    // A record of the spool is far below 4 GiB.
-    let length = u32::try_from(length).unwrap_or(u32::MAX);
-    Offer::Chunk {
-        key,
-        kind,
-        init,
-        offset,
-        length,
-        live,
     }
 }

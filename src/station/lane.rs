@@ -26,13 +26,16 @@ pub(super) const CHUNK: Duration = Duration::from_millis(250);
 /// A segment lasts this long, rounded up to whole ticks.
 pub(super) const SEGMENT: Duration = Duration::from_secs(2);
 
+/// A device that opens so long after the span's start begins its track where the span is by then.
+pub(super) const LATE: Duration = Duration::from_millis(500);
+
 /// What the keeper tells a lane.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Give this span from its start on.
     Begin(Arc<Take>),
-    /// Give what was captured before this instant, then say that this is all.
-    End(Monotonic),
+    /// Give what was captured of this recording before this instant, then say that this is all.
+    End(RecordingId, Monotonic),
     /// Give nothing more of the span in hand.
     Drop,
 }
@@ -71,9 +74,9 @@ pub(super) struct View {
 }
 
 impl LaneView {
-    /// Tells the lane; a lane whose thread is gone has said so in the log.
-    pub fn tell(&self, command: Command) {
-        let _ = self.commands.send(command);
+    /// Tells the lane; false when its thread is gone, which it has said in the log.
+    pub fn tell(&self, command: Command) -> bool {
+        self.commands.send(command).is_ok()
     }
 
     /// The device is open.
@@ -100,6 +103,8 @@ impl LaneView {
 pub(super) struct Ends {
     pub(super) track: TrackId,
     pub(super) name: &'static str,
+    /// A span that waits for the device.
+    pub(super) begin: Option<Arc<Take>>,
     commands: Receiver<Command>,
     keeper: SyncSender<Input>,
     view: Arc<Mutex<View>>,
@@ -132,6 +137,7 @@ impl Ends {
             Self {
                 track,
                 name,
+                begin: None,
                 commands,
                 keeper,
                 view,
@@ -142,13 +148,26 @@ impl Ends {
         )
     }
 
-    /// The next command, if one came. `Err` when the keeper is gone: end the thread.
-    pub(super) fn command(&self) -> Result<Option<Command>, ()> {
-        match self.commands.try_recv() {
-            Ok(command) => Ok(Some(command)),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(()),
+    /// Takes the next command in, if one came; `end` is where a running span keeps its end. False when
+    /// the keeper is gone: end the thread.
+    pub(super) fn obey<R>(
+        &mut self,
+        running: &mut Option<R>,
+        end: impl Fn(&mut R) -> &mut Option<Monotonic>,
+    ) -> bool {
+        match (self.commands.try_recv(), running) {
+            (Ok(Command::Begin(take)), _) => self.begin = Some(take),
+            (Ok(Command::End(_, at)), Some(running)) => *end(running) = Some(at),
+            (Ok(Command::End(recording, _)), None) => {
+                // The device never opened: there is nothing to give.
+                self.begin = None;
+                self.give(Input::Finished(recording, self.track));
+            }
+            (Ok(Command::Drop), running) => (*running, self.begin) = (None, None),
+            (Err(TryRecvError::Empty), _) => {}
+            (Err(TryRecvError::Disconnected), _) => return false,
         }
+        true
     }
 
     /// Gives to the keeper, waiting for it if need be.
@@ -193,6 +212,7 @@ impl Ends {
         if self.alarm.as_ref() != Some(&code) {
             self.calm(&code);
             log::warn!("{}: {message}", self.name);
+            self.show(|view| view.status.error = Some(message.clone()));
             let track = Some(self.track);
             self.give(Input::Noted(Event::Alarm {
                 code: code.clone(),

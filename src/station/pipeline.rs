@@ -25,10 +25,13 @@ use crate::spool::{LocalDisk, Spool, SyncJob};
 use crate::uplink::identity::Identity;
 use crate::uplink::quic::{self, Uplink};
 use crate::uplink::{Offer, Source};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Inputs that may wait for the keeper before lanes block.
@@ -53,6 +56,7 @@ pub(super) fn kind_of(track: TrackId) -> TrackKind {
 /// Starts every stage and works until the process is asked to end.
 pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let identity = Identity::open(&config.state_directory)?;
+    let _lock = lock(&config.state_directory)?;
     let (box_id, epoch) = (identity.box_id(), identity.raise_epoch()?);
     let spool_config = crate::spool::Config::new(config.state_directory.join("spool"));
     let (spool, recovered) = Spool::open(Arc::new(LocalDisk), spool_config)?;
@@ -61,7 +65,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let (inputs, happenings) = sync_channel(INPUTS);
     let lanes = start_lanes(config, &inputs)?;
     let syncs = start_syncing(inputs.clone())?;
-    let offers = match &config.receiver {
+    let (offers, uplink) = match &config.receiver {
         Some(receiver) => {
             let mut driver = quic::Config::new(&receiver.address);
             driver.server_name = receiver.name.clone().unwrap_or(driver.server_name);
@@ -73,10 +77,10 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
                 source,
                 stats: Arc::default(),
             };
-            let offers = start_uplink(uplink, inputs.clone())?;
-            Some(offers)
+            let (offers, ended) = start_uplink(uplink, inputs.clone())?;
+            (Some(offers), Some(ended))
         }
-        None => None,
+        None => (None, None),
     };
     control::listen(&config.control_socket, {
         let inputs = inputs.clone();
@@ -100,7 +104,25 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     };
     super::notify_ready();
     Keeper::new(parts, &recovered).run(&happenings);
+    // With the keeper went the last offer: the uplink takes leave of the receiver, in a second at most.
+    drop(happenings);
+    if let Some(uplink) = uplink {
+        let _ = uplink.join();
+    }
     Ok(())
+}
+
+/// Makes this the only box that works on the state directory, until the file is closed.
+fn lock(state: &Path) -> Result<File, super::Error> {
+    let path = state.join("lock");
+    let file = File::create(&path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(error) => Err(super::Error::Refused(format!(
+            "{}: cannot lock the state directory ({error}): another hallcast works on it; stop it, or name another one with --state-directory",
+            path.display()
+        ))),
+    }
 }
 
 fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<LaneView>> {
@@ -142,7 +164,7 @@ fn start_syncing(keeper: SyncSender<Input>) -> io::Result<std::sync::mpsc::Sende
 fn start_uplink(
     uplink: Uplink,
     keeper: SyncSender<Input>,
-) -> io::Result<tokio::sync::mpsc::Sender<Offer>> {
+) -> io::Result<(tokio::sync::mpsc::Sender<Offer>, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -156,12 +178,15 @@ fn start_uplink(
             }
         }
     })?;
-    spawn("uplink", move || {
-        // It ends with the process: what it has not sent by then is still in the spool.
+    let thread = thread::Builder::new().name("uplink".into());
+    let ended = thread.spawn(move || {
+        // It ends when nobody offers any more: what it has not sent by then is still in the spool.
         let (_running, stop) = tokio::sync::watch::channel(false);
         runtime.block_on(uplink.run(offered, reports, stop));
+        // A look-up of a name may hang on a thread of its own.
+        runtime.shutdown_background();
     })?;
-    Ok(offers)
+    Ok((offers, ended))
 }
 
 /// The uplink's view of the spool.

@@ -16,6 +16,9 @@ use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
 use crate::panel::Lamp;
 use std::time::Duration;
 
+/// A recording of which nothing was kept for so long is in trouble (P9).
+const UNKEPT: Duration = Duration::from_secs(2);
+
 /// Where the recorder is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -38,6 +41,8 @@ pub struct Running {
     pub recording: RecordingId,
     /// When it was begun, or taken up after a restart.
     pub since: Monotonic,
+    /// When a chunk of it was last kept.
+    pub kept: Monotonic,
 }
 
 /// What can happen to the recorder.
@@ -105,10 +110,12 @@ impl Recorder {
         self.state
     }
 
-    /// What the lamp shows. `reachable` is whether the receiver is.
-    pub fn lamp(&self, ready: bool, reachable: bool) -> Lamp {
+    /// What the lamp shows at `now`. `reachable` is whether the receiver is.
+    pub fn lamp(&self, ready: bool, reachable: bool, now: Monotonic) -> Lamp {
         match self.state {
             State::Fault => Lamp::FastBlink,
+            // The disk does not answer: what is captured is not being kept.
+            State::Recording(running) if now.since(running.kept) > UNKEPT => Lamp::FastBlink,
             State::Recording(_) | State::Stopping(_) if reachable => Lamp::Solid,
             State::Recording(_) | State::Stopping(_) => Lamp::Wink,
             // Not solid yet: nothing is kept.
@@ -145,6 +152,7 @@ impl Recorder {
                 State::Starting(Running {
                     recording,
                     since: now,
+                    kept: now,
                 }),
                 Some(Action::Begin(recording, by)),
             ),
@@ -152,6 +160,7 @@ impl Recorder {
                 State::Starting(Running {
                     recording,
                     since: now,
+                    kept: now,
                 }),
                 Some(Action::Continue(recording)),
             ),
@@ -165,7 +174,13 @@ impl Recorder {
             (State::Starting(running) | State::Recording(running), Input::Stop(reason)) => {
                 (State::Stopping(running), Some(Action::End(reason)))
             }
-            (State::Starting(running), Input::Kept) => (State::Recording(running), None),
+            (State::Starting(running) | State::Recording(running), Input::Kept) => (
+                State::Recording(Running {
+                    kept: now,
+                    ..running
+                }),
+                None,
+            ),
             (State::Stopping(_), Input::Finished) => (State::Idle, None),
             (State::Starting(_) | State::Recording(_) | State::Stopping(_), Input::Fault) => {
                 (State::Fault, Some(Action::Abandon))
@@ -204,6 +219,7 @@ mod tests {
         let running = Running {
             recording: FIRST,
             since: at(0),
+            kept: at(0),
         };
         let inputs = [
             Input::Start(SECOND, StartedBy::Socket),
@@ -254,14 +270,17 @@ mod tests {
     }
 
     #[test]
-    fn the_lamp_is_solid_only_once_a_chunk_is_kept() {
+    fn the_lamp_is_solid_only_while_chunks_are_kept() {
         let mut recorder = started();
-        assert_eq!(recorder.lamp(true, true), Lamp::ShortBlink);
+        assert_eq!(recorder.lamp(true, true, at(1)), Lamp::ShortBlink);
         recorder.handle(Input::Kept, at(1)).unwrap();
-        assert_eq!(recorder.lamp(true, true), Lamp::Solid);
-        assert_eq!(recorder.lamp(true, false), Lamp::Wink);
-        recorder.handle(Input::Fault, at(2)).unwrap();
-        assert_eq!(recorder.lamp(true, true), Lamp::FastBlink);
+        assert_eq!(recorder.lamp(true, true, at(2)), Lamp::Solid);
+        assert_eq!(recorder.lamp(true, false, at(3)), Lamp::Wink);
+        assert_eq!(recorder.lamp(true, true, at(4)), Lamp::FastBlink);
+        recorder.handle(Input::Kept, at(5)).unwrap();
+        assert_eq!(recorder.lamp(true, true, at(5)), Lamp::Solid);
+        recorder.handle(Input::Fault, at(6)).unwrap();
+        assert_eq!(recorder.lamp(true, true, at(6)), Lamp::FastBlink);
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use super::config::AudioTrack;
 use super::keeper::Input;
-use super::lane::{ATTENTION, CHUNK, Command, Ends, SEGMENT, Take};
+use super::lane::{ATTENTION, CHUNK, Ends, LATE, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, AudioEncoder};
-use crate::media::{Codec, Event, Monotonic, Segmented, Timescale, TrackInfo, TrackKind};
+use crate::media::{Codec, Event, GapCause, Monotonic, Segmented, Timescale, TrackInfo, TrackKind};
 use crate::mp4;
 use crate::pacer::{SoundConfig, SoundPacer};
 use crate::segmenter::{Cut, Segmenter};
@@ -15,6 +15,9 @@ use std::time::Duration;
 
 /// How long after the end of a span its last samples may still arrive.
 const DELIVERY: Duration = Duration::from_millis(250);
+
+/// How long a microphone may be away before silence stands in for it.
+const ABSENCE: Duration = Duration::from_millis(500);
 
 /// The sound track.
 pub(super) struct SoundLane {
@@ -45,25 +48,13 @@ impl SoundLane {
                     return log::error!("{}: cannot start its thread: {error}", self.ends.name);
                 }
             };
-        let (mut settings, mut running, mut begin) =
-            (None::<AudioSettings>, None::<Running>, None::<Arc<Take>>);
-        while let Ok(command) = self.ends.command() {
-            match command {
-                Some(Command::Begin(take)) => begin = Some(take),
-                Some(Command::End(at)) => match &mut running {
-                    Some(running) => running.end = Some(at),
-                    // The microphone never opened: there is nothing to give.
-                    None => {
-                        begin = None;
-                        self.ends.give(Input::Finished(self.ends.track));
-                    }
-                },
-                Some(Command::Drop) => (running, begin) = (None, None),
-                None => {}
-            }
-            if let (None, Some(open), Some(take)) = (&running, settings, &begin) {
-                running = self.begin(take.clone(), open);
-                begin = None;
+        let (mut settings, mut running) = (None::<AudioSettings>, None::<Running>);
+        while self.ends.obey(&mut running, |running| &mut running.end) {
+            if running.is_none()
+                && let Some(open) = settings
+                && let Some(take) = self.ends.begin.take()
+            {
+                running = self.begin(take, open);
             }
             let now = clock::now();
             let over = running
@@ -112,7 +103,18 @@ impl SoundLane {
                     settings = None;
                     pump.reopen_at(self.ends.failed(&error));
                 }
-                Received::Timeout => {}
+                Received::Timeout => {
+                    // Without a microphone its track goes on in silence, so that a player does.
+                    if let (Some(running), None) = (&mut running, settings) {
+                        let until = now.minus(ABSENCE);
+                        let filled = running.pacer.silence_until(until, GapCause::DeviceMissing);
+                        if let Err(error) = filled {
+                            self.ends
+                                .raise("microphone-pacer".into(), error.to_string());
+                        }
+                        self.encode(running);
+                    }
+                }
             }
         }
     }
@@ -156,7 +158,23 @@ impl SoundLane {
             self.ends.raise("microphone-encoder".into(), message);
             return None;
         }
+        self.catch_up(&mut running);
         Some(running)
+    }
+
+    /// Fills the track with silence from the span's start when the microphone came late, a second at a
+    /// time: hours of it at once would not fit into memory.
+    fn catch_up(&mut self, running: &mut Running) {
+        let mut filled = running.take.start;
+        while clock::now().since(filled) > LATE + Duration::from_secs(1) {
+            filled = filled.plus(Duration::from_secs(1));
+            if let Err(error) = running.pacer.silence_until(filled, GapCause::DeviceMissing) {
+                return self
+                    .ends
+                    .raise("microphone-pacer".into(), error.to_string());
+            }
+            self.encode(running);
+        }
     }
 
     /// Gives the segmenter the init and the recording the track's description.
@@ -203,10 +221,11 @@ impl SoundLane {
             ..
         } = running;
         while let Some(block) = pacer.next_block() {
+            let time = block.start;
             let captured = take.start.plus(Duration::from_nanos(
-                block.start.as_nanos(Timescale::SOUND).max(0) as u64,
+                time.as_nanos(Timescale::SOUND).unsigned_abs(),
             ));
-            let encoded = encoder.encode(block.samples, block.start, captured, &mut |unit| {
+            let encoded = encoder.encode(block.samples, time, captured, &mut |unit| {
                 if let Err(error) = segmenter.push(unit, &mut |part| given.push(part)) {
                     outcome = Err(error.to_string());
                 }
@@ -266,6 +285,7 @@ impl SoundLane {
         }
         self.ends
             .give_all(running.take.recording, &mut running.given);
-        self.ends.give(Input::Finished(self.ends.track));
+        self.ends
+            .give(Input::Finished(running.take.recording, self.ends.track));
     }
 }

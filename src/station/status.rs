@@ -31,7 +31,7 @@ pub struct Status {
     pub alarms: Vec<String>,
     /// Resident memory of the process, bytes.
     pub resident_bytes: u64,
-    /// CPU time of the process's threads: `encode` for the lanes' encoders, `all` for the process.
+    /// CPU seconds that the process has used.
     pub cpu_seconds: f64,
 }
 
@@ -74,6 +74,10 @@ pub struct Track {
     pub silence: u64,
     /// CPU seconds spent in the encoder.
     pub encode_cpu_seconds: f64,
+    /// From the capture of a chunk's first picture or sample to the receiver's word that it has the
+    /// chunk, in milliseconds: median, 99th of a hundred, and how many were measured. The chunk's
+    /// own length is in it, and an encoder's delay.
+    pub capture_to_received_ms: Option<(u64, u64, usize)>,
 }
 
 /// The spool.
@@ -100,10 +104,8 @@ pub struct Uplink {
     pub configured: bool,
     /// A session is up.
     pub connected: bool,
-    /// From the capture of a chunk's first picture to the receiver's word that it has the chunk, in
-    /// milliseconds: median, 99th of a hundred, and how many were measured. The chunk's own length
-    /// is in it.
-    pub capture_to_received_ms: Option<(u64, u64, usize)>,
+    /// Why none is, for people.
+    pub error: Option<String>,
 }
 
 impl fmt::Display for Status {
@@ -123,10 +125,11 @@ impl fmt::Display for Status {
                 )?,
             }
         }
-        let link = match (self.uplink.configured, self.uplink.connected) {
-            (false, _) => "no receiver is configured",
-            (true, false) => "the receiver is away",
-            (true, true) => "connected",
+        let link = match (&self.uplink.error, self.uplink.connected) {
+            _ if !self.uplink.configured => "no receiver is configured",
+            (_, true) => "connected",
+            (Some(error), false) => error,
+            (None, false) => "the receiver is away",
         };
         writeln!(
             f,

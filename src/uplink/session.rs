@@ -371,6 +371,12 @@ impl Session {
             self.out.push_back(Action::Reset { key });
         }
         segment.restart();
+        if code == ErrorCode::INIT_MISSING
+            && let Some(init) = segment.init
+        {
+            // It went with a stream that failed: it goes again before this segment does.
+            self.inits_sent.remove(&init);
+        }
         if matches!(code, ErrorCode::CONFLICT | ErrorCode::ERASED) {
             segment.phase = Phase::Refused;
             self.live.remove(&key);

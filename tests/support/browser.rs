@@ -206,7 +206,7 @@ impl Browser {
                duration: Number.isFinite(v.duration) ? v.duration : -1,
                paused: v.paused, ended: v.ended,
                width: v.videoWidth, height: v.videoHeight,
-               pictures: v.getVideoPlaybackQuality().totalVideoFrames,
+               pictures: v.getVideoPlaybackQuality ? v.getVideoPlaybackQuality().totalVideoFrames : 0,
                sound: v.webkitAudioDecodedByteCount,
                stripes, rms,
                error: v.error ? v.error.message : (v.trouble || null),
@@ -230,6 +230,41 @@ impl Browser {
             rms: number("rms"),
             error: value["error"].as_str().map(str::to_owned),
         }
+    }
+
+    /// The number burnt into the test pattern that the video of this id shows now.
+    pub fn counter(&self, id: &str) -> Option<u32> {
+        let (width, height) = (330, 32);
+        let value = self.run(&format!(
+            "const v = document.getElementById('{id}');
+             if (!v.videoWidth) return [];
+             const c = document.createElement('canvas');
+             c.width = {width}; c.height = {height};
+             const g = c.getContext('2d');
+             g.drawImage(v, 0, 0, {width}, {height});
+             const d = g.getImageData(0, 0, {width}, {height}).data;
+             const luma = [];
+             for (let p = 0; p < d.length; p += 4) luma.push(d[p + 1]);
+             return luma;"
+        ));
+        let luma: Vec<u8> = serde_json::from_value(value).unwrap();
+        hallcast::source::read_counter(&luma, width, height, width)
+    }
+
+    /// Makes the window this large, in points, and says whether the system's colours are dark.
+    pub fn look(&self, width: u32, height: u32, dark: bool) {
+        let command = |name: &str, params: &Value| {
+            self.post(
+                "/goog/cdp/execute",
+                &json!({ "cmd": name, "params": params }),
+            );
+        };
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        command("Emulation.setDeviceMetricsOverride", &size);
+        let scheme = if dark { "dark" } else { "light" };
+        let colours = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        command("Emulation.setEmulatedMedia", &colours);
     }
 
     /// Asks `ready` of the video's state again and again; the state that satisfied it, or a panic

@@ -194,13 +194,15 @@ impl Film {
             .collect()
     }
 
+    /// Presentation time of the first sample, in seconds.
+    pub fn sound_starts(&self) -> f64 {
+        let start = self.stream("audio")["start_time"].as_str();
+        start.unwrap().parse().unwrap()
+    }
+
     /// Seconds at which the test tone clicks: where each click begins.
     pub fn clicks(&self) -> Vec<f64> {
-        let start: f64 = self.stream("audio")["start_time"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let start = self.sound_starts();
         clicks(&self.samples())
             .into_iter()
             .map(|sample| start + sample as f64 / f64::from(RATE))

@@ -1,0 +1,146 @@
+//! What people ask, and what they are told.
+
+use super::Keeper;
+use crate::clock;
+use crate::media::{RecordingId, StartedBy, StopReason};
+use crate::panel::Press;
+use crate::station::control::{Reply, Request};
+use crate::station::lane::LaneView;
+use crate::station::random;
+use crate::station::recorder::{Input as Happening, Refusal, State};
+use crate::station::status::{self, Lateness, Status};
+use std::sync::mpsc::Sender;
+
+impl Keeper {
+    pub(super) fn request(&mut self, request: Request, reply: Sender<Reply>) {
+        let outcome = match request {
+            Request::Status => {
+                let _ = reply.send(Reply::Status(Box::new(self.status())));
+                return;
+            }
+            Request::Start => self.start(StartedBy::Socket),
+            Request::Stop => return self.stop(StopReason::Socket, vec![reply]),
+            Request::Press => {
+                let press = self.button.press(clock::now());
+                self.pressed(press);
+                Ok(())
+            }
+            Request::Hold => {
+                let press = self.button.hold(clock::now());
+                self.holding.push(reply);
+                return self.pressed(press);
+            }
+        };
+        let answer = match (outcome, &self.running) {
+            (Err(refusal), _) => Reply::Refused(refusal.to_string()),
+            (Ok(()), Some(running)) => Reply::Done {
+                recording: running.take.recording.to_string(),
+            },
+            (Ok(()), None) => {
+                Reply::Refused("nothing is recorded; see the log and `hallcast status`".into())
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(answer);
+    }
+
+    /// What the button did: a press starts and, while recording, changes nothing; a hold stops what
+    /// it did not itself start.
+    pub(super) fn pressed(&mut self, press: Option<Press>) {
+        match press {
+            Some(Press::Down) => self.started_by_press = self.start(StartedBy::Button).is_ok(),
+            Some(Press::Held) if self.started_by_press => {
+                let refusal = "the press of this hold has just started the recording";
+                for reply in self.holding.drain(..) {
+                    let _ = reply.send(Reply::Refused(refusal.into()));
+                }
+            }
+            Some(Press::Held) => {
+                let waiting = std::mem::take(&mut self.holding);
+                self.stop(StopReason::Button, waiting);
+            }
+            None => {}
+        }
+    }
+
+    fn start(&mut self, by: StartedBy) -> Result<(), Refusal> {
+        self.happen(Happening::Start(RecordingId(random()), by))
+    }
+
+    /// Ends the recording; `waiting` is answered once its end is kept.
+    fn stop(&mut self, by: StopReason, mut waiting: Vec<Sender<Reply>>) {
+        match (self.happen(Happening::Stop(by)), &mut self.running) {
+            (Ok(()), Some(running)) => running.waiting.append(&mut waiting),
+            (outcome, _) => {
+                let why = outcome.err().unwrap_or(Refusal::NotRecording).to_string();
+                for reply in waiting {
+                    let _ = reply.send(Reply::Refused(why.clone()));
+                }
+            }
+        }
+    }
+
+    /// How things are.
+    fn status(&self) -> Status {
+        let now = clock::now();
+        let spool = self.spool();
+        let ready = self.parts.lanes.iter().any(LaneView::is_open);
+        let (state, running) = match self.recorder.state() {
+            State::Idle => ("idle", None),
+            State::Starting(running) => ("starting", Some(running)),
+            State::Recording(running) => ("recording", Some(running)),
+            State::Stopping(running) => ("stopping", Some(running)),
+            State::Fault => ("fault", None),
+        };
+        let stats = spool.stats();
+        Status {
+            box_id: self.parts.box_id.to_string(),
+            room: self.parts.room.clone(),
+            board: self.parts.board.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            state: state.into(),
+            lamp: self
+                .recorder
+                .lamp(ready, self.reachable || self.parts.offers.is_none(), now)
+                .name()
+                .into(),
+            recording: running.map(|running| status::Recording {
+                id: running.recording.to_string(),
+                seconds: now.since(running.since).as_secs(),
+            }),
+            tracks: self
+                .parts
+                .lanes
+                .iter()
+                .map(|lane| self.track(lane))
+                .collect(),
+            spool: status::Spool {
+                recordings: spool.recordings().count(),
+                waiting_bytes: spool
+                    .recordings()
+                    .map(|(_, state)| state.waiting_bytes())
+                    .sum(),
+                chunks: stats.chunks,
+                bytes: stats.bytes,
+                syncs: stats.syncs,
+                sync_failures: stats.sync_failures,
+            },
+            uplink: status::Uplink {
+                configured: self.parts.offers.is_some(),
+                connected: self.reachable,
+                error: self.uplink_error.clone(),
+            },
+            alarms: self.alarms.values().cloned().collect(),
+            resident_bytes: status::resident_bytes(),
+            cpu_seconds: status::cpu_seconds(),
+        }
+    }
+
+    fn track(&self, lane: &LaneView) -> status::Track {
+        let lateness = self.lateness.get(&lane.track).cloned();
+        status::Track {
+            capture_to_received_ms: lateness.and_then(Lateness::summary),
+            ..lane.status()
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::config::VideoTrack;
 use super::keeper::Input;
-use super::lane::{ATTENTION, CHUNK, Ends, SEGMENT, Take};
+use super::lane::{ATTENTION, CHUNK, Ends, LATE, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, ParameterSets, Scene, Tick, VideoEncoder};
 use crate::media::{
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 /// How long after the end of a span its last pictures may still arrive.
 const DELIVERY: Duration = Duration::from_millis(700);
+
 /// A camera that gives nothing for longer than this leaves a gap in the recording's facts.
 const GAP: Duration = Duration::from_secs(1);
 
@@ -41,31 +42,27 @@ struct Device {
 /// The span in hand.
 struct Running {
     take: Arc<Take>,
-    /// Ticks before the pacer's first: the camera opened after the span had begun. One picture per
-    /// segment fills them, so that a camera that is hours late is live at once all the same.
-    before: u64,
     pacer: Pacer<Picture>,
     rate: Rate,
     segmenter: Segmenter,
+    /// The grid's tick with which the pacer's tick 0 coincides.
+    first_tick: u64,
+    /// How the camera's pictures lie.
+    layout: PictureLayout,
     /// What the last tick showed: a repeat shows it again.
     shown: Option<Picture>,
-    /// When it was captured; at first the span's start.
+    /// When it was captured; at first the track's start.
     seen: Monotonic,
-    /// The camera has been away since then.
+    /// The camera failed since then.
     away: bool,
     end: Option<Monotonic>,
     given: Vec<Segmented>,
 }
 
 impl Running {
-    /// Ticks of the span that were decided.
-    fn ticks(&self) -> u64 {
-        self.before + self.pacer.stats().ticks()
-    }
-
-    /// When the tick that is decided next is.
-    fn next_tick(&self) -> Monotonic {
-        let nanos = self.rate.tick_nanos(self.ticks());
+    /// When the pacer's `tick` is.
+    fn tick_at(&self, tick: u64) -> Monotonic {
+        let nanos = self.rate.tick_nanos(self.first_tick + tick);
         self.take.start.plus(Duration::from_nanos(nanos))
     }
 }
@@ -97,10 +94,7 @@ impl VideoLane {
                 }
             }
             match pump.receive(deadline) {
-                Received::Opened(settings) => {
-                    let before = device.as_ref().map(|device| device.settings.layout);
-                    device = self.opened(settings, before, running.as_mut());
-                }
+                Received::Opened(settings) => device = self.opened(settings, running.as_mut()),
                 Received::Block(picture) => {
                     let rate = device.as_ref().map(|device| device.settings.rate);
                     let stats = pump.stats();
@@ -126,12 +120,7 @@ impl VideoLane {
         }
     }
 
-    fn opened(
-        &mut self,
-        settings: VideoSettings,
-        before: Option<PictureLayout>,
-        running: Option<&mut Running>,
-    ) -> Option<Device> {
+    fn opened(&mut self, settings: VideoSettings, running: Option<&mut Running>) -> Option<Device> {
         // A span keeps its grid: a camera that comes back with another rate is paced to the old one.
         let rate = match &running {
             Some(running) => running.rate,
@@ -139,9 +128,10 @@ impl VideoLane {
         };
         if let Some(running) = running {
             running.pacer.set_source_rate(settings.rate);
-            if before != Some(settings.layout) {
-                // The new encoder could not read it.
+            // Laid out otherwise, the new encoder could not read it.
+            if running.layout != settings.layout {
                 running.shown = None;
+                running.layout = settings.layout;
             }
         }
         let scene = if self.ends.name == "slides" {
@@ -183,18 +173,30 @@ impl VideoLane {
         let rate = device.rate;
         device.fresh = true;
         let late = clock::now().since(take.start);
-        let before = match late > GAP {
-            true => rate.ticks_covering(late),
-            false => 0,
+        let first_tick = if late > LATE {
+            rate.ticks_covering(late)
+        } else {
+            0
         };
-        let skipped = Duration::from_nanos(rate.tick_nanos(before));
+        if first_tick > 0 {
+            self.ends.give(Input::Noted(Event::Gap {
+                track: self.ends.track,
+                start: MediaTime::ZERO,
+                duration: first_tick * u64::from(rate.tick_units()),
+                cause: GapCause::DeviceMissing,
+            }));
+        }
+        let start = take
+            .start
+            .plus(Duration::from_nanos(rate.tick_nanos(first_tick)));
         let config = pacer::Config {
             source_rate: device.settings.rate,
-            start: Some(take.start.plus(skipped)),
+            start: Some(start),
             ..pacer::Config::at(rate)
         };
         Running {
-            before,
+            first_tick,
+            layout: device.settings.layout,
             pacer: Pacer::new(config),
             rate,
             segmenter: self.ends.segmenter(
@@ -202,10 +204,10 @@ impl VideoLane {
                 rate.timescale(),
                 Cut::pictures(rate, CHUNK, SEGMENT),
             ),
-            seen: take.start,
             take,
             shown: None,
-            away: true,
+            seen: start,
+            away: false,
             end: None,
             given: Vec::new(),
         }
@@ -220,7 +222,7 @@ impl VideoLane {
         pump: &VideoPump,
     ) -> Option<Monotonic> {
         let now = clock::now();
-        let next = running.next_tick();
+        let next = running.tick_at(running.pacer.stats().ticks());
         if running
             .end
             .is_some_and(|end| next >= end || now > end.plus(DELIVERY))
@@ -239,14 +241,11 @@ impl VideoLane {
                     if let Some(before) = running.shown.replace(picture) {
                         pump.recycle(before);
                     }
-                    if tick == 0 {
-                        self.fill(running, device);
-                    }
-                    self.encode(running.before + tick, 1, running, device);
+                    self.encode(tick, running, device);
                     return Some(now);
                 }
                 Action::Repeat { tick, .. } => {
-                    self.encode(running.before + tick, 1, running, device);
+                    self.encode(tick, running, device);
                     return Some(now);
                 }
                 Action::Drop { picture, .. } => pump.recycle(picture),
@@ -255,7 +254,7 @@ impl VideoLane {
         }
     }
 
-    /// Notes the stretch since the last picture if it is a gap; its ticks repeat a picture.
+    /// Notes the stretch since the last picture if it is a gap; its ticks repeat that picture.
     fn note_gap(&self, running: &mut Running, until: Monotonic) {
         let away = std::mem::take(&mut running.away);
         let seen = std::mem::replace(&mut running.seen, until);
@@ -271,39 +270,27 @@ impl VideoLane {
             track: self.ends.track,
             start,
             duration: u64::try_from(end.0 - start.0).unwrap_or(0),
-            cause: match away {
-                true => GapCause::DeviceMissing,
-                false => GapCause::DeviceStalled,
+            cause: if away {
+                GapCause::DeviceMissing
+            } else {
+                GapCause::DeviceStalled
             },
         }));
     }
 
-    /// Fills the ticks before the pacer's first with its first picture.
-    fn fill(&mut self, running: &mut Running, device: &mut Device) {
-        let segment = running.rate.ticks_covering(SEGMENT);
-        let mut tick = 0;
-        while tick < running.before {
-            let ticks = segment.min(running.before - tick);
-            self.encode(tick, ticks, running, device);
-            tick += ticks;
-        }
-    }
-
-    /// Encodes the picture that is shown, for `ticks` from `tick` on.
-    fn encode(&mut self, tick: u64, ticks: u64, running: &mut Running, device: &mut Device) {
+    fn encode(&mut self, tick: u64, running: &mut Running, device: &mut Device) {
         let Some(picture) = &running.shown else {
             return;
         };
         let units = running.rate.tick_units();
+        let tick = running.first_tick + tick;
         let place = Tick {
             time: MediaTime(
                 i64::try_from(tick)
                     .unwrap_or(i64::MAX)
                     .saturating_mul(units.into()),
             ),
-            duration: u32::try_from(ticks)
-                .unwrap_or(u32::MAX)
-                .saturating_mul(units),
+            duration: units,
             captured: picture.captured,
             keyframe: device.fresh || tick.is_multiple_of(running.rate.ticks_covering(SEGMENT)),
         };
@@ -312,8 +299,8 @@ impl VideoLane {
         let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
         let stats = running.pacer.stats();
         self.ends.show(|view| {
-            view.status.ticks = running.ticks();
-            view.status.repeats = running.before + stats.repeats();
+            view.status.ticks = stats.ticks();
+            view.status.repeats = stats.repeats();
             view.status.drops = stats.drops();
             let lateness = &stats.lateness;
             let micros = |late: Duration| u64::try_from(late.as_micros()).unwrap_or(u64::MAX);

@@ -310,7 +310,7 @@ fn a_hall_is_watched_live_through_a_restart_of_the_receiver_and_again_afterwards
     assert!(most < 12.0, "{most} s behind");
     looks(&browser, "live");
     // The picture of the README: docs/player.png.
-    browser.look(1200, 590, false);
+    browser.look(1200, 620, false);
     shot(&browser, "player");
 
     // The receiver restarts: the page goes on by itself, without a jump back.

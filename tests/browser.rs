@@ -310,7 +310,14 @@ fn a_hall_is_watched_live_through_a_restart_of_the_receiver_and_again_afterwards
     assert!(most < 12.0, "{most} s behind");
     looks(&browser, "live");
     // The picture of the README: docs/player.png.
-    browser.look(1200, 590, false);
+    browser.look(1200, 620, false);
+    // Not at the flash, which the pattern shows at each whole second.
+    let bars = || {
+        browser
+            .counter("main")
+            .is_some_and(|n| (3..12).contains(&(n % 30)))
+    };
+    programs::wait_until(10, "bars", bars);
     shot(&browser, "player");
 
     // The receiver restarts: the page goes on by itself, without a jump back.

@@ -91,7 +91,10 @@ pub async fn write(
         // A browser that gives up does not end this: the next one's file must be another.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut name = path.clone().into_os_string();
-        name.push(format!(".{}{UNFINISHED}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        name.push(format!(
+            ".{}{UNFINISHED}",
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
         let staged = PathBuf::from(name);
         let fetch = |track: usize, segment: usize| {
             let name: &String = &names[track][segment];

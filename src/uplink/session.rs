@@ -115,8 +115,6 @@ pub struct Session {
     live: BTreeSet<SegmentKey>,
     /// Of the present connection.
     inits_sent: BTreeSet<Hash>,
-    /// Those of them that the receiver says it does not have: a full disk may have refused them.
-    inits_missed: BTreeSet<Hash>,
     greeted: BTreeSet<RecordingId>,
     forgotten: BTreeSet<RecordingId>,
     out: VecDeque<Action>,
@@ -140,7 +138,6 @@ impl Session {
             parked: BTreeSet::new(),
             live: BTreeSet::new(),
             inits_sent: BTreeSet::new(),
-            inits_missed: BTreeSet::new(),
             greeted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             out: VecDeque::new(),
@@ -305,7 +302,6 @@ impl Session {
         self.out
             .retain(|action| matches!(action, Action::Report(_)));
         self.inits_sent.clear();
-        self.inits_missed.clear();
         self.greeted.clear();
         self.forgotten.clear();
         self.parked.clear();
@@ -370,9 +366,6 @@ impl Session {
             Phase::Idle | Phase::Parked(_) | Phase::Refused
         ) {
             return;
-        }
-        if code == ErrorCode::INIT_MISSING {
-            self.inits_missed.extend(segment.init);
         }
         if segment.has_stream() {
             self.out.push_back(Action::Reset { key });
@@ -566,8 +559,7 @@ impl Session {
     }
 
     fn send_init(&mut self, hash: Hash, priority: i32) {
-        let first = self.inits_sent.insert(hash);
-        if self.inits_missed.remove(&hash) || first {
+        if self.inits_sent.insert(hash) {
             self.out.push_back(Action::SendInit { hash, priority });
         }
     }

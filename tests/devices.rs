@@ -78,9 +78,16 @@ fn tone(home: &Path, seconds: u64) -> Process {
         ]
         .concat(),
     );
+    let listen = "-q -t raw -f S16_LE -c 2 -r 48000 -d 1 -D".split(' ');
+    let listen: Vec<&str> = listen.chain([MICROPHONE]).collect();
     wait_until(20, "the tone", || {
-        fs::read_to_string("/proc/asound/Loopback/pcm0p/sub0/status")
-            .is_ok_and(|status| status.contains("RUNNING"))
+        // It is there when the whole second is loud: some sample of each 10 ms is.
+        let heard = outcome("arecord", &listen).stdout;
+        let loud = |pair: &[u8]| i16::from_le_bytes([pair[0], pair[1]]) > 4_000;
+        heard.len() >= 100_000
+            && heard
+                .chunks(1920)
+                .all(|block| block.chunks_exact(2).any(loud))
     });
     player
 }

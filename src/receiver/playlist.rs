@@ -149,13 +149,20 @@ pub fn media(recording: &Recording, track: TrackId) -> Option<String> {
         _ => *last,
     };
     let listed = list(segments, last);
+    // No box of ours makes a longer segment. Were there one, a playlist that still grows may not
+    // change its word; one that is whole can tell the truth.
+    let longest = listed.iter().map(|entry| entry.micros).max().unwrap_or(0);
+    let target = match over {
+        true => TARGET_SECONDS.max((longest + 500_000) / 1_000_000),
+        false => TARGET_SECONDS,
+    };
     let version = if listed.iter().any(|entry| entry.stored.is_none()) {
         8
     } else {
         7
     };
     let mut text = format!(
-        "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{TARGET_SECONDS}\n\
+        "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{target}\n\
          #EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-INDEPENDENT-SEGMENTS\n",
     );
     let spans = recording.spans();

@@ -4,7 +4,7 @@
 //! |-----------|-------------------|----------------|-------------|------------|--------------------|
 //! | Idle      | Begin → Starting  | not recording  | -           | -          | → Fault            |
 //! | Starting  | already recording | End → Stopping | → Recording | -          | Abandon → Fault    |
-//! | Recording | already recording | End → Stopping | -           | -          | Abandon → Fault    |
+//! | Recording | already recording | End → Stopping | → Recording | -          | Abandon → Fault    |
 //! | Stopping  | wait              | stopping       | -           | → Idle     | Abandon → Fault    |
 //! | Fault     | Begin → Starting  | not recording  | -           | -          | -                  |
 //!

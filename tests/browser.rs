@@ -1,4 +1,7 @@
 //! A real browser plays what the receiver holds: while a recording runs, and after it ended.
+//!
+//! `HALLCAST_SCREENSHOTS=DIR cargo test --test browser` keeps a picture of each page in DIR, in light,
+//! in dark and on a phone; `player.png` of them is the README's `docs/player.png`.
 
 #![cfg(all(feature = "receiver", feature = "software"))]
 #![allow(
@@ -32,6 +35,8 @@ use std::time::Duration;
 const OPEN: RecordingId = RecordingId([1; 16]);
 const LIVE: RecordingId = RecordingId([3; 16]);
 const ENDED: RecordingId = RecordingId([2; 16]);
+const HOLED: RecordingId = RecordingId([4; 16]);
+const SOUND: RecordingId = RecordingId([5; 16]);
 
 #[test]
 fn a_browser_plays_a_running_and_a_complete_recording() {
@@ -55,14 +60,14 @@ fn a_browser_plays_a_running_and_a_complete_recording() {
         rows.contains("recording") && rows.contains("complete"),
         "{rows}"
     );
-    shot(&browser, "list");
+    looks(&browser, "list");
 
     browser.open(&format!("{}recordings/{OPEN}", receiver.page));
     let state = browser.assert_plays("main");
     assert_eq!(state.size, (320, 180));
     // A playlist without an end is a recording that runs.
     assert!(state.duration.is_infinite(), "{state:?}");
-    shot(&browser, "open");
+    looks(&browser, "open");
 
     browser.open(&format!("{}recordings/{ENDED}", receiver.page));
     let state = browser.assert_plays("main");
@@ -76,7 +81,7 @@ fn a_browser_plays_a_running_and_a_complete_recording() {
         browser.run("return document.getElementById('second').muted"),
         true
     );
-    shot(&browser, "complete");
+    looks(&browser, "complete");
     // It seeks, and plays to its end.
     browser.run("document.getElementById('main').currentTime = 6.5;");
     browser.wait_for("main", 20, "the end after a seek", |state| state.ended);
@@ -140,6 +145,92 @@ async fn a_page_follows_a_recording_from_its_first_segments_to_its_end() {
     watching.await.unwrap();
 }
 
+#[test]
+fn lost_segments_leave_the_rest_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    recording::write(&recording::make(HOLED, 10, true, false), &store);
+    // The presenter's second segment and the sound's third never come.
+    for (track, sequence) in [(1, 1), (2, 2)] {
+        let folder = store.join(format!("recordings/{HOLED}"));
+        std::fs::remove_file(folder.join(format!("{track}/{sequence:08}.m4s"))).unwrap();
+        let lost = folder.join("lost");
+        std::fs::create_dir_all(&lost).unwrap();
+        let name = format!("{track}.{sequence}-{sequence}.no-space");
+        std::fs::write(lost.join(name), b"").unwrap();
+    }
+    let receiver = Receiver::start(dir.path());
+    let browser = Browser::start();
+    browser.open(&format!("{}recordings/{HOLED}", receiver.page));
+    let state = browser.assert_plays("main");
+    assert!((state.duration - 10.0).abs() < 0.2, "{state:?}");
+    browser.wait_for("main", 30, "the end, over the holes", |state| state.ended);
+
+    browser.open(&format!(
+        "{}recordings/{HOLED}/recording.mp4",
+        receiver.page
+    ));
+    browser.run("document.querySelector('video').id = 'main';");
+    let state = browser.assert_plays("main");
+    assert!((state.duration - 10.0).abs() < 0.2, "{state:?}");
+    let (mut held, mut silent, mut again) = (0, 0, 0);
+    while !browser.video_state("main").ended {
+        let state = browser.video_state("main");
+        held += usize::from((2.3..3.7).contains(&state.time));
+        silent += usize::from((4.3..5.7).contains(&state.time) && state.rms < 0.01);
+        again += usize::from((6.3..9.5).contains(&state.time) && state.rms > 0.1);
+    }
+    assert!(
+        held > 3 && silent > 3 && again > 3,
+        "{held} held, {silent} silent, {again} after"
+    );
+}
+
+#[test]
+fn pages_without_pictures_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let browser = Browser::start();
+    let text = || {
+        browser
+            .run("return document.body.innerText")
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    browser.open(&receiver.page);
+    assert!(
+        text().contains("Nothing has been recorded yet"),
+        "{}",
+        text()
+    );
+    looks(&browser, "empty");
+    browser.open(&format!("{}recordings/{SOUND}", receiver.page));
+    assert!(
+        text().contains("There is no such recording here"),
+        "{}",
+        text()
+    );
+    looks(&browser, "unknown");
+    drop(receiver);
+
+    recording::write(&recording::sound_only(SOUND, 6), &dir.path().join("store"));
+    let receiver = Receiver::start(dir.path());
+    browser.log();
+    browser.open(&format!("{}recordings/{SOUND}", receiver.page));
+    browser.listen("main");
+    browser.play("main");
+    let mut loudest: f64 = 0.0;
+    browser.wait_for("main", 20, "sound", |state| {
+        loudest = loudest.max(state.rms);
+        state.time > 1.5 && loudest > 0.1
+    });
+    assert!(text().contains("Sound, no picture"), "{}", text());
+    looks(&browser, "sound");
+    browser.wait_for("main", 20, "the end", |state| state.ended);
+    assert_eq!(browser.log(), Vec::<String>::new());
+}
+
 /// Two cameras with small pictures, whose burnt-in counters tell when each was taken, and a tone.
 fn two_cameras(home: &std::path::Path) -> String {
     let path = home.join("two-cameras.toml");
@@ -166,21 +257,38 @@ fn a_hall_is_watched_live_through_a_restart_of_the_receiver_and_again_afterwards
     let home = tempfile::tempdir().unwrap();
     let mut receiver = programs::Receiver::start(home.path());
     let board = two_cameras(home.path());
-    let hall = CaptureBox::start(home.path(), "hall", Some(&receiver), &["--board", &board]);
+    let hall = CaptureBox::start(
+        home.path(),
+        "Lecture hall 1",
+        Some(&receiver),
+        &["--board", &board],
+    );
     let browser = Browser::start();
     let recording = hall.record();
 
     // Opened at once, before there is anything to show: the page gets there by itself.
     let url = format!("http://{}/recordings/{recording}", receiver.web);
     browser.open(&url);
-    shot(&browser, "live-opened-at-once");
+    looks(&browser, "live-opened-at-once");
     let ready = || {
         browser.run("return !!document.getElementById('second') && document.getElementById('main').readyState >= 2") == true
     };
     programs::wait_until(20, "players of both cameras", ready);
     let live = browser.assert_plays("main");
     assert!(live.duration.is_infinite(), "{live:?}");
-    // Some seconds near the live edge.
+    println!(
+        "opened with the recording: {:.2?} s behind",
+        behind(&browser, "main")
+    );
+    // Whoever comes later joins near the live edge, and stays there.
+    let ten_seconds = || {
+        let length = browser.run("return document.getElementById('length').textContent");
+        length.as_str() >= Some("0:10")
+    };
+    programs::wait_until(20, "ten seconds of recording", ten_seconds);
+    browser.open(&url);
+    let live = browser.assert_plays("main");
+    assert!(live.duration.is_infinite() && live.time > 3.0, "{live:?}");
     let from = browser.video_state("main").time;
     let began = hallcast::clock::now();
     let mut lateness = Vec::new();
@@ -200,16 +308,30 @@ fn a_hall_is_watched_live_through_a_restart_of_the_receiver_and_again_afterwards
         lateness.len()
     );
     assert!(most < 12.0, "{most} s behind");
-    shot(&browser, "live");
+    looks(&browser, "live");
+    // The picture of the README: docs/player.png.
+    browser.look(1200, 620, false);
+    // Not at the flash, which the pattern shows at each whole second.
+    let bars = || {
+        browser
+            .counter("main")
+            .is_some_and(|n| (3..12).contains(&(n % 30)))
+    };
+    programs::wait_until(10, "bars", bars);
+    shot(&browser, "player");
 
     // The receiver restarts: the page goes on by itself, without a jump back.
     let before = browser.video_state("main").time;
+    programs::run("kill", &[&receiver.pid().to_string()]);
+    programs::wait_until(5, "the receiver's end", || {
+        receiver.log().contains("session ended: done")
+    });
     receiver.kill_and_restart();
     let on = browser.wait_for(
         "main",
         45,
         "playing on after the receiver's restart",
-        |state| state.time > before + 12.0,
+        |state| state.time > before + 9.0,
     );
     println!(
         "after the receiver's restart: {:.2?} s behind, {} s on",
@@ -244,6 +366,25 @@ fn a_hall_is_watched_live_through_a_restart_of_the_receiver_and_again_afterwards
         state.time > middle + 1.0 && state.time < middle + 5.0
     });
     shot(&browser, "live-afterwards");
+}
+
+/// Pictures of the page in light, in dark, and on a phone.
+fn looks(browser: &Browser, name: &str) {
+    for (look, width, height, dark) in [
+        ("light", 1100, 760, false),
+        ("dark", 1100, 760, true),
+        ("phone", 390, 800, true),
+    ] {
+        browser.look(width, height, dark);
+        shot(browser, &format!("{name}-{look}"));
+        let wide = browser
+            .run("return document.documentElement.scrollWidth")
+            .as_u64();
+        assert!(
+            wide <= Some(width.into()),
+            "{name} is {wide:?} points wide on {width}"
+        );
+    }
 }
 
 /// Keeps a picture of the window where `HALLCAST_SCREENSHOTS` names a directory.

@@ -9,6 +9,9 @@
 
 #[path = "support/device.rs"]
 mod device;
+#[allow(dead_code, reason = "shared with the tests of the whole road")]
+#[path = "support/programs.rs"]
+mod programs;
 #[path = "support/receiver.rs"]
 mod receiver;
 #[path = "support/recording.rs"]
@@ -499,7 +502,7 @@ async fn uplink(home: &std::path::Path, receiver: &Receiver, objects: &Objects) 
                 assert_eq!(recording, ID);
                 break;
             }
-            Report::Connected | Report::Durable { .. } => {}
+            Report::Connected | Report::Received { .. } | Report::Durable { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -552,4 +555,242 @@ fn a_development_authority_stays_on_loopback_and_bad_settings_exit_with_78() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(text.contains(word), "{text}");
     }
+}
+
+#[test]
+fn what_keeps_a_receiver_from_starting_is_said_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let refused = |state: &str, store: &str, listen: &str, web: &str| {
+        let output = programs::outcome(
+            programs::RECEIVER,
+            &[
+                "run",
+                "--state-dir",
+                state,
+                "--store-dir",
+                store,
+                "--listen",
+                listen,
+                "--web-listen",
+                web,
+            ],
+        );
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let any = "127.0.0.1:0";
+    let said = refused(&path("none"), &path("s"), any, any);
+    assert!(
+        said.contains("ca.pem: No such file") && said.contains("hallcast-receiver ca init"),
+        "{said}"
+    );
+
+    let running = Receiver::start(dir.path());
+    let (state, store) = (path("state"), path("store"));
+    let said = refused(&state, &store, any, any);
+    assert!(said.contains("only one receiver may write"), "{said}");
+    let said = refused(&state, &path("s"), &running.boxes, any);
+    assert!(
+        said.contains("/udp: Address already in use") && said.contains("nothing else listens"),
+        "{said}"
+    );
+    let web = running
+        .page
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let said = refused(&state, &path("s"), any, web);
+    assert!(
+        said.contains("/tcp: check that nothing else listens"),
+        "{said}"
+    );
+
+    std::fs::write(path("file"), b"").unwrap();
+    for (store, word) in [
+        (path("file"), "File exists"),
+        ("/proc/store".into(), "No such file"),
+    ] {
+        let said = refused(&state, &store, any, any);
+        assert!(
+            said.contains(&format!("archive {store}: make the directory: {word}")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_film_is_exported_without_and_beside_a_running_receiver() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let open = RecordingId([8; 16]);
+    recording::write(&recording::make(ID, 4, true, true), &store);
+    recording::write(&recording::make(open, 2, false, false), &store);
+    let output = dir.path().join("film.mp4");
+    let export = |id: &str, output: &std::path::Path| {
+        let arguments = ["export", id, "--output", output.to_str().unwrap()];
+        let all = [&arguments[..], &["--store-dir", store.to_str().unwrap()]].concat();
+        programs::outcome(programs::RECEIVER, &all)
+    };
+    let refused = |id: &str, output: &std::path::Path| {
+        let said = export(id, output);
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        String::from_utf8(said.stderr).unwrap()
+    };
+    // Everything is there, but no receiver has found it complete.
+    let said = refused(&ID.to_string(), &output);
+    assert!(said.contains("not complete yet: its manifest"), "{said}");
+    let receiver = Receiver::start(dir.path());
+    let said = export(&ID.to_string(), &output);
+    assert!(said.status.success(), "{said:?}");
+    let text = String::from_utf8(said.stdout).unwrap();
+    let bytes = std::fs::read(&output).unwrap();
+    assert_eq!(
+        text,
+        format!("{}: 0:04, {} bytes\n", output.display(), bytes.len())
+    );
+    let film = format!("/recordings/{ID}/recording.mp4");
+    assert!(
+        get(&receiver.page, &film, "").2 == bytes,
+        "the page offers another film"
+    );
+
+    let (status, _, body) = get(
+        &receiver.page,
+        &format!("/recordings/{open}/recording.mp4"),
+        "",
+    );
+    assert_eq!(status, 409);
+    assert!(
+        String::from_utf8(body)
+            .unwrap()
+            .contains("not complete yet")
+    );
+    let unknown = RecordingId([1; 16]);
+    let film = format!("/recordings/{unknown}/recording.mp4");
+    assert_eq!(get(&receiver.page, &film, "").0, 404);
+    drop(receiver);
+    assert!(
+        export(&ID.to_string(), &output).status.success(),
+        "replaces what is there"
+    );
+
+    let nothing = dir.path().join("nothing.mp4");
+    let said = refused(&open.to_string(), &nothing);
+    assert!(
+        said.contains("not complete yet: it has not ended"),
+        "{said}"
+    );
+    let said = refused(&unknown.to_string(), &nothing);
+    assert!(
+        said.contains("not in") && said.contains("the page lists"),
+        "{said}"
+    );
+    let said = refused(&ID.to_string(), &dir.path().join("no/where.mp4"));
+    assert!(
+        said.contains("where.mp4") && said.contains("No such file"),
+        "{said}"
+    );
+    assert!(!nothing.exists());
+}
+
+/// A file system in memory; gone with this value.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// None where this process may not mount.
+    fn mount(path: &std::path::Path, megabytes: u32) -> Option<Self> {
+        std::fs::create_dir_all(path).unwrap();
+        let size = format!("size={megabytes}m");
+        let target = path.to_str().unwrap();
+        let mounted = programs::outcome("mount", &["-t", "tmpfs", "-o", &size, "none", target]);
+        mounted.status.success().then(|| Self(path.into()))
+    }
+
+    /// Leaves no room at all.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        programs::outcome("umount", &["--lazy", self.0.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_full_store_acknowledges_nothing_shows_what_it_has_and_recovers() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&home.path().join("receiver/store"), 16) else {
+        println!("left out: this process may not mount a file system");
+        return;
+    };
+    recording::write(&recording::make(ID, 4, true, false), &disk.0);
+    let receiver = programs::Receiver::start(home.path());
+    let first = ID.to_string();
+    let whole = receiver.wait_complete(&first, 20);
+    let board = programs::small_bench(home.path());
+    let arguments = ["--board", board.as_str()];
+    let hall = programs::CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
+
+    disk.fill();
+    let second = hall.record();
+    programs::pause(5);
+    hall.stop();
+    let status = hall.status();
+    assert!(
+        status["spool"]["waiting_bytes"].as_u64().unwrap() > 100_000,
+        "{status}"
+    );
+    assert!(
+        receiver.log().contains("No space left"),
+        "{}",
+        receiver.log()
+    );
+    assert!(receiver.manifest(&second).is_none());
+    // What was archived before still plays, and the film of it is made elsewhere.
+    for segment in whole["tracks"][1]["segments"].as_array().unwrap() {
+        let sequence = segment["sequence"].as_u64().unwrap();
+        let track = whole["tracks"][1]["track"].as_u64().unwrap();
+        receiver.get(&format!("/hls/{first}/{track}/{sequence:08}.m4s"));
+    }
+    receiver.film(&first);
+    let output = disk.0.join("film.mp4");
+    let store = receiver.home.join("store");
+    let exported = programs::outcome(
+        programs::RECEIVER,
+        &[
+            "export",
+            &first,
+            "--output",
+            output.to_str().unwrap(),
+            "--store-dir",
+            store.to_str().unwrap(),
+        ],
+    );
+    let said = String::from_utf8(exported.stderr).unwrap();
+    assert!(
+        !exported.status.success() && said.contains("No space left"),
+        "{said}"
+    );
+    let names = || {
+        std::fs::read_dir(&disk.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+    };
+    assert!(names().all(|name| !name.to_string_lossy().contains("film")));
+
+    disk.make_room();
+    let began = hallcast::clock::now();
+    receiver.wait_complete(&second, 90);
+    println!(
+        "complete {:?} after there was room",
+        hallcast::clock::now().since(began)
+    );
+    receiver.film(&second);
 }

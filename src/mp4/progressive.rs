@@ -3,8 +3,9 @@
 //!
 //! Segments are fetched twice through a callback, one at a time, so that the memory needed is that of
 //! the sample tables (about 4 bytes per access unit) and one segment per track. Tracks start together
-//! at the recording's zero: a late one gets an empty edit. Where a track has nothing, its last access
-//! unit lasts until the next.
+//! at the recording's zero: a late one gets an empty edit. Where a track of pictures has nothing, its
+//! last picture lasts until the next. Where sound has nothing, silent packets stand: players play the
+//! packets of sound one behind the other, whatever time the tables give them.
 
 use super::Error;
 use super::chunk::encode;
@@ -56,13 +57,22 @@ struct Run {
     segment: usize,
     /// On the recording's timeline.
     nanos: i64,
+    data: Data,
+}
+
+enum Data {
     /// Their bytes within the segment.
-    data: Vec<Range<usize>>,
+    Ranges(Vec<Range<usize>>),
+    /// This packet, so many times.
+    Silence(&'static [u8], u32),
 }
 
 impl Run {
     fn bytes(&self) -> u64 {
-        self.data.iter().map(|range| range.len() as u64).sum()
+        match &self.data {
+            Data::Ranges(ranges) => ranges.iter().map(|range| range.len() as u64).sum(),
+            Data::Silence(packet, count) => packet.len() as u64 * u64::from(*count),
+        }
     }
 }
 
@@ -108,11 +118,19 @@ pub fn write_progressive(
     let mut held: Vec<Option<(usize, Vec<u8>)>> = vec![None; tracks.len()];
     for run in &runs {
         let (track, segment) = (run.track, run.segment);
+        let ranges = match &run.data {
+            Data::Ranges(ranges) => ranges,
+            Data::Silence(packet, count) => {
+                let packets = packet.repeat(*count as usize);
+                out.write_all(&packets).map_err(Error::Write)?;
+                continue;
+            }
+        };
         let bytes = match &mut held[track] {
             Some((at, bytes)) if *at == segment => bytes,
             other => &mut other.insert((segment, get(track, segment)?)).1,
         };
-        for range in &run.data {
+        for range in ranges {
             let data = bytes.get(range.clone()).ok_or_else(|| Error::Segment {
                 track,
                 segment,
@@ -173,40 +191,43 @@ fn read_track(
         let Content::Media(chunks) = segment.content else {
             return Err(fault("it holds facts, not sound or pictures".into()));
         };
-        let mut run: Option<(Run, u32)> = None;
+        let mut run: Option<(i64, Vec<Range<usize>>, u32)> = None;
+        let mut close = |tables: &mut Tables, (nanos, ranges, samples)| {
+            tables.chunk(samples, description);
+            runs.push(Run {
+                track: at,
+                segment: number,
+                nanos,
+                data: ranges,
+            });
+        };
         for part in chunks {
             let time = place(&part.chunk.base_time, source, scale);
+            if let Some((packet, count)) = tables.silence(init, time) {
+                if let Some((nanos, ranges, samples)) = run.take() {
+                    close(&mut tables, (nanos, Data::Ranges(ranges), samples));
+                }
+                tables.fill(packet.len() as u32, count);
+                close(&mut tables, (latest, Data::Silence(packet, count), count));
+            }
             // A track's runs lie in the file in the track's order, even where spans overlap.
             latest = latest.max(MediaTime(time as i64).as_nanos(scale));
             let nanos = latest;
-            if let Some((full, samples)) =
-                run.take_if(|(open, _)| nanos.saturating_sub(open.nanos) >= INTERLEAVE_NANOS)
-            {
-                tables.chunk(samples, description);
-                runs.push(full);
+            let is_full = |open: &mut (i64, _, _)| nanos.saturating_sub(open.0) >= INTERLEAVE_NANOS;
+            if let Some((nanos, ranges, samples)) = run.take_if(is_full) {
+                close(&mut tables, (nanos, Data::Ranges(ranges), samples));
             }
             let mut begins = time;
             for sample in &part.chunk.samples {
                 tables.sample(begins, sample);
                 begins += u64::from(sample.duration);
             }
-            let (open, samples) = run.get_or_insert_with(|| {
-                (
-                    Run {
-                        track: at,
-                        segment: number,
-                        nanos,
-                        data: Vec::new(),
-                    },
-                    0,
-                )
-            });
-            open.data.push(part.chunk.data);
+            let (_, ranges, samples) = run.get_or_insert_with(|| (nanos, Vec::new(), 0));
+            ranges.push(part.chunk.data);
             *samples += part.chunk.samples.len() as u32;
         }
-        if let Some((open, samples)) = run {
-            tables.chunk(samples, description);
-            runs.push(open);
+        if let Some((nanos, ranges, samples)) = run {
+            close(&mut tables, (nanos, Data::Ranges(ranges), samples));
         }
     }
     Ok(Some(tables))

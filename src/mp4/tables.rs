@@ -16,6 +16,15 @@ pub(super) const MOVIE: Timescale = match Timescale::new(720_000) {
     None => unreachable!(),
 };
 
+/// A packet of AAC-LC in which every coefficient is zero, for one and for two channels (a
+/// `raw_data_block` of ISO/IEC 14496-3, 4.4.2.1); it is the same at every sample rate.
+const SILENT_AAC: [&[u8]; 2] = [
+    &[0x00, 0xc8, 0x00, 0x80, 0x23, 0x80],
+    &[0x21, 0x00, 0x49, 0x90, 0x02, 0x19, 0x00, 0x23, 0x80],
+];
+/// The most silent packets in a row, about a day: a span's place comes from the network.
+const MOST_SILENT: u32 = 4_000_000;
+
 /// The tables of one track.
 pub(super) struct Tables {
     header: TrackHeader,
@@ -92,6 +101,34 @@ impl Tables {
         self.sizes.push(sample.size);
         if sample.keyframe {
             self.keyframes.push(self.sizes.len() as u32);
+        }
+    }
+
+    /// The silent packet and how many of it stand between the last access unit and `time`; none where
+    /// nothing is missing, for pictures, and for sound of which no silent packet is known.
+    pub(super) fn silence(&self, init: &ParsedInit, time: u64) -> Option<(&'static [u8], u32)> {
+        let Codec::Mp4a(entry) = &init.header.entry else {
+            return None;
+        };
+        let packet = SILENT_AAC
+            .get(usize::from(entry.audio.channel_count).checked_sub(1)?)
+            .copied()?;
+        let (_, lasts) = self.last?;
+        let count = time.saturating_sub(self.end()).checked_div(lasts.into())?;
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(MOST_SILENT);
+        (count > 0).then_some((packet, count))
+    }
+
+    /// Adds `count` silent packets of `size` bytes behind the last access unit.
+    pub(super) fn fill(&mut self, size: u32, count: u32) {
+        let duration = self.last.map_or(0, |(_, lasts)| lasts);
+        let silent = Sample {
+            duration,
+            size,
+            keyframe: true,
+        };
+        for _ in 0..count {
+            self.sample(self.end(), &silent);
         }
     }
 

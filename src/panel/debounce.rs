@@ -152,7 +152,8 @@ mod tests {
             for pair in found.windows(2) {
                 let apart = pair[1].0 - pair[0].0;
                 match pair[1].1 {
-                    // Down, up, down: two lock-outs.
+                    // Down, up, down: two lock-outs; after a hold the first is long over.
+                    Press::Down if pair[0].1 == Press::Held => prop_assert!(apart >= 100, "{found:?}"),
                     Press::Down => prop_assert!(apart >= 200, "{found:?}"),
                     Press::Held => {
                         prop_assert_eq!(pair[0].1, Press::Down);

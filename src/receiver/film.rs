@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of the cache beyond which the oldest files go; the one just made stays, however big.
 const MOST_BYTES: u64 = 20_000_000_000;
@@ -87,8 +88,13 @@ pub async fn write(
     let archive = archive.clone();
     let runtime = tokio::runtime::Handle::current();
     let made = tokio::task::spawn_blocking(move || {
+        // A browser that gives up does not end this: the next one's file must be another.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut name = path.clone().into_os_string();
-        name.push(UNFINISHED);
+        name.push(format!(
+            ".{}{UNFINISHED}",
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
         let staged = PathBuf::from(name);
         let fetch = |track: usize, segment: usize| {
             let name: &String = &names[track][segment];
@@ -263,5 +269,34 @@ mod tests {
         // Two segments of 2 s, 7 s away; then 1 s + 2 s, and an unknown time away.
         let expected = [(0, 0), (1, 11_000_000_000), (2, 14_000_000_000)];
         assert_eq!(starts, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn the_cache_keeps_what_was_made_last_and_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let films = Films {
+            most_bytes: 250,
+            ..Films::new(dir.path().into())
+        };
+        let made = |name: &str, seconds: u64, bytes: usize| {
+            std::fs::write(path(name), vec![0; bytes]).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            let file = File::options().write(true).open(path(name)).unwrap();
+            file.set_modified(time).unwrap();
+        };
+        made("oldest.mp4", 1, 10);
+        made("old.mp4", 2, 100);
+        made("late.mp4", 3, 100);
+        made("newest.mp4", 4, 100);
+        made("crash.mp4.part", 5, 100);
+        films.trim(&path("newest.mp4")).unwrap();
+        let kept = |name: &str| path(name).exists();
+        assert!(kept("newest.mp4") && kept("late.mp4"));
+        assert!(!kept("old.mp4") && !kept("oldest.mp4") && !kept("crash.mp4.part"));
+        // The one just made stays, even alone too big.
+        made("huge.mp4", 6, 1000);
+        films.trim(&path("huge.mp4")).unwrap();
+        assert!(kept("huge.mp4") && !kept("newest.mp4"));
     }
 }

@@ -111,8 +111,8 @@ enum Error {
     Archive(#[from] archive::Error),
     #[error(transparent)]
     Listener(#[from] listener::Error),
-    #[error("{0}")]
-    Export(Box<export::Error>),
+    #[error(transparent)]
+    Export(#[from] Box<export::Error>),
     #[error("{0}: {1}")]
     Io(String, #[source] std::io::Error),
 }
@@ -163,9 +163,8 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
                 ..Flags::default()
             };
             let store_dir = config(&flags)?.store_dir;
-            let written = runtime()?
-                .block_on(export::export(&store_dir, *recording, output))
-                .map_err(|error| Error::Export(Box::new(error)))?;
+            let exported = runtime()?.block_on(export::export(&store_dir, *recording, output));
+            let written = exported.map_err(Box::new)?;
             let seconds = written.nanos / 1_000_000_000;
             let (minutes, seconds, bytes) = (seconds / 60, seconds % 60, written.bytes);
             print(&format!(

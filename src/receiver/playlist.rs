@@ -149,17 +149,14 @@ pub fn media(recording: &Recording, track: TrackId) -> Option<String> {
         _ => *last,
     };
     let listed = list(segments, last);
-    let longest = listed.iter().map(|entry| entry.micros).max().unwrap_or(0);
-    let target = TARGET_SECONDS.max((longest + 500_000) / 1_000_000);
     let version = if listed.iter().any(|entry| entry.stored.is_none()) {
         8
     } else {
         7
     };
     let mut text = format!(
-        "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{target}\n\
-         #EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:{}\n#EXT-X-INDEPENDENT-SEGMENTS\n",
-        if over { "VOD" } else { "EVENT" }
+        "#EXTM3U\n#EXT-X-VERSION:{version}\n#EXT-X-TARGETDURATION:{TARGET_SECONDS}\n\
+         #EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-INDEPENDENT-SEGMENTS\n",
     );
     let spans = recording.spans();
     let (mut span, mut init): (u32, Option<Hash>) = (0, None);

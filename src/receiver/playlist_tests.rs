@@ -77,7 +77,8 @@ fn live_grows_and_vod_ends() {
     assert!(media(&running, VIDEO).unwrap().starts_with(&before));
     running.complete = true;
     let vod = parse(&running, VIDEO);
-    assert_eq!(vod.playlist_type, Some(MediaPlaylistType::Vod));
+    // The type may not change while a playlist grows; the end is what makes it whole.
+    assert_eq!(vod.playlist_type, Some(MediaPlaylistType::Event));
     assert!(vod.end_list);
     assert_eq!(vod.segments.len(), 4);
 }

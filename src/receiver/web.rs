@@ -167,13 +167,14 @@ impl Web {
 #[template(path = "list.html", config = "src/receiver/pages/askama.toml")]
 struct ListPage {
     rows: Vec<Row>,
-    any_open: bool,
+    /// True while it may change by itself.
+    asks_again: bool,
 }
 
 async fn list(Shared(web): Shared<Arc<Web>>) -> Response {
     let rows = view::rows(&web.library.read());
-    let any_open = rows.iter().any(|row| row.state_class != "complete");
-    html(&ListPage { rows, any_open })
+    let asks_again = rows.is_empty() || rows.iter().any(|row| row.state_class != "complete");
+    html(&ListPage { rows, asks_again })
 }
 
 #[derive(Template)]
@@ -345,6 +346,7 @@ async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
             "text/javascript; charset=utf-8",
             include_bytes!("assets/player.js"),
         ),
+        "icon.svg" => ("image/svg+xml", include_bytes!("assets/icon.svg")),
         "style.css" => (
             "text/css; charset=utf-8",
             include_bytes!("assets/style.css"),

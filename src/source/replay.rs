@@ -318,6 +318,16 @@ mod tests {
     }
 
     #[test]
+    fn both_devices_of_a_film_begin_together() {
+        let film = Path::new("/nowhere/together.mkv");
+        let start = begins(film);
+        assert!(start > clock::now() && begins(film) == start);
+        // Opened again later, it begins again.
+        clock::sleep_until(start);
+        assert!(begins(film) > start);
+    }
+
+    #[test]
     fn a_film_that_stops_is_gone() {
         let (_file, camera) = raw(AtEnd::Stop);
         let mut source = ReplayVideo::open(&camera).unwrap();

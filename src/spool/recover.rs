@@ -237,14 +237,16 @@ fn lost_segments(state: &RecordingState) -> Vec<(TrackId, u64, u64)> {
 
 /// Seals each segment that a crash or damage cut short at its last kept chunk (invariant 1), and
 /// counts the seals that were recovered as kept: they were synced. A seal that names more than is
-/// here was never announced, unless the disk was damaged later; the receiver decides by its hash.
+/// here was never announced, unless the disk was damaged later; the receiver decides by its hash. What
+/// is acknowledged needs no seal, and its bytes are not looked for any more.
 fn seal_what_was_cut(spool: &mut Spool, recording: RecordingId) -> Result<(), Error> {
     let mut cut = Vec::new();
     if let Some(held) = spool.recordings.get_mut(&recording) {
         for (&track, state) in &mut held.state.tracks {
             for (&sequence, segment) in &mut state.segments {
                 segment.seal_kept = segment.is_whole();
-                if !segment.is_whole() && segment.length > 0 {
+                let wanted = !state.acknowledged.contains(sequence);
+                if wanted && !segment.is_whole() && segment.length > 0 {
                     cut.push((
                         SegmentKey {
                             recording,

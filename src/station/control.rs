@@ -83,7 +83,7 @@ pub enum Error {
     },
     /// Somebody may answer there, but not to this user.
     #[error(
-        "{path}: this user may not ask the running hallcast: be a member of the socket's group (hallcast), or its owner"
+        "{path}: this user may not ask the running hallcast: be its owner, or a member of its group (`hallcast` where it is installed)"
     )]
     NotPermitted {
         /// The socket.

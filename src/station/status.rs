@@ -203,6 +203,7 @@ mod tests {
         for _ in 0..41 {
             (1..=100).for_each(|millis| lateness.record(Duration::from_millis(millis)));
         }
-        assert_eq!(lateness.summary(), Some((50, 99, Lateness::MOST)));
+        // The first four of the 4100 have made room.
+        assert_eq!(lateness.summary(), Some((51, 100, Lateness::MOST)));
     }
 }

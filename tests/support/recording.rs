@@ -198,6 +198,23 @@ pub fn make_by(box_id: BoxId, id: RecordingId, seconds: u64, ended: bool, slides
         tracks.push(video(&mut store, id, 3, "slides", seconds));
     }
     tracks.push(audio(&mut store, id, 2, seconds));
+    with_facts(store, tracks, box_id, id, ended)
+}
+
+/// The objects of a recording without a camera, with an END.
+pub fn sound_only(id: RecordingId, seconds: u64) -> Objects {
+    let mut store = Store::default();
+    let tracks = vec![audio(&mut store, id, 2, seconds)];
+    with_facts(store, tracks, BoxId([9; 16]), id, true)
+}
+
+fn with_facts(
+    mut store: Store,
+    tracks: Vec<TrackInfo>,
+    box_id: BoxId,
+    id: RecordingId,
+    ended: bool,
+) -> Objects {
     let mut events = vec![
         Event::Started {
             box_id,

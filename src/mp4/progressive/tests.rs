@@ -158,6 +158,32 @@ fn a_gap_between_spans_prolongs_the_last_picture_and_a_new_init_is_a_new_descrip
 }
 
 #[test]
+fn a_hole_in_the_sound_holds_silent_packets() {
+    let sound = audio_init(AAC, 48_000, 2, Timescale::SOUND).unwrap();
+    // Four packets; then 90 packets and a half of another in which nothing came; then four.
+    let after = 4 * 1024 + 90 * 1024 + 512;
+    let bytes = [vec![
+        segment(0, 1024, 4, 2, 100),
+        segment(after, 1024, 4, 2, 100),
+    ]];
+    let tracks = [track("microphone", vec![sound], &[(0, 0), (0, 0)])];
+    let (written, file) = written(&tracks, &bytes);
+    assert_eq!(written.samples, 4 + 90 + 4);
+    let mp4 = re_mp4::Mp4::read_bytes(&file).unwrap();
+    let samples = &mp4.tracks().values().next().unwrap().samples;
+    let sizes: Vec<u64> = samples.iter().map(|sample| sample.size).collect();
+    assert_eq!(sizes, [vec![100; 4], vec![9; 90], vec![100; 4]].concat());
+    for (n, sample) in samples.iter().enumerate() {
+        let data = &file[sample.offset as usize..][..sample.size as usize];
+        match n {
+            4..94 => assert_eq!(data, [0x21, 0x00, 0x49, 0x90, 0x02, 0x19, 0x00, 0x23, 0x80]),
+            // Each packet of the segments begins with its own time.
+            _ => assert_eq!(data[..8], sample.decode_timestamp.to_be_bytes()),
+        }
+    }
+}
+
+#[test]
 fn a_span_said_to_begin_before_the_last_ended_is_put_behind_it() {
     let tracks = [track(
         "slides",

@@ -246,11 +246,9 @@ fn a_chunk_received_in_time_stays_live() {
     drain(&mut session, T0);
     session.offer(chunk(1, 0, 100, 50, true), at(1900));
     session.received(received(1, 0, 100), at(1900));
-    assert_eq!(
-        drain(&mut session, at(2500)).len(),
-        1,
-        "one write, no demotion"
-    );
+    let mut actions = drain(&mut session, at(2500));
+    actions.retain(|action| !matches!(action, Action::Report(Report::Received { .. })));
+    assert_eq!(actions.len(), 1, "one write, no demotion");
     assert_eq!(session.next(at(2500)), Action::Wait(Some(at(3900))));
 }
 

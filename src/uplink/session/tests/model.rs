@@ -318,7 +318,9 @@ impl Model {
                 }
                 self.reported.insert(*track, durable.clone());
             }
-            Action::Report(Report::Connected | Report::Disconnected { .. }) => {}
+            Action::Report(
+                Report::Connected | Report::Disconnected { .. } | Report::Received { .. },
+            ) => {}
             Action::Reprioritise { .. } => {}
             other => panic!("{other:?} from an honest receiver"),
         }

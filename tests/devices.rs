@@ -36,12 +36,12 @@ const MICROPHONE: &str = "hw:Loopback,1";
 struct Process(Child);
 
 impl Process {
-    fn start(program: &str, arguments: &[&str]) -> Self {
+    fn start(program: &str, arguments: &[&str], errors: Stdio) -> Self {
         let child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(errors)
             .spawn();
         Self(child.unwrap_or_else(|error| panic!("{program}: {error}")))
     }
@@ -54,8 +54,23 @@ impl Drop for Process {
     }
 }
 
-/// Plays 440 Hz into the loopback for at most `seconds`.
-fn tone(home: &Path, seconds: u64) -> Process {
+/// Plays 440 Hz into the loopback.
+struct Tone {
+    _player: Process,
+    log: PathBuf,
+}
+
+impl Tone {
+    /// How often the player fell behind, as it says: a guest whose host stops it for longer than the
+    /// player's buffer lasts has silence to record.
+    fn underruns(&self) -> usize {
+        let log = fs::read_to_string(&self.log).unwrap();
+        log.matches("underrun").count()
+    }
+}
+
+/// Starts the tone, for at most `seconds`.
+fn tone(home: &Path, seconds: u64) -> Tone {
     let one_second: Vec<u8> = (0..RATE)
         .flat_map(|n| {
             let turns = f64::from(n * 440 % RATE) / f64::from(RATE);
@@ -69,6 +84,7 @@ fn tone(home: &Path, seconds: u64) -> Process {
     let format = "-q -t raw -f S16_LE -c 2 -r 48000 --buffer-time=2000000 -D";
     let arguments: Vec<&str> = format.split(' ').collect();
     // Ahead of all else in the guest: where the player falls behind, there is silence to record.
+    let log = home.join("tone.log");
     let player = Process::start(
         "nice",
         &[
@@ -77,6 +93,7 @@ fn tone(home: &Path, seconds: u64) -> Process {
             &[SPEAKER, path.to_str().unwrap()],
         ]
         .concat(),
+        fs::File::create(&log).unwrap().into(),
     );
     let listen = "-q -t raw -f S16_LE -c 2 -r 48000 -d 1 -D".split(' ');
     let listen: Vec<&str> = listen.chain([MICROPHONE]).collect();
@@ -89,7 +106,10 @@ fn tone(home: &Path, seconds: u64) -> Process {
                 .chunks(1920)
                 .all(|block| block.chunks_exact(2).any(loud))
     });
-    player
+    Tone {
+        _player: player,
+        log,
+    }
 }
 
 /// A place that is no file of the host: its spool and store are as quick as the guest.
@@ -126,8 +146,33 @@ fn leave(results: &Path, name: &str, receiver: &Receiver, recording: &str, figur
     fs::write(results.join(format!("{name}.json")), text).unwrap();
 }
 
-/// Records for `seconds` and leaves what came of it; the box records everything it has.
-fn record(results: &Path, name: &str, receiver: &Receiver, capture_box: &CaptureBox, seconds: u64) {
+/// Records for `seconds` and leaves what came of it; the box records everything it has. Where the
+/// player fell behind, the sound says nothing of the box, and it is done again, twice at most.
+fn record(
+    results: &Path,
+    name: &str,
+    receiver: &Receiver,
+    capture_box: &CaptureBox,
+    tone: &Tone,
+    seconds: u64,
+) {
+    for _ in 0..3 {
+        let before = tone.underruns();
+        record_once(results, name, receiver, capture_box, seconds);
+        if tone.underruns() == before {
+            return;
+        }
+        println!("{name}: the player fell behind: once more");
+    }
+}
+
+fn record_once(
+    results: &Path,
+    name: &str,
+    receiver: &Receiver,
+    capture_box: &CaptureBox,
+    seconds: u64,
+) {
     wait_until(20, "both devices", || {
         let status = capture_box.status();
         ["presenter", "microphone"]
@@ -195,14 +240,23 @@ impl Found {
             .iter()
             .partition(|gap| gap["cause"] == "device-missing");
         let seconds = |gap: &Value, key: &str| gap[key].as_f64().unwrap() / 90_000.0;
-        let stalls: f64 = stalled.iter().map(|gap| seconds(gap, "duration")).sum();
+        let stalls: f64 = stalled
+            .iter()
+            .map(|gap| seconds(gap, "duration"))
+            .fold(0.0, |sum, gap| sum + gap);
         assert!(away.len() == 1 && stalls < 3.0, "{gaps:?}");
         println!("  beside it the guest stalled for {stalls:.2} s");
         (seconds(away[0], "start"), seconds(away[0], "duration"))
     }
 
     /// The sound is 440 Hz from end to end, but for its first and last 0.2 s; gives the frequency.
+    /// Zero, and nothing said, when the player fell behind.
     fn assert_tone(&self) -> f64 {
+        let microphone = track(&self.figures["status"], "microphone");
+        if self.figures["underruns"].as_u64().is_some_and(|n| n > 0) {
+            println!("the player fell behind: the tone is not judged; {microphone}");
+            return 0.0;
+        }
         let samples = self.film.samples();
         let margin = RATE as usize / 5;
         let inner = &samples[margin..samples.len() - margin];
@@ -210,7 +264,7 @@ impl Found {
             let loudest = block.iter().map(|sample| sample.unsigned_abs()).max();
             assert!(
                 (7_000..9_000).contains(&loudest.unwrap()),
-                "{loudest:?} at {} ms",
+                "{loudest:?} at {} ms; {microphone}",
                 at * 20 + 200
             );
         }
@@ -290,7 +344,7 @@ fn assert_on_the_grid(results: &Path, name: &str, expected: &str) {
         "  tick to decision (p50, p99, worst): {} us; capture to RECEIVED (p50, p99, chunks): {} ms; \
          {} objects, each as in the spool",
         presenter["tick_lateness_us"],
-        found.figures["status"]["uplink"]["capture_to_received_ms"],
+        presenter["capture_to_received_ms"],
         found.figures["objects"],
     );
 }
@@ -302,22 +356,22 @@ fn a_lecture_from_real_drivers_is_what_the_grid_says() {
     let seconds = soak(20, 300);
     if let Some(results) = rig::inside() {
         let home = guest_home();
-        let _tone = tone(&home, seconds + 90);
+        let tone = tone(&home, 3 * seconds + 90);
         let receiver = Receiver::start(&home);
         let devices = ["--presenter", CAMERA, "--microphone", MICROPHONE];
         let devices = [&devices[..], &["--board", "bench"]].concat();
         let capture_box = CaptureBox::start(&home, "hall", Some(&receiver), &devices);
-        record(&results, "720p30", &receiver, &capture_box, seconds);
+        record(&results, "720p30", &receiver, &capture_box, &tone, seconds);
         drop(capture_box);
         let asked = board(&home, "small", "width = 640\nheight = 360\nrate = \"25\"");
         let capture_box = CaptureBox::start(&home, "small", Some(&receiver), &["--board", &asked]);
-        record(&results, "360p25", &receiver, &capture_box, 5);
+        record(&results, "360p25", &receiver, &capture_box, &tone, 5);
         return;
     }
     let _alone = alone();
     let results = tempfile::tempdir_in("/tmp").unwrap();
     let name = "a_lecture_from_real_drivers_is_what_the_grid_says";
-    if rig::ran_in_the_guest(name, seconds + 150, results.path()) {
+    if rig::ran_in_the_guest(name, 3 * seconds + 150, results.path()) {
         assert_on_the_grid(results.path(), "720p30", "1280x720 ");
         assert_on_the_grid(results.path(), "360p25", "640x360 ");
     }
@@ -376,6 +430,7 @@ fn end(
     trouble: &Trouble,
     receiver: &Receiver,
     capture_box: &CaptureBox,
+    tone: &Tone,
     recording: &str,
 ) {
     assert_eq!(capture_box.stop(), recording);
@@ -391,6 +446,7 @@ fn end(
     }
     let figures = json!({
         "manifest": manifest, "alarms": alarms, "status": capture_box.status(),
+        "underruns": tone.underruns(),
     });
     leave(results, trouble.name, receiver, recording, figures);
 }
@@ -400,6 +456,7 @@ fn hold_the_camera() -> Process {
     let holder = Process::start(
         "v4l2-ctl",
         &["-d", CAMERA, "--stream-mmap", "--stream-count=0"],
+        Stdio::null(),
     );
     wait_until(10, "the camera to be held", || {
         let other = outcome(
@@ -413,14 +470,14 @@ fn hold_the_camera() -> Process {
 
 fn every_trouble(results: &Path) {
     let home = guest_home();
-    let _tone = tone(&home, 300);
+    let tone = tone(&home, 300);
     let receiver = Receiver::start(&home);
     let start =
         |name: &str, arguments: &[&str]| CaptureBox::start(&home, name, Some(&receiver), arguments);
     let without_camera = |trouble: &Trouble, capture_box: &CaptureBox| {
         let recording = begin(trouble, capture_box);
         pause(4);
-        end(results, trouble, &receiver, capture_box, &recording);
+        end(results, trouble, &receiver, capture_box, &tone, &recording);
     };
     let bench = ["--board", "bench", "--microphone", MICROPHONE];
     let with = |presenter: &'static str| [&bench[..], &["--presenter", presenter]].concat();
@@ -496,7 +553,14 @@ fn every_trouble(results: &Path) {
     println!("camera-busy: its track joined {took:.2} s after it was free");
     assert!(took <= 3.0, "{took} s");
     pause(4);
-    end(results, &trouble, &receiver, &capture_box, &recording);
+    end(
+        results,
+        &trouble,
+        &receiver,
+        &capture_box,
+        &tone,
+        &recording,
+    );
     drop(capture_box);
 
     let trouble = Trouble {
@@ -524,7 +588,14 @@ fn every_trouble(results: &Path) {
     plug("bind");
     is_open(true);
     pause(3);
-    end(results, &trouble, &receiver, &capture_box, &recording);
+    end(
+        results,
+        &trouble,
+        &receiver,
+        &capture_box,
+        &tone,
+        &recording,
+    );
 }
 
 /// A box whose user may use the microphone but not the camera.

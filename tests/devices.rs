@@ -453,19 +453,23 @@ fn end(
 
 /// Holds the camera as another program would.
 fn hold_the_camera() -> Process {
-    let holder = Process::start(
-        "v4l2-ctl",
-        &["-d", CAMERA, "--stream-mmap", "--stream-count=0"],
-        Stdio::null(),
-    );
-    wait_until(10, "the camera to be held", || {
+    for _ in 0..5 {
+        let holder = Process::start(
+            "v4l2-ctl",
+            &["-d", CAMERA, "--stream-mmap", "--stream-count=0"],
+            Stdio::null(),
+        );
+        // The look at it would take the camera itself, were it not held yet.
+        pause(2);
         let other = outcome(
             "v4l2-ctl",
             &["-d", CAMERA, "--stream-mmap", "--stream-count=1"],
         );
-        String::from_utf8_lossy(&other.stderr).contains("busy")
-    });
-    holder
+        if String::from_utf8_lossy(&other.stderr).contains("busy") {
+            return holder;
+        }
+    }
+    panic!("v4l2-ctl does not hold {CAMERA}");
 }
 
 fn every_trouble(results: &Path) {

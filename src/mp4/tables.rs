@@ -22,8 +22,9 @@ const SILENT_AAC: [&[u8]; 2] = [
     &[0x00, 0xc8, 0x00, 0x80, 0x23, 0x80],
     &[0x21, 0x00, 0x49, 0x90, 0x02, 0x19, 0x00, 0x23, 0x80],
 ];
-/// The most silent packets in a row, about a day: a span's place comes from the network.
-const MOST_SILENT: u32 = 4_000_000;
+/// The most silent packets of a track, about four hours of them: where a span stands comes from the
+/// network, and each costs memory. Beyond them the packet before a hole is prolonged over it.
+const MOST_SILENT: u32 = 700_000;
 
 /// The tables of one track.
 pub(super) struct Tables {
@@ -38,6 +39,8 @@ pub(super) struct Tables {
     keyframes: Vec<u32>,
     runs: Vec<StscEntry>,
     chunks: u32,
+    /// Silent packets so far.
+    silent: u32,
 }
 
 impl Tables {
@@ -52,6 +55,7 @@ impl Tables {
             keyframes: Vec::new(),
             runs: Vec::new(),
             chunks: 0,
+            silent: 0,
         }
     }
 
@@ -115,8 +119,8 @@ impl Tables {
             .copied()?;
         let (_, lasts) = self.last?;
         let count = time.saturating_sub(self.end()).checked_div(lasts.into())?;
-        let count = u32::try_from(count).unwrap_or(u32::MAX).min(MOST_SILENT);
-        (count > 0).then_some((packet, count))
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        (count > 0 && count <= MOST_SILENT - self.silent).then_some((packet, count))
     }
 
     /// Adds `count` silent packets of `size` bytes behind the last access unit.
@@ -130,6 +134,7 @@ impl Tables {
         for _ in 0..count {
             self.sample(self.end(), &silent);
         }
+        self.silent = self.silent.saturating_add(count).min(MOST_SILENT);
     }
 
     /// Adds a chunk of the file that holds the next `samples` samples.

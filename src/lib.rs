@@ -26,48 +26,48 @@
 //! Engines (`pacer`, `uplink::session`, `receiver::ingest`, `station::recorder`, `spool::index`)
 //! own no clock, socket or file: `now` is an argument, the answer is work or "not before T".
 
-/// Layer 0: the values that stages hand to each other.
+// Layer 0: the values that stages hand to each other.
 pub mod media;
 
-/// Layer 0: the only file that reads or sleeps on a clock.
+// Layer 0: the only file that reads or sleeps on a clock.
 pub mod clock;
 
-/// Layer 0: strict settings files, with errors that name file, line and key.
+// Layer 0: strict settings files, with errors that name file, line and key.
 pub mod settings;
 
-/// Layer 1: bytes that both ends of the wire agree on.
+// Layer 1: bytes that both ends of the wire agree on.
 pub mod wire;
 
-/// Layer 1: ISO BMFF boxes: init, chunk, the progressive file.
+// Layer 1: ISO BMFF boxes: init, chunk, the progressive file.
 pub mod mp4;
 
-/// Layer 1: what a machine has, from `boards/*.toml`.
+// Layer 1: what a machine has, from `boards/*.toml`.
 pub mod board;
 
-/// Stage: pictures and samples out of devices.
+// Stage: pictures and samples out of devices.
 pub mod source;
 
-/// Stage: a fixed interval out of irregular input.
+// Stage: a fixed interval out of irregular input.
 pub mod pacer;
 
-/// Stage: pictures and samples to access units.
+// Stage: pictures and samples to access units.
 pub mod encoder;
 
-/// Stage: access units to chunks and segments.
+// Stage: access units to chunks and segments.
 pub mod segmenter;
 
-/// Stage: the durable queue on the box.
+// Stage: the durable queue on the box.
 pub mod spool;
 
-/// Stage: from the spool to the receiver, resumable.
+// Stage: from the spool to the receiver, resumable.
 pub mod uplink;
 
-/// The box's face: button and lamp.
+// The box's face: button and lamp.
 pub mod panel;
 
-/// The box, put together.
+// The box, put together.
 pub mod station;
 
-/// The server, put together.
+// The server, put together.
 #[cfg(feature = "receiver")]
 pub mod receiver;

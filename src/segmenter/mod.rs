@@ -2,7 +2,7 @@
 //!
 //! Takes the access units of one track in order, and its codec's parameters; gives
 //! [`crate::media::Segmented`]: an init before its first user, each chunk as soon as it is complete, and a seal
-//! after a segment's last chunk. One [`Segmenter`](crate::segmenter::Segmenter) per track and span; [`Events`](crate::segmenter::Events) does the same for
+//! after a segment's last chunk. One [`Segmenter`] per track and span; [`Events`] does the same for
 //! the recording's facts.
 //!
 //! What does not belong here: when a keyframe is wanted (the pacer's grid), how boxes look

@@ -1,7 +1,7 @@
 //! The box, put together: `hallcast`.
 //!
-//! Read [`pipeline`] first: it joins the stages. [`recorder`] decides when a recording starts and
-//! stops, [`keeper`] carries it out, [`config`] says what to start with, [`control`] is how people
+//! Read `pipeline` first: it joins the stages. `recorder` decides when a recording starts and
+//! stops, `keeper` carries it out, `config` says what to start with, `control` is how people
 //! ask. What does not belong here: anything a stage can do by itself.
 
 mod config;

@@ -5,7 +5,7 @@
 //! (`stream`), of the events track (`event`), and the `error_code`s. What does not: when
 //! something is sent ([`crate::uplink`]) or acknowledged (the receiver), sockets, TLS.
 //!
-//! One QUIC connection (ALPN [`ALPN`](crate::wire::ALPN)) carries:
+//! One QUIC connection (ALPN [`ALPN`]) carries:
 //!
 //! * one bidirectional *control stream*, opened by the box: messages in both directions, CBOR
 //!   (RFC 8949) with integer keys. The box says `Hello` first, the receiver answers `Welcome`.

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Set in the guest, to the folder for results.
 const INSIDE: &str = "HALLCAST_IN_GUEST";
@@ -22,14 +22,21 @@ pub fn inside() -> Option<PathBuf> {
 pub fn ran_in_the_guest(name: &str, seconds: u64, results: &Path) -> bool {
     let root = env!("CARGO_MANIFEST_DIR");
     let rig = std::env::var("HALLCAST_RIG").unwrap_or(format!("{root}/tests/rig/rig"));
-    let status = Command::new(rig)
+    let output = Command::new(rig)
         .args(["run", "-t", &seconds.to_string(), "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, results)
         .current_dir(root)
-        .status()
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
         .expect("the rig starts");
+    // Marked, so that the guest's own summary is not counted beside this one's.
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        println!("guest: {line}");
+    }
+    let status = output.status;
     if status.code() == Some(LEFT_OUT) {
         println!("left out: {name}: the rig needs x86-64");
         return false;

@@ -3,6 +3,8 @@
 //!
 //! Each test here starts itself again inside the guest, records there, and leaves films and figures
 //! in a folder below /tmp.
+//!
+//! Longer than most files: each trouble of a device is set up, recorded through and judged here.
 // An unwrap in a helper of a test is its assertion.
 #![allow(clippy::unwrap_used)]
 #![cfg(all(

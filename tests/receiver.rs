@@ -1,4 +1,6 @@
 //! The real receiver, spoken to over real QUIC and HTTP.
+//!
+//! Longer than most files: it holds the peer that misbehaves beside what each misdeed must lead to.
 
 #![cfg(all(feature = "receiver", feature = "software"))]
 #![allow(

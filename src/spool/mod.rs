@@ -27,6 +27,7 @@
 mod disk;
 mod index;
 mod log;
+mod read;
 mod record;
 mod recover;
 #[cfg(test)]

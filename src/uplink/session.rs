@@ -6,6 +6,8 @@
 //! Live goes before backfill by stream priority; because the transport's send buffer is shared by
 //! all streams, priority is not enough, so what is late or backfill also has at most
 //! [`Config::backfill`] bytes sent but not RECEIVED.
+//!
+//! Longer than most files: queues, streams and bounds change together, under one set of invariants.
 
 mod segment;
 #[cfg(test)]

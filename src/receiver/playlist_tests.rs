@@ -215,7 +215,7 @@ proptest! {
             }
         }
         if !over {
-            prop_assert_eq!(read.target_duration as u64, TARGET_SECONDS, "it may not grow");
+            prop_assert_eq!(read.target_duration, TARGET_SECONDS, "it may not grow");
         }
         prop_assert_eq!(read.end_list, over);
     }

@@ -392,7 +392,12 @@ fn complete(recording: RecordingId, whole: Option<Whole>) -> Vec<Work> {
 
 /// Tells the box about a segment or init; the connection goes on.
 fn trouble(code: ErrorCode, text: String, key: Option<SegmentKey>) -> Work {
-    Work::Send(Message::Error(ErrorMessage { code, text, key }))
+    Work::Send(Message::Error(ErrorMessage {
+        code,
+        text,
+        key,
+        epoch: None,
+    }))
 }
 
 fn kind(message: &Message) -> &'static str {
@@ -407,6 +412,8 @@ fn kind(message: &Message) -> &'static str {
         Message::Command(_) => "Command",
         Message::Lost(_) => "Lost before Welcome",
         Message::Error(_) => "Error",
+        Message::Erase(_) => "Erase",
+        Message::Erased(_) => "Erased before Welcome",
     }
 }
 

@@ -32,6 +32,7 @@ fn welcome() -> Welcome {
         clock: None,
         limits: Default::default(),
         software: "test".into(),
+        erased: vec![],
     }
 }
 

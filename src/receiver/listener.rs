@@ -552,6 +552,7 @@ impl Session {
             clock: Some(clock::wall()),
             limits: Limits::default(),
             software: concat!("hallcast-receiver ", env!("CARGO_PKG_VERSION")).into(),
+            erased: vec![],
         });
         // A second `Hello` never comes here: the engine refuses it.
         let _ = self.welcomed.set(());

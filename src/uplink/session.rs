@@ -647,5 +647,7 @@ fn name(message: &Message) -> &'static str {
         Message::Command(_) => "COMMAND",
         Message::Lost(_) => "LOST",
         Message::Error(_) => "ERROR",
+        Message::Erase(_) => "ERASE",
+        Message::Erased(_) => "ERASED",
     }
 }

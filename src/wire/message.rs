@@ -41,6 +41,10 @@ pub enum Message {
     Lost(Lost),
     /// Either: why the connection is about to be closed, or what went wrong without ending it.
     Error(ErrorMessage),
+    /// Receiver: a recording was erased while the connection stands; `Welcome` says it otherwise.
+    Erase(Erase),
+    /// Box: its copy of an erased recording is gone, durably.
+    Erased(Erased),
 }
 
 /// Body of [`Message::Hello`].
@@ -114,6 +118,10 @@ pub struct Welcome {
     /// Name and version of the program, for people.
     #[n(4)]
     pub software: String,
+    /// Recordings of the `Hello` that were erased on purpose, see [`Erase`].
+    #[n(5)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub erased: Vec<RecordingId>,
 }
 
 impl Welcome {
@@ -345,6 +353,25 @@ pub struct Lost {
     pub reason: LostReason,
 }
 
+/// Body of [`Message::Erase`]: the receiver's tombstone is durable. The box deletes its copy, says
+/// [`Erased`], and sends nothing of it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Erase {
+    /// The recording.
+    #[n(0)]
+    pub recording: RecordingId,
+}
+
+/// Body of [`Message::Erased`].
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Erased {
+    /// The recording.
+    #[n(0)]
+    pub recording: RecordingId,
+}
+
 /// Body of [`Message::Error`].
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(map)]
@@ -358,6 +385,9 @@ pub struct ErrorMessage {
     /// The segment concerned; an error about a segment does not end the connection.
     #[n(2)]
     pub key: Option<SegmentKey>,
+    /// With FENCED: the epoch that the receiver holds. A box whose card was restored goes past it.
+    #[n(3)]
+    pub epoch: Option<u64>,
 }
 
 impl<C> Encode<C> for ErrorCode {
@@ -412,6 +442,8 @@ messages! {
     Command = 8, critical: false;
     Lost = 9, critical: true;
     Error = 10, critical: false;
+    Erase = 11, critical: false;
+    Erased = 12, critical: false;
 }
 
 /// The message in `bytes`, all of which it must take; `None` for a type of a later release that

@@ -144,6 +144,7 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
         clock: None,
         limits: Limits::default(),
         software: "test".into(),
+        erased: vec![],
     });
     say(&mut replies, &welcome).await.unwrap();
     let mut whole = 0;

@@ -56,6 +56,7 @@ fn welcome(tracks: Vec<(u8, Sequences)>, complete: bool) -> Message {
         clock: None,
         limits: Limits::default(),
         software: String::new(),
+        erased: vec![],
     })
 }
 
@@ -475,6 +476,7 @@ fn a_stopped_stream_is_tried_again_later_and_a_conflict_never() {
         code: ErrorCode::CONFLICT,
         text: String::new(),
         key: Some(key(1, 0)),
+        epoch: None,
     });
     session.received(conflict, T0);
     let refused = Report::Refused {

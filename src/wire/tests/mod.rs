@@ -327,6 +327,7 @@ fn a_welcome_that_is_too_long_loses_ranges_not_watermarks() {
         clock: None,
         limits: Default::default(),
         software: String::new(),
+        erased: vec![],
     };
     let bytes = framing::encode(&Message::Welcome(welcome)).unwrap();
     let Message::Welcome(read) = read_control(&bytes, 9999).unwrap().remove(0) else {
@@ -342,6 +343,7 @@ fn an_error_text_beyond_the_limit_is_refused_by_its_writer() {
         code: ErrorCode::INTERNAL,
         text: "x".repeat(MAX_MESSAGE),
         key: None,
+        epoch: None,
     });
     assert!(matches!(
         framing::encode(&long),

@@ -91,15 +91,16 @@ fn welcome() -> impl Strategy<Value = Message> {
     let held = (track(), sequences()).prop_map(|(track, durable)| HeldTrack { track, durable });
     let held = (recording(), vec(held, 0..4))
         .prop_map(|(recording, tracks)| HeldRecording { recording, tracks });
-    let rest = (clock(), of(any::<u64>()), text());
+    let rest = (clock(), of(any::<u64>()), text(), vec(recording(), 0..4));
     (vec(held, 0..4), vec(recording(), 0..4), rest).prop_map(
-        |(recordings, complete, (clock, backfill, software))| {
+        |(recordings, complete, (clock, backfill, software, erased))| {
             Message::Welcome(Welcome {
                 recordings,
                 complete,
                 clock,
                 limits: Limits { backfill },
                 software,
+                erased,
             })
         },
     )
@@ -173,13 +174,16 @@ pub fn message() -> impl Strategy<Value = Message> {
                     reason,
                 })
             }),
-        (any::<u16>(), text(), of(key())).prop_map(|(code, text, key)| {
+        (any::<u16>(), text(), of(key()), of(any::<u64>())).prop_map(|(code, text, key, epoch)| {
             Message::Error(ErrorMessage {
                 code: ErrorCode(code),
                 text,
                 key,
+                epoch,
             })
         }),
+        recording().prop_map(|recording| Message::Erase(Erase { recording })),
+        recording().prop_map(|recording| Message::Erased(Erased { recording })),
     ]
 }
 

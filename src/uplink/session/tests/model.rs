@@ -261,6 +261,7 @@ impl Model {
             clock: None,
             limits: Limits::default(),
             software: String::new(),
+            erased: vec![],
         }));
     }
 

@@ -42,6 +42,21 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("receiver", &["media", "clock", "settings", "wire", "mp4"]),
+    // Only compiled for tests: whole boxes and receivers in virtual time.
+    (
+        "simulation",
+        &[
+            "media",
+            "clock",
+            "wire",
+            "mp4",
+            "segmenter",
+            "spool",
+            "uplink",
+            "station",
+            "receiver",
+        ],
+    ),
 ];
 
 /// The two drivers that may name quinn, each with its tests below it.

@@ -31,6 +31,13 @@ pub(super) const LATE: Duration = Duration::from_millis(500);
 
 /// What the keeper tells a lane.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        reason = "given once the keeper has its orders for a short link and disk"
+    )
+)]
 pub enum Command {
     /// Give this span from its start on.
     Begin(Arc<Take>),

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 const TABLE: &[(&str, &[&str])] = &[
     ("media", &[]),
     ("clock", &["media"]),
+    ("blocking", &[]),
     ("settings", &[]),
     ("wire", &["media"]),
     ("mp4", &["media"]),
@@ -22,7 +23,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("encoder", &["media", "clock", "board"]),
     ("segmenter", &["media", "clock", "mp4", "wire"]),
     ("spool", &["media", "clock"]),
-    ("uplink", &["media", "clock", "wire"]),
+    ("uplink", &["media", "clock", "blocking", "wire"]),
     ("panel", &["media", "clock", "board"]),
     (
         "station",
@@ -41,7 +42,10 @@ const TABLE: &[(&str, &[&str])] = &[
             "panel",
         ],
     ),
-    ("receiver", &["media", "clock", "settings", "wire", "mp4"]),
+    (
+        "receiver",
+        &["media", "clock", "blocking", "settings", "wire", "mp4"],
+    ),
 ];
 
 /// The two drivers that may name quinn, each with its tests below it.

@@ -74,3 +74,7 @@ pub mod station;
 // The server, put together.
 #[cfg(feature = "receiver")]
 pub mod receiver;
+
+// Whole boxes and receivers in virtual time, for tests.
+#[cfg(all(test, feature = "receiver"))]
+mod simulation;

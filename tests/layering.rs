@@ -46,10 +46,27 @@ const TABLE: &[(&str, &[&str])] = &[
         "receiver",
         &["media", "clock", "blocking", "settings", "wire", "mp4"],
     ),
+    // Only compiled for tests: whole boxes and receivers in virtual time.
+    (
+        "simulation",
+        &[
+            "media",
+            "clock",
+            "blocking",
+            "wire",
+            "mp4",
+            "segmenter",
+            "spool",
+            "uplink",
+            "station",
+            "receiver",
+        ],
+    ),
 ];
 
-/// The two drivers that may name quinn, each with its tests below it.
-const QUINN: &[&str] = &["uplink/quic", "receiver/listener"];
+/// The two drivers that may name quinn, each with its tests below it, and the network that both meet
+/// on in simulations.
+const QUINN: &[&str] = &["uplink/quic", "receiver/listener", "simulation/network"];
 
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -17,7 +17,7 @@ use crate::media::Monotonic;
 use crate::wire::ErrorCode;
 use crate::wire::error_code::Reaction;
 use crate::wire::framing::{self, FramingError, MessageReader};
-use crate::wire::message::Message;
+use crate::wire::message::{Message, Welcome};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, RecvStream, SendStream,
@@ -25,6 +25,7 @@ use quinn::{
 };
 #[cfg(test)]
 use quinn::{ServerConfig, crypto::rustls::QuicServerConfig};
+use rustls::pki_types::CertificateDer;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::future::Future;
@@ -431,7 +432,12 @@ impl Driver {
                     streams.heard(event, &mut self.session, self.clock.now());
                 }
                 Some(message) = messages.recv() => match message {
-                    Ok(message) => self.session.received(message, self.clock.now()),
+                    Ok(message) => {
+                        if let Message::Welcome(Welcome { clock: Some(told), .. }) = &message {
+                            self.told_the_time(told.unix_nanos, connection);
+                        }
+                        self.session.received(message, self.clock.now());
+                    }
                     Err(error) => {
                         let code = FramingError::code(&error);
                         connection.close(quic_code(code), error.to_string().as_bytes());
@@ -442,6 +448,22 @@ impl Driver {
                 outside = self.outside() => outside?,
                 () = sleep_until(&clock, until) => {}
             }
+        }
+    }
+
+    /// Has the time noted that an authenticated receiver tells; nothing waits for it.
+    fn told_the_time(&self, unix_nanos: i64, connection: &Connection) {
+        let chain = connection.peer_identity();
+        let chain = chain.and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let ends = chain.and_then(|chain| identity::ends(chain.first()?));
+        let told = unix_nanos / 1_000_000_000;
+        if let Some(ends) = ends {
+            let note = self.uplink.identity.heard(told, ends);
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = note() {
+                    log::warn!("the receiver's time is not noted: {error}");
+                }
+            });
         }
     }
 

@@ -566,6 +566,7 @@ impl Session {
             limits: Limits::default(),
             software: concat!("hallcast-receiver ", env!("CARGO_PKG_VERSION")).into(),
             erased: vec![],
+            abridged: false,
         });
         // A second `Hello` never comes here: the engine refuses it.
         let _ = self.welcomed.set(());

@@ -480,6 +480,17 @@ impl Driver {
     }
 
     fn report(&mut self, report: Report) {
+        if let Report::Fenced { epoch } = &report {
+            // On a thread of its own this uplink may wait for a disk.
+            match self.uplink.identity.raise_epoch_past(*epoch) {
+                Ok(epoch) => {
+                    log::warn!("the receiver holds a later epoch of this box: going on as {epoch}");
+                    self.session.set_epoch(epoch);
+                    self.backoff.reset();
+                }
+                Err(error) => log::error!("{error}"),
+            }
+        }
         if report == Report::Connected {
             log::info!("receiver {} answered", self.uplink.config.receiver);
             self.uplink.stats.change(|stats| {

@@ -91,8 +91,15 @@ struct Recording {
     order: u64,
     complete: bool,
     tracks: BTreeMap<TrackId, Track>,
-    /// What the receiver is told to be LOST.
-    lost: Vec<Lost>,
+    /// What will never come.
+    lost: Vec<KnownLost>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct KnownLost {
+    range: Lost,
+    /// The events track says so; otherwise the receiver is told.
+    is_fact: bool,
 }
 
 /// Words that no receiver may say: the connection ends.
@@ -249,9 +256,13 @@ impl Session {
         let Some(known) = self.recordings.get_mut(&lost.recording) else {
             return;
         };
-        if !is_fact && !known.lost.contains(&lost) {
-            known.lost.push(lost);
-            if self.link == Link::Up && !self.held_back.contains(&lost.recording) {
+        let entry = KnownLost {
+            range: lost,
+            is_fact,
+        };
+        if !known.lost.contains(&entry) {
+            known.lost.push(entry);
+            if !is_fact && self.link == Link::Up && !self.held_back.contains(&lost.recording) {
                 self.out.push_back(Action::Control(Message::Lost(lost)));
             }
         }
@@ -431,8 +442,7 @@ impl Session {
                     (link, error.code, error.epoch)
                     && epoch >= self.config.epoch
                 {
-                    self.out
-                        .push_back(Action::Report(Report::Fenced { epoch }));
+                    self.out.push_back(Action::Report(Report::Fenced { epoch }));
                 }
                 Ok(())
             }
@@ -449,7 +459,7 @@ impl Session {
                     None => Ok(()),
                 }
             }
-            (Link::Up, Message::Complete(complete)) => self.complete(complete.recording),
+            (Link::Up, Message::Complete(complete)) => self.complete_said(complete.recording),
             (_, other) => Err(Breach(format!("not expected now: {}", name(&other)))),
         };
         if let Err(Breach(text)) = outcome {

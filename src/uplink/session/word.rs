@@ -43,10 +43,9 @@ impl Session {
             .recordings
             .iter()
             .filter(|(id, known)| !known.complete && !self.held_back.contains(id));
-        let lost: Vec<_> = open.flat_map(|(_, known)| known.lost.clone()).collect();
-        for lost in lost {
-            self.out.push_back(Action::Control(Message::Lost(lost)));
-        }
+        let told = open.flat_map(|(_, known)| known.lost.iter().filter(|lost| !lost.is_fact));
+        let lost: Vec<_> = told.map(|lost| Message::Lost(lost.range)).collect();
+        self.out.extend(lost.into_iter().map(Action::Control));
         self.age(now);
         let keys: Vec<_> = self.segments.keys().copied().collect();
         keys.into_iter().for_each(|key| self.rebuild_places_of(key));
@@ -165,8 +164,7 @@ impl Session {
                 .and_then(|recording| recording.tracks.get(&key.track))
                 .is_some_and(|track| track.durable.contains(key.sequence));
             // A word that crossed DURABLE or LOST on the way.
-            let lost = self.lost.contains(&key);
-            if durable || lost {
+            if durable || self.is_lost(key) {
                 return Ok(());
             }
             return Err(Breach(format!("segment {key} was never sent")));
@@ -220,6 +218,16 @@ impl Session {
             }));
         }
         Ok(())
+    }
+
+    fn is_lost(&self, key: SegmentKey) -> bool {
+        let known = self.recordings.get(&key.recording);
+        known.is_some_and(|known| {
+            known.lost.iter().any(|lost| {
+                let range = lost.range.first..=lost.range.last;
+                lost.range.track == key.track && range.contains(&key.sequence)
+            })
+        })
     }
 
     /// A word on it has no effect (any more) on this connection.

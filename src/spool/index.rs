@@ -65,7 +65,10 @@ pub(super) fn within(one: &Sequences, other: &Sequences) -> Vec<Range> {
     let ranges = |set: &Sequences| -> Vec<Range> {
         let below = set.cumulative().checked_sub(1);
         let below = below.map(|last| Range { first: 0, last });
-        below.into_iter().chain(set.ranges().iter().copied()).collect()
+        below
+            .into_iter()
+            .chain(set.ranges().iter().copied())
+            .collect()
     };
     let (one, other) = (ranges(one), ranges(other));
     let pairs = one
@@ -189,9 +192,8 @@ impl TrackState {
         if range.last < range.first {
             return;
         }
-        let known = |old: &(Range, LostReason)| {
-            old.0.first <= range.first && range.last <= old.0.last
-        };
+        let known =
+            |old: &(Range, LostReason)| old.0.first <= range.first && range.last <= old.0.last;
         if self.lost.iter().any(known) {
             return;
         }
@@ -216,7 +218,11 @@ impl TrackState {
         let before = self.acknowledged.cumulative();
         self.acknowledged.merge(durable);
         // A restatement may bring the time that was not known before.
-        let from = if durable.cumulative() > before { before } else { 0 };
+        let from = if durable.cumulative() > before {
+            before
+        } else {
+            0
+        };
         for (sequence, segment) in self.segments.range_mut(from..) {
             if segment.acknowledged_at == 0 && durable.contains(*sequence) {
                 segment.acknowledged_at = at;
@@ -330,11 +336,7 @@ impl RecordingState {
                 track,
                 range,
                 reason,
-            } => self
-                .tracks
-                .entry(*track)
-                .or_default()
-                .lose(*range, *reason),
+            } => self.tracks.entry(*track).or_default().lose(*range, *reason),
             Record::Seals { track, seals } => {
                 for &(sequence, length, hash) in seals {
                     self.segment_mut(*track, sequence).seal = Some((length, hash));
@@ -353,12 +355,12 @@ impl RecordingState {
         media
             .map(|(&track, state)| {
                 let mut root = blake3::Hasher::new();
-                let mut bytes = 0;
+                let mut bytes = 0u64;
                 for (sequence, segment) in &state.segments {
                     let given = state.acknowledged.contains(*sequence) || !state.is_lost(*sequence);
                     if let Some((length, hash)) = segment.seal.filter(|_| given) {
                         root.update(&hash.0);
-                        bytes += length;
+                        bytes = length.saturating_add(bytes);
                     }
                 }
                 let root = Hash(*root.finalize().as_bytes());

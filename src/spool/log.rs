@@ -339,11 +339,9 @@ impl Spool {
         };
         let promise = Promise::Lost(track, range, reason);
         self.write(recording, &record, promise, Weight::Essential)?;
-        self.held(recording)?
-            .hashers
-            .retain(|(of, sequence), _| {
-                *of != track || !(range.first..=range.last).contains(sequence)
-            });
+        self.held(recording)?.hashers.retain(|(of, sequence), _| {
+            *of != track || !(range.first..=range.last).contains(sequence)
+        });
         self.urgent = true;
         Ok(())
     }

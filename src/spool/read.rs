@@ -31,13 +31,17 @@ impl ReadPlan {
     /// The bytes. Every record concerned is read whole and its check looked at, so that damage is
     /// found here and not by the receiver.
     pub fn read(&self) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::with_capacity(self.pieces.iter().map(|piece| piece.to - piece.from).sum());
+        let mut bytes =
+            Vec::with_capacity(self.pieces.iter().map(|piece| piece.to - piece.from).sum());
         for piece in &self.pieces {
             let opened;
             let file = match &piece.file {
                 Some(file) => file,
                 None => {
-                    opened = self.disk.open(&piece.path).map_err(|error| self.failed(piece, error))?;
+                    opened = self
+                        .disk
+                        .open(&piece.path)
+                        .map_err(|error| self.failed(piece, error))?;
                     &opened
                 }
             };
@@ -54,7 +58,10 @@ impl ReadPlan {
                 _ => return Err(self.damaged(piece)),
             };
             // The plan was made from the length of this body.
-            bytes.extend(body.get(piece.from..piece.to).ok_or_else(|| self.damaged(piece))?);
+            bytes.extend(
+                body.get(piece.from..piece.to)
+                    .ok_or_else(|| self.damaged(piece))?,
+            );
         }
         Ok(bytes)
     }
@@ -135,7 +142,12 @@ impl Spool {
     }
 
     /// A plan to read the body of one record.
-    pub(super) fn plan_place(&self, recording: RecordingId, place: Place, length: usize) -> ReadPlan {
+    pub(super) fn plan_place(
+        &self,
+        recording: RecordingId,
+        place: Place,
+        length: usize,
+    ) -> ReadPlan {
         let key = SegmentKey {
             recording,
             track: TrackId::EVENTS,

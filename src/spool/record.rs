@@ -561,7 +561,10 @@ mod tests {
             let (record, _) = read_record(&file[at as usize..]).unwrap();
             match (entry, record) {
                 (Entry::Whole(told), record) => assert_eq!(told, record),
-                (Entry::Media(_, length), Record::Init { bytes, .. } | Record::Chunk { bytes, .. }) => {
+                (
+                    Entry::Media(_, length),
+                    Record::Init { bytes, .. } | Record::Chunk { bytes, .. },
+                ) => {
                     assert_eq!(length, bytes.len());
                 }
                 other => panic!("{other:?}"),

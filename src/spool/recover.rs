@@ -49,6 +49,12 @@ pub(super) fn recover(spool: &mut Spool) -> Result<Vec<Recovered>, Error> {
     let reading = |error| Error::disk(&root, "opening the spool", error);
     if !spool.read_only {
         spool.disk.make_directory(&root).map_err(reading)?;
+        // Its own name must survive, too.
+        if let Some(up) = root.parent().filter(|up| !up.as_os_str().is_empty())
+            && let Err(error) = spool.disk.sync_directory(up)
+        {
+            ::log::error!("{}: not synced: {error}", up.display());
+        }
     }
     let names = spool.disk.list(&root).map_err(reading)?;
     if !spool.read_only {
@@ -117,13 +123,19 @@ fn recover_recording(
     let mut files = Vec::new();
     for number in numbers {
         let path = log_path(&directory, number);
-        match spool.disk.open(&path).and_then(|file| Ok((file.length()?, file))) {
+        match spool
+            .disk
+            .open(&path)
+            .and_then(|file| Ok((file.length()?, file)))
+        {
             Ok((length, file)) => {
                 held.files.insert(number, length);
                 files.push(Found { number, file });
             }
             Err(error) => {
-                recovered.problems.push(format!("{}: not read: {error}", path.display()));
+                recovered
+                    .problems
+                    .push(format!("{}: not read: {error}", path.display()));
             }
         }
     }
@@ -139,14 +151,18 @@ fn recover_recording(
         let path = log_path(&directory, found.number);
         match take_in(found, recording, &mut held.state) {
             Ok(scan) if scan.foreign => {
-                recovered.problems.push(format!("{}: belongs to another recording", path.display()));
+                recovered
+                    .problems
+                    .push(format!("{}: belongs to another recording", path.display()));
             }
             Ok(scan) => {
                 recovered.damaged_bytes += scan.damaged.iter().map(|(_, bytes)| bytes).sum::<u64>();
                 recovered.torn_bytes += scan.torn;
             }
             Err(error) => {
-                recovered.problems.push(format!("{}: not read: {error}", path.display()));
+                recovered
+                    .problems
+                    .push(format!("{}: not read: {error}", path.display()));
             }
         }
         recovered.written_nanos = recovered.written_nanos.max(found.file.modified_nanos());
@@ -172,14 +188,23 @@ fn recover_recording(
     if !spool.state(recording).is_some_and(|state| state.complete) {
         settle_what_is_cut(spool, recording, &mut recovered.problems);
     }
-    let lost = spool.state(recording).into_iter().flat_map(RecordingState::lost);
-    recovered.lost = lost.map(|(track, range, _)| (track, range.first, range.last)).collect();
+    let lost = spool
+        .state(recording)
+        .into_iter()
+        .flat_map(RecordingState::lost);
+    recovered.lost = lost
+        .map(|(track, range, _)| (track, range.first, range.last))
+        .collect();
     Ok(recovered)
 }
 
 /// Whether the last file says that the recording is complete; then the state says no more than that.
 fn is_complete(last: &Found, recording: RecordingId, held: &mut Held) -> bool {
-    if held.files.get(&last.number).is_none_or(|length| *length > LONGEST_COMPLETE) {
+    if held
+        .files
+        .get(&last.number)
+        .is_none_or(|length| *length > LONGEST_COMPLETE)
+    {
         return false;
     }
     let mut state = RecordingState::default();
@@ -296,7 +321,11 @@ fn settle_what_is_cut(spool: &mut Spool, recording: RecordingId, problems: &mut 
     let missing: Vec<_> = state
         .tracks
         .iter()
-        .flat_map(|(&track, held)| held.missing(ended).into_iter().map(move |range| (track, range)))
+        .flat_map(|(&track, held)| {
+            held.missing(ended)
+                .into_iter()
+                .map(move |range| (track, range))
+        })
         .collect();
     for (track, range) in missing {
         let reason = LostReason::Damaged;
@@ -315,7 +344,11 @@ fn settle_what_is_cut(spool: &mut Spool, recording: RecordingId, problems: &mut 
         });
     }
     let mut cut = Vec::new();
-    for (&track, held) in spool.state(recording).iter().flat_map(|state| &state.tracks) {
+    for (&track, held) in spool
+        .state(recording)
+        .iter()
+        .flat_map(|state| &state.tracks)
+    {
         for (sequence, segment) in held.waiting().filter(|(_, segment)| !segment.is_whole()) {
             let key = SegmentKey {
                 recording,

@@ -5,11 +5,11 @@
 //! once every fact that is recorded in it (sequence numbers, hashes, acknowledgements, LOST, the end)
 //! is restated in a later file and kept there.
 
+use super::Error;
 use super::log::Spool;
 use super::record::Record;
 use super::room::Level;
 use super::write::{Held, Promise, Weight};
-use super::Error;
 use crate::media::{RecordingId, TrackId, WallClock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -48,15 +48,16 @@ impl Held {
         }
         for track in self.state.tracks.values() {
             for (sequence, segment) in &track.segments {
-                let (free, at) = (
-                    track.recorded.contains(*sequence),
-                    segment.acknowledged_at,
-                );
+                let (free, at) = (track.recorded.contains(*sequence), segment.acknowledged_at);
                 for (place, _) in &segment.chunks {
                     if !free {
                         files.remove(&place.file);
                     } else if let Some(known) = files.get_mut(&place.file) {
-                        *known = if at == 0 || *known == 0 { 0 } else { at.max(*known) };
+                        *known = if at == 0 || *known == 0 {
+                            0
+                        } else {
+                            at.max(*known)
+                        };
                     }
                 }
             }
@@ -102,7 +103,15 @@ impl Spool {
         let mut order: Vec<(bool, (u64, i64), RecordingId)> = self
             .recordings
             .iter()
-            .map(|(&id, held)| (!held.completed, held.state.opened.map_or((0, 0), |opened| (opened.epoch, opened.wall_nanos)), id))
+            .map(|(&id, held)| {
+                (
+                    !held.completed,
+                    held.state
+                        .opened
+                        .map_or((0, 0), |opened| (opened.epoch, opened.wall_nanos)),
+                    id,
+                )
+            })
             .collect();
         order.sort_unstable();
         for (_, _, recording) in order {
@@ -126,7 +135,9 @@ impl Spool {
             return Ok(0);
         }
         let enough = self.config.thresholds.free_acknowledged.as_secs();
-        let enough = enough.saturating_mul(room.rate).max(self.config.thresholds.floor_bytes);
+        let enough = enough
+            .saturating_mul(room.rate)
+            .max(self.config.thresholds.floor_bytes);
         Ok(enough.saturating_add(enough / 4).saturating_sub(room.free))
     }
 
@@ -255,7 +266,13 @@ impl Spool {
                 segment.length > 0 && state.recorded.contains(**sequence)
             });
             let dates = dated.map(|(_, segment)| segment.acknowledged_at);
-            let at = dates.reduce(|one, other| if one == 0 || other == 0 { 0 } else { one.max(other) });
+            let at = dates.reduce(|one, other| {
+                if one == 0 || other == 0 {
+                    0
+                } else {
+                    one.max(other)
+                }
+            });
             let durable = state.recorded.clone();
             let promise = Promise::Acknowledged(track, durable.clone());
             let at = at.unwrap_or(0);
@@ -333,7 +350,13 @@ impl Spool {
         match self.disk.rename(&directory, &gone) {
             // Renamed before, or nothing of it was ever written.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::disk(&directory, "marking a recording as gone", error)),
+            Err(error) => {
+                return Err(Error::disk(
+                    &directory,
+                    "marking a recording as gone",
+                    error,
+                ));
+            }
             Ok(()) => {}
         }
         self.disk

@@ -1,8 +1,8 @@
 //! How much room there is, and what that asks for: the order in which things are given up.
 
+use super::Error;
 use super::log::Spool;
 use super::write::Held;
-use super::Error;
 use std::time::Duration;
 
 /// How short of space the box is, from plenty to none. Each level asks for what those before it ask.
@@ -213,8 +213,16 @@ mod tests {
             (9_999, Reserve, Reserve),
             (0, Reserve, Reserve),
         ] {
-            assert_eq!(THRESHOLDS.level(Normal, free, 1000), falling, "{free} falling");
-            assert_eq!(THRESHOLDS.level(Reserve, free, 1000), rising, "{free} rising");
+            assert_eq!(
+                THRESHOLDS.level(Normal, free, 1000),
+                falling,
+                "{free} falling"
+            );
+            assert_eq!(
+                THRESHOLDS.level(Reserve, free, 1000),
+                rising,
+                "{free} rising"
+            );
         }
         // Without a rate only the floor counts.
         assert_eq!(THRESHOLDS.level(Normal, 10_000, 0), Normal);

@@ -3,8 +3,8 @@
 
 use super::disk::DiskFile;
 use super::record::{
-    Entry, FILE_HEADER, HEADER, MAGIC, OVERHEAD, Record, RecordError, read_file_header,
-    read_index, read_record,
+    Entry, FILE_HEADER, HEADER, MAGIC, OVERHEAD, Record, RecordError, read_file_header, read_index,
+    read_record,
 };
 use crate::media::RecordingId;
 use std::io;

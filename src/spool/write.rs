@@ -5,9 +5,7 @@ use super::index::{Place, RecordingState};
 use super::log::{Notice, Spool};
 use super::record::{FILE_HEADER, HEADER, Record, add_to_index, file_header, read_record};
 use super::{Error, RESERVE_FILE};
-use crate::media::{
-    Chunk, Hash, LostReason, Range, RecordingId, SegmentKey, Sequences, TrackId,
-};
+use crate::media::{Chunk, Hash, LostReason, Range, RecordingId, SegmentKey, Sequences, TrackId};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -158,7 +156,11 @@ impl Spool {
         if self.read_only {
             let path = self.config.directory.clone();
             let refused = std::io::ErrorKind::ReadOnlyFilesystem.into();
-            return Err(Error::disk(path, "writing into a spool that is only looked at", refused));
+            return Err(Error::disk(
+                path,
+                "writing into a spool that is only looked at",
+                refused,
+            ));
         }
         self.settle(recording, weight)?;
         let bytes = record.encode();

@@ -1,0 +1,3 @@
+//! Files of every release, kept as bytes: they stay readable.
+
+use super::*;

@@ -1,0 +1,3 @@
+//! What leaves, and what does not; the reserve; damage that is found late.
+
+use super::*;

@@ -28,6 +28,8 @@ enum Step {
     Complete(RecordingId),
     /// Days since the clock was known; without one it is unknown.
     Release(Option<u64>),
+    /// As the one before, unknown, but for want of space.
+    ReleaseForSpace,
     Erase(RecordingId),
 }
 
@@ -109,6 +111,7 @@ fn script() -> Vec<Step> {
         if sequence == 2 {
             steps.push(Step::Erase(ERASED));
             steps.push(Step::Release(None));
+            steps.push(Step::ReleaseForSpace);
         }
     }
     steps.retain({
@@ -124,12 +127,14 @@ fn script() -> Vec<Step> {
         }
     });
     steps.extend([
+        Step::Chunk(at(ENDED, 1, 4), 0, 400),
+        Step::Seal(at(ENDED, 1, 4)),
         Step::End(ENDED, 1),
         Step::Sync,
         Step::Sync,
         Step::Release(Some(0)),
         Step::Sync,
-        Step::Acknowledge(ENDED, 1, 4),
+        Step::Acknowledge(ENDED, 1, 5),
         Step::Acknowledge(ENDED, 3, 4),
         Step::Acknowledge(ENDED, 0, 2),
         Step::Sync,
@@ -240,10 +245,19 @@ fn take(spool: &mut Spool, world: &mut World, step: &Step) -> Result<(), Error> 
         Step::Release(days) => {
             world.releasing = true;
             let wall = WallClock {
-                unix_nanos: (days.unwrap_or(0) * DAY) as i64 * 1_000_000_000 + 1_800_000_000_000_000_000,
+                unix_nanos: (days.unwrap_or(0) * DAY) as i64 * 1_000_000_000
+                    + 1_800_000_000_000_000_000,
                 uncertainty: days.map(|_| Duration::from_secs(1)),
             };
             spool.release(Some(wall))?;
+        }
+        Step::ReleaseForSpace => {
+            world.releasing = true;
+            // Less than eight hours are left at this rate.
+            spool.set_rate(40_000_000);
+            let released = spool.release(None);
+            spool.set_rate(0);
+            released?;
         }
         Step::Erase(recording) => {
             world.erasing.insert(*recording);
@@ -258,16 +272,26 @@ fn take(spool: &mut Spool, world: &mut World, step: &Step) -> Result<(), Error> 
 fn judge(disk: &TwinDisk, before: &World, during: &World, what: &str) {
     let (mut spool, found) = start(disk);
     for recording in &before.erased {
-        assert!(spool.state(*recording).is_none(), "{what}: {recording} is back");
+        assert!(
+            spool.state(*recording).is_none(),
+            "{what}: {recording} is back"
+        );
     }
     for recovered in &found {
         let recording = recovered.recording;
-        assert!(recovered.problems.is_empty(), "{what}: {:?}", recovered.problems);
+        assert!(
+            recovered.problems.is_empty(),
+            "{what}: {:?}",
+            recovered.problems
+        );
         if during.erasing.contains(&recording) {
             continue;
         }
         if spool.state(recording).unwrap().complete {
-            assert!(during.complete.contains(&recording), "{what}: complete too soon");
+            assert!(
+                during.complete.contains(&recording),
+                "{what}: complete too soon"
+            );
             spool.load(recording).unwrap();
         }
         // Nothing is LOST but what was lost, or never kept.
@@ -283,7 +307,8 @@ fn judge(disk: &TwinDisk, before: &World, during: &World, what: &str) {
             // Nothing counts as acknowledged that was not.
             for sequence in 0..held.acknowledged.end() {
                 let key = at(recording, track.0, sequence);
-                let said = !held.acknowledged.contains(sequence) || during.acknowledged.contains(&key);
+                let said =
+                    !held.acknowledged.contains(sequence) || during.acknowledged.contains(&key);
                 assert!(said, "{what}: {key} counts as acknowledged");
             }
             for (sequence, segment) in held.waiting() {
@@ -294,20 +319,40 @@ fn judge(disk: &TwinDisk, before: &World, during: &World, what: &str) {
                 let written = &during.written[&key];
                 assert!(written.starts_with(&bytes), "{what}: {key} has other bytes");
                 let hash = segment.seal.unwrap().1;
-                assert_eq!(hash, Hash(*blake3::hash(&bytes).as_bytes()), "{what}: {key}");
+                assert_eq!(
+                    hash,
+                    Hash(*blake3::hash(&bytes).as_bytes()),
+                    "{what}: {key}"
+                );
                 if before.sealed.contains(&key) {
-                    assert_eq!(bytes.len(), written.len(), "{what}: {key} was sealed longer");
+                    assert_eq!(
+                        bytes.len(),
+                        written.len(),
+                        "{what}: {key} was sealed longer"
+                    );
                 }
             }
         }
         // An End and the word that the recording is over are there both, or neither.
         if let Some((end, totals)) = during.ends.get(&recording) {
-            let has_end = state.segment(end.track, end.sequence).is_some_and(|end| end.seal.is_some());
+            let has_end = state
+                .segment(end.track, end.sequence)
+                .is_some_and(|end| end.seal.is_some());
             assert_eq!(has_end, state.ended, "{what}: an End by halves");
-            assert!(state.ended || !before.ended.contains(&recording), "{what}: the end is gone");
+            assert!(
+                state.ended || !before.ended.contains(&recording),
+                "{what}: the end is gone"
+            );
             if state.ended {
-                assert_eq!(state.totals(), *totals, "{what}: another root than the End's");
-                assert!(recovered.lost.is_empty() || !during.lost.is_empty(), "{what}");
+                assert_eq!(
+                    state.totals(),
+                    *totals,
+                    "{what}: another root than the End's"
+                );
+                assert!(
+                    recovered.lost.is_empty() || !during.lost.is_empty(),
+                    "{what}"
+                );
             }
         } else {
             assert!(!state.ended, "{what}: ended by itself");
@@ -323,7 +368,10 @@ fn judge(disk: &TwinDisk, before: &World, during: &World, what: &str) {
             assert!(may_go, "{what}: {} is gone", key.recording);
             continue;
         };
-        assert!(state.next_sequence(key.track) > key.sequence, "{what}: {key} would be used again");
+        assert!(
+            state.next_sequence(key.track) > key.sequence,
+            "{what}: {key} would be used again"
+        );
         let bytes = spool.read(*key, 0, *kept as u64);
         match bytes {
             Ok(bytes) => assert_eq!(bytes, before.written[key][..*kept], "{what}: {key}"),
@@ -332,7 +380,10 @@ fn judge(disk: &TwinDisk, before: &World, during: &World, what: &str) {
     }
     for key in &before.said_lost {
         let state = spool.state(key.recording).unwrap();
-        assert!(state.tracks[&key.track].is_lost(key.sequence), "{what}: {key} was said to be LOST");
+        assert!(
+            state.tracks[&key.track].is_lost(key.sequence),
+            "{what}: {key} was said to be LOST"
+        );
     }
 }
 
@@ -343,7 +394,9 @@ fn judge_twice(disk: &TwinDisk, before: &World, during: &World, what: &str) {
     let again = disk.crash(0);
     judge(&again, before, during, &format!("{what}, again"));
     let (mut spool, _) = start(&again);
-    let open = spool.state(RUNNING).is_some_and(|state| state.opened.is_some());
+    let open = spool
+        .state(RUNNING)
+        .is_some_and(|state| state.opened.is_some());
     if !open {
         return;
     }
@@ -352,7 +405,10 @@ fn judge_twice(disk: &TwinDisk, before: &World, during: &World, what: &str) {
         span: 1,
         wall_nanos: 0,
     };
-    let next = spool.begin(RUNNING, opened).unwrap().next_sequence(TrackId(1));
+    let next = spool
+        .begin(RUNNING, opened)
+        .unwrap()
+        .next_sequence(TrackId(1));
     let mut world = during.clone();
     let key = at(RUNNING, 1, next);
     world.written.remove(&key);
@@ -360,7 +416,11 @@ fn judge_twice(disk: &TwinDisk, before: &World, during: &World, what: &str) {
         take(&mut spool, &mut world, &step).unwrap();
     }
     let (after, _) = start(&again.crash(0));
-    assert_eq!(after.read(key, 0, 200).unwrap(), body(key, 0, 200), "{what}");
+    assert_eq!(
+        after.read(key, 0, 200).unwrap(),
+        body(key, 0, 200),
+        "{what}"
+    );
 }
 
 #[test]
@@ -373,7 +433,10 @@ fn invariants_1_to_6_hold_when_the_power_goes_before_any_call_of_the_disk() {
             take(&mut spool, &mut world, step).unwrap();
         }
         assert!(world.ended.contains(&ENDED) && !world.said_lost.is_empty());
-        assert!(spool.state(ENDED).is_none(), "complete and past its retention");
+        assert!(
+            spool.state(ENDED).is_none(),
+            "complete and past its retention"
+        );
         let freed = spool.stats().freed_bytes;
         assert!(freed > 10_000, "{freed} bytes were freed");
         judge(&disk.crash(0), &world, &world, "the end");
@@ -432,7 +495,10 @@ fn invariants_1_to_6_hold_when_any_call_of_the_disk_fails() {
                 let what = format!("call {call} failed with {errno}, seed {seed}");
                 judge(&disk.crash(seed), &world, &world, &what);
             }
-            assert!(world.ended.contains(&ENDED), "call {call}, errno {errno}: no end");
+            assert!(
+                world.ended.contains(&ENDED),
+                "call {call}, errno {errno}: no end"
+            );
         }
     }
     println!("{failures} failing calls, {refused} of them seen by the caller");

@@ -7,7 +7,8 @@
 //! | `box-id` | 32 hexadecimal digits | never |
 //! | `box.key` | Ed25519 key (PKCS #8, PEM), mode 0600 | never |
 //! | `box.pem` | certificate, then its authority's (PEM) | at enrolment |
-//! | `epoch` | the boot epoch, decimal | at each start of the process |
+//! | `epoch` | the boot epoch, decimal | at each start of the process, and past one that a receiver holds |
+//! | `heard` | UTC as a receiver last told it, seconds since 1970, decimal | once an hour at most |
 
 use crate::media::BoxId;
 use crate::wire::DEVELOPMENT_CA;
@@ -25,6 +26,15 @@ const ID: &str = "box-id";
 const KEY: &str = "box.key";
 const CERTIFICATE: &str = "box.pem";
 const EPOCH: &str = "epoch";
+const HEARD: &str = "heard";
+
+/// The largest epoch that a receiver's word raises ours past: whatever it says, starts of the process
+/// never run out of epochs.
+const EPOCHS: u64 = 1 << 62;
+/// A time heard is written only when it is this much later than the one before, in seconds.
+const HEARD_EVERY: i64 = 3600;
+/// When this program was made, where the build says so reproducibly.
+const BUILT: Option<&str> = option_env!("SOURCE_DATE_EPOCH");
 
 /// Why the box cannot say who it is.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +58,9 @@ pub enum Error {
     /// There is no certificate yet: the box records, and sends once it is enrolled.
     #[error("{} does not exist: this box is not enrolled at a receiver yet", .0.display())]
     NotEnrolled(PathBuf),
+    /// A receiver holds an epoch that no box can have.
+    #[error("the receiver holds epoch {0} for this box, which no box reaches: enrol the box anew")]
+    Epoch(u64),
     /// A certificate for another key, or one that cannot be read.
     #[error("this certificate cannot be installed: {0}")]
     Refused(String),
@@ -72,8 +85,9 @@ pub struct Credentials {
     pub authority: CertificateDer<'static>,
     /// The authority is the development one, good on loopback only.
     pub development: bool,
-    /// When the certificate was made, in seconds since 1970: no earlier time is believed.
-    pub not_before: i64,
+    /// The latest time known to have passed, in seconds since 1970: the certificate was made, the
+    /// program was built, or a receiver said so. No earlier time is believed.
+    pub passed: i64,
 }
 
 impl Identity {
@@ -119,17 +133,46 @@ impl Identity {
     /// Raises the boot epoch and returns it once it is on the disk. To be called once by each run
     /// of the process that may connect.
     pub fn raise_epoch(&self) -> Result<u64, Error> {
+        self.raise_epoch_past(0)
+    }
+
+    /// Raises the boot epoch past our last one and past `held`, which a receiver named when it refused
+    /// ours (FENCED: this box's card was restored from an older copy). On the disk when it returns.
+    pub fn raise_epoch_past(&self, held: u64) -> Result<u64, Error> {
         let path = self.directory.join(EPOCH);
         let last: u64 = match fs::read_to_string(&path) {
             Ok(text) => text.trim().parse().map_err(|error| damaged(&path, error))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(file(path)(error)),
         };
+        if held > EPOCHS {
+            return Err(Error::Epoch(held));
+        }
         let next = last
+            .max(held)
             .checked_add(1)
             .ok_or_else(|| damaged(&path, "no epoch follows it"))?;
         write(&path, &format!("{next}\n"), Existing::Replace)?;
         Ok(next)
+    }
+
+    /// Notes the UTC that a receiver told on a connection whose certificate ends at `not_after`: a box
+    /// that wakes in 1970 believes no earlier time. A time that its own certificate does not cover is
+    /// not noted: believed, it would keep that receiver out. Gives what to run where waiting for a disk
+    /// holds nobody up.
+    pub fn heard(
+        &self,
+        unix_seconds: i64,
+        not_after: i64,
+    ) -> impl FnOnce() -> Result<(), Error> + Send + use<> {
+        let path = self.directory.join(HEARD);
+        move || {
+            let later = unix_seconds >= noted(&path).saturating_add(HEARD_EVERY);
+            if later && unix_seconds <= not_after {
+                write(&path, &format!("{unix_seconds}\n"), Existing::Replace)?;
+            }
+            Ok(())
+        }
     }
 
     /// A request for a certificate (PKCS #10, PEM), the box's id as its common name.
@@ -176,7 +219,13 @@ impl Identity {
         if own.public_key().raw != self.key.subject_public_key_info() {
             return Err("the certificate belongs to another key".into());
         }
-        let not_before = own.validity().not_before.timestamp();
+        let built = BUILT.and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+        let passed = own
+            .validity()
+            .not_before
+            .timestamp()
+            .max(built)
+            .max(noted(&self.directory.join(HEARD)));
         let development = parse(&authority)?
             .subject()
             .iter_organization()
@@ -186,9 +235,20 @@ impl Identity {
             key: PrivatePkcs8KeyDer::from(self.key.serialize_der()).into(),
             authority,
             development,
-            not_before,
+            passed,
         })
     }
+}
+
+/// The UTC heard last; without a legible one none was.
+fn noted(path: &Path) -> i64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// When a certificate ends, in seconds since 1970.
+pub(super) fn ends(certificate: &CertificateDer<'_>) -> Option<i64> {
+    Some(parse(certificate).ok()?.validity().not_after.timestamp())
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
@@ -325,6 +385,46 @@ mod tests {
         fs::write(home.path().join(EPOCH), "many").unwrap();
         let identity = Identity::open(home.path()).unwrap();
         assert!(matches!(identity.raise_epoch(), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn an_epoch_goes_past_the_one_that_a_receiver_holds_and_never_runs_out() {
+        let home = tempfile::tempdir().unwrap();
+        let identity = Identity::open(home.path()).unwrap();
+        assert_eq!(identity.raise_epoch().unwrap(), 1);
+        assert_eq!(identity.raise_epoch_past(41).unwrap(), 42);
+        assert_eq!(identity.raise_epoch_past(7).unwrap(), 43);
+        assert!(matches!(
+            identity.raise_epoch_past(u64::MAX),
+            Err(Error::Epoch(u64::MAX))
+        ));
+        let restarted = Identity::open(home.path()).unwrap();
+        assert_eq!(restarted.raise_epoch().unwrap(), 44, "on the disk");
+    }
+
+    #[test]
+    fn a_time_heard_is_remembered_and_never_keeps_its_receiver_out() {
+        let home = tempfile::tempdir().unwrap();
+        let identity = Identity::open(home.path()).unwrap();
+        let request = identity.certificate_request().unwrap();
+        identity.install(&sign(&request, "A university")).unwrap();
+        let made = identity.credentials().unwrap().passed;
+        let (told, end) = (made + 2_000_000_000, made + 3_000_000_000);
+        let heard = |seconds| identity.heard(seconds, end)().unwrap();
+        let passed = || identity.credentials().unwrap().passed;
+        for (heard_now, believed) in [
+            (told, told),
+            (told + 60, told), // much the same: not worth a write
+            (made, told),
+            (end + 1, told), // believed, the certificate would have ended
+            (told + HEARD_EVERY, told + HEARD_EVERY),
+        ] {
+            heard(heard_now);
+            assert_eq!(passed(), believed, "{heard_now}");
+        }
+        // A power cut while it was written, or a hand that edited it: as if nothing was heard.
+        fs::write(home.path().join(HEARD), "soon").unwrap();
+        assert_eq!(passed(), made);
     }
 
     #[test]

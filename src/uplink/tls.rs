@@ -16,7 +16,7 @@ use std::time::Duration;
 pub(super) fn client(credentials: Credentials) -> Result<ClientConfig, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(credentials.authority)?;
-    let clock = Arc::new(NotBefore(credentials.not_before));
+    let clock = Arc::new(NotBefore(credentials.passed));
     let provider = Arc::new(provider(has_aes()));
     let mut config = ClientConfig::builder_with_details(provider, clock)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -48,8 +48,9 @@ fn has_aes() -> bool {
     }
 }
 
-/// The box's clock, but never before its certificate was made: a box without a battery wakes in
-/// 1970 and must not be cut off for it.
+/// The box's clock, but never before a time known to have passed (its certificate was made, the
+/// program was built, a receiver told the time): a box without a battery wakes in 1970 and must not be
+/// cut off for it.
 #[derive(Debug)]
 struct NotBefore(i64);
 
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_before_the_certificate_is_believed() {
+    fn no_time_is_believed_before_one_that_has_passed() {
         let far = 40_000_000_000;
         assert_eq!(NotBefore(far).current_time().unwrap().as_secs(), far as u64);
         assert!(NotBefore(0).current_time().unwrap().as_secs() < far as u64);

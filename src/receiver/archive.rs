@@ -27,8 +27,8 @@ pub use names::{
 };
 
 use super::catalog::LostRange;
-use crate::clock;
 use crate::media::{BoxId, Hash, LostReason, RecordingId, TrackId};
+use crate::{blocking, clock};
 use bytes::Bytes;
 use directory::{Directory, is_no_room};
 use futures_util::{StreamExt, TryStreamExt};
@@ -80,7 +80,7 @@ pub enum Error {
         /// What was tried.
         action: String,
         /// Why it failed.
-        source: object_store::Error,
+        source: Box<object_store::Error>,
         /// What to do next.
         advice: &'static str,
     },
@@ -136,7 +136,7 @@ impl Error {
         let Self::Store { source, .. } = self else {
             return false;
         };
-        matches!(source, object_store::Error::NotFound { .. })
+        matches!(**source, object_store::Error::NotFound { .. })
     }
 
     /// True when the store has no room.
@@ -245,7 +245,7 @@ impl Archive {
         let store = LocalFileSystem::new_with_prefix(dir).map_err(|source| Error::Store {
             place: place.clone(),
             action: "open".into(),
-            source,
+            source: Box::new(source),
             advice,
         })?;
         Ok(Self {
@@ -297,7 +297,7 @@ impl Archive {
         move |source| Error::Store {
             place,
             action,
-            source,
+            source: Box::new(source),
             advice,
         }
     }
@@ -311,7 +311,7 @@ impl Archive {
         let Some(directory) = self.directory.clone() else {
             return Ok(T::default());
         };
-        let done = tokio::task::spawn_blocking(move || work(&directory)).await;
+        let done = blocking::run(move || work(&directory)).await;
         let source: Box<dyn std::error::Error + Send + Sync> = match done {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(e)) => e.into(),
@@ -530,6 +530,7 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::SegmentKey;
 
     fn key(sequence: u64) -> SegmentKey {
         SegmentKey {

@@ -140,13 +140,17 @@ impl Config {
                     "`store_dir` and `store_url`: the archive is in one place; keep one of them",
                 ));
             }
-            (Some(dir), None) => Place::Directory(absolute("store_dir", Some(dir), PathBuf::new())?),
+            (Some(dir), None) => {
+                Place::Directory(absolute("store_dir", Some(dir), PathBuf::new())?)
+            }
             (None, None) => defaults.store,
             (None, Some(url)) => {
                 let Some(bucket) = Bucket::from_url(&url) else {
                     return Err(error(
                         place_of(text, name, "store_url"),
-                        format!("`store_url` is \"{url}\": write s3://BUCKET or s3://BUCKET/FOLDER"),
+                        format!(
+                            "`store_url` is \"{url}\": write s3://BUCKET or s3://BUCKET/FOLDER"
+                        ),
                     ));
                 };
                 let credentials = match file.s3_credentials {

@@ -375,6 +375,13 @@ impl Library {
         Ok(())
     }
 
+    /// Which of the box's recordings are erased.
+    pub fn erased_of(&self, open: &[OpenRecording]) -> Vec<RecordingId> {
+        let erased = &self.read().erased;
+        let ids = open.iter().map(|open| open.recording);
+        ids.filter(|id| erased.contains_key(id)).collect()
+    }
+
     /// What of the box's recordings is held, and which of them are complete.
     pub fn held(&self, open: &[OpenRecording]) -> (Vec<HeldRecording>, Vec<RecordingId>) {
         let catalog = self.read();

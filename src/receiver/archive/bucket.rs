@@ -145,7 +145,15 @@ mod tests {
         assert_eq!(read("s3://lectures"), pair("lectures", ""));
         assert_eq!(read("s3://lectures/"), pair("lectures", ""));
         assert_eq!(read("s3://lectures/a/b/"), pair("lectures", "a/b"));
-        for wrong in ["", "s3://", "/var/x", "http://x/y", "s3:///a", "s3://b/../c", "s3://a b"] {
+        for wrong in [
+            "",
+            "s3://",
+            "/var/x",
+            "http://x/y",
+            "s3:///a",
+            "s3://b/../c",
+            "s3://a b",
+        ] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
     }
@@ -165,7 +173,10 @@ mod tests {
         ] {
             std::fs::write(&path, text).unwrap();
             let said = bucket.connect().map(|_| ()).unwrap_err().to_string();
-            assert!(said.contains("keys.toml") && !said.contains("\"hush\""), "{said}");
+            assert!(
+                said.contains("keys.toml") && !said.contains("\"hush\""),
+                "{said}"
+            );
         }
     }
 }

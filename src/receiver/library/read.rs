@@ -100,7 +100,9 @@ pub async fn read_recording(
         let read: Result<Bytes, _> = archive.read(&archive::segment_path(&key)).await;
         (key, read)
     };
-    let mut objects = futures_util::stream::iter(unread).map(read).buffered(AT_ONCE);
+    let mut objects = futures_util::stream::iter(unread)
+        .map(read)
+        .buffered(AT_ONCE);
     while let Some((key, bytes)) = objects.next().await {
         let Some(bytes) = readable(archive, bytes)? else {
             continue;

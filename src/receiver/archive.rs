@@ -27,8 +27,9 @@ pub use names::{
 };
 
 use super::catalog::LostRange;
+use crate::blocking;
+use crate::clock;
 use crate::media::{BoxId, Hash, LostReason, RecordingId, TrackId};
-use crate::{blocking, clock};
 use bytes::Bytes;
 use directory::{Directory, is_no_room};
 use futures_util::{StreamExt, TryStreamExt};

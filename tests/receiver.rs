@@ -28,10 +28,9 @@ use hallcast::uplink::{Offer, Report, Source};
 use hallcast::wire::message::Message;
 use hallcast::wire::stream::{SegmentHeader, chunk_head, hash, init_stream, segment_head, trailer};
 use hallcast::wire::{ErrorCode, Sequences};
-use receiver::Receiver;
+use receiver::{Receiver, get};
 use recording::Objects;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::time::Duration;
 
 const ID: RecordingId = RecordingId([7; 16]);
@@ -80,36 +79,6 @@ async fn error(device: &mut Device) -> (ErrorCode, Option<SegmentKey>) {
             other => panic!("{other:?}"),
         }
     }
-}
-
-/// Status line, headers in lower case, body.
-fn get(page: &str, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
-    let host = page.trim_start_matches("http://").trim_end_matches('/');
-    let mut socket = std::net::TcpStream::connect(host).unwrap();
-    let host_line = if headers.contains("Host:") {
-        String::new()
-    } else {
-        format!("Host: {host}\r\n")
-    };
-    write!(
-        socket,
-        "GET {path} HTTP/1.1\r\n{host_line}Connection: close\r\n{headers}\r\n"
-    )
-    .unwrap();
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).unwrap();
-    let end = answer
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .unwrap();
-    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    assert!(!head.to_ascii_lowercase().contains("chunked"), "{head}");
-    (
-        status,
-        head.to_ascii_lowercase(),
-        answer[end + 4..].to_vec(),
-    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -693,106 +662,4 @@ fn a_film_is_exported_without_and_beside_a_running_receiver() {
         "{said}"
     );
     assert!(!nothing.exists());
-}
-
-/// A file system in memory; gone with this value.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    /// None where this process may not mount.
-    fn mount(path: &std::path::Path, megabytes: u32) -> Option<Self> {
-        std::fs::create_dir_all(path).unwrap();
-        let size = format!("size={megabytes}m");
-        let target = path.to_str().unwrap();
-        let mounted = programs::outcome("mount", &["-t", "tmpfs", "-o", &size, "none", target]);
-        mounted.status.success().then(|| Self(path.into()))
-    }
-
-    /// Leaves no room at all.
-    fn fill(&self) {
-        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
-        while file.write_all(&[1; 4096]).is_ok() {}
-    }
-
-    fn make_room(&self) {
-        std::fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        programs::outcome("umount", &["--lazy", self.0.to_str().unwrap()]);
-    }
-}
-
-#[test]
-fn a_full_store_acknowledges_nothing_shows_what_it_has_and_recovers() {
-    let home = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(&home.path().join("receiver/store"), 16) else {
-        println!("left out: this process may not mount a file system");
-        return;
-    };
-    recording::write(&recording::make(ID, 4, true, false), &disk.0);
-    let receiver = programs::Receiver::start(home.path());
-    let first = ID.to_string();
-    let whole = receiver.wait_complete(&first, 20);
-    let board = programs::small_bench(home.path());
-    let arguments = ["--board", board.as_str()];
-    let hall = programs::CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
-
-    disk.fill();
-    let second = hall.record();
-    programs::pause(5);
-    hall.stop();
-    let status = hall.status();
-    assert!(
-        status["spool"]["waiting_bytes"].as_u64().unwrap() > 100_000,
-        "{status}"
-    );
-    assert!(
-        receiver.log().contains("No space left"),
-        "{}",
-        receiver.log()
-    );
-    assert!(receiver.manifest(&second).is_none());
-    // What was archived before still plays, and the film of it is made elsewhere.
-    for segment in whole["tracks"][1]["segments"].as_array().unwrap() {
-        let sequence = segment["sequence"].as_u64().unwrap();
-        let track = whole["tracks"][1]["track"].as_u64().unwrap();
-        receiver.get(&format!("/hls/{first}/{track}/{sequence:08}.m4s"));
-    }
-    receiver.film(&first);
-    let output = disk.0.join("film.mp4");
-    let store = receiver.home.join("store");
-    let exported = programs::outcome(
-        programs::RECEIVER,
-        &[
-            "export",
-            &first,
-            "--output",
-            output.to_str().unwrap(),
-            "--store-dir",
-            store.to_str().unwrap(),
-        ],
-    );
-    let said = String::from_utf8(exported.stderr).unwrap();
-    assert!(
-        !exported.status.success() && said.contains("No space left"),
-        "{said}"
-    );
-    let names = || {
-        std::fs::read_dir(&disk.0)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-    };
-    assert!(names().all(|name| !name.to_string_lossy().contains("film")));
-
-    disk.make_room();
-    let began = hallcast::clock::now();
-    receiver.wait_complete(&second, 90);
-    println!(
-        "complete {:?} after there was room",
-        hallcast::clock::now().since(began)
-    );
-    receiver.film(&second);
 }

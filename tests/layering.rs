@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 const TABLE: &[(&str, &[&str])] = &[
     ("media", &[]),
     ("clock", &["media"]),
+    ("blocking", &[]),
     ("settings", &[]),
     ("wire", &["media"]),
     ("mp4", &["media"]),
@@ -22,7 +23,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("encoder", &["media", "clock", "board"]),
     ("segmenter", &["media", "clock", "mp4", "wire"]),
     ("spool", &["media", "clock"]),
-    ("uplink", &["media", "clock", "wire"]),
+    ("uplink", &["media", "clock", "blocking", "wire"]),
     ("panel", &["media", "clock", "board"]),
     (
         "station",
@@ -41,13 +42,17 @@ const TABLE: &[(&str, &[&str])] = &[
             "panel",
         ],
     ),
-    ("receiver", &["media", "clock", "settings", "wire", "mp4"]),
+    (
+        "receiver",
+        &["media", "clock", "blocking", "settings", "wire", "mp4"],
+    ),
     // Only compiled for tests: whole boxes and receivers in virtual time.
     (
         "simulation",
         &[
             "media",
             "clock",
+            "blocking",
             "wire",
             "mp4",
             "segmenter",
@@ -59,8 +64,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The two drivers that may name quinn, each with its tests below it.
-const QUINN: &[&str] = &["uplink/quic", "receiver/listener"];
+/// The two drivers that may name quinn, each with its tests below it, and the network that both meet
+/// on in simulations.
+const QUINN: &[&str] = &["uplink/quic", "receiver/listener", "simulation/network"];
 
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

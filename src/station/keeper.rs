@@ -9,23 +9,22 @@ mod reports;
 mod requests;
 mod take_up;
 
-use self::take_up::chunk_offer;
 use super::control::{Reply, Request};
+use super::custody::{Custody, Word};
 use super::lane::{Command, LaneView, Take};
 use super::recorder::{Action, Input as Happening, Recorder, Refusal};
 use super::status::Lateness;
 use crate::clock;
 use crate::media::{
-    BoxId, Event, Fact, GapLength, Monotonic, Rate, RecordingId, SegmentKey, Segmented, StartedBy,
-    StopReason, TrackId,
+    BoxId, Event, Fact, GapLength, LostReason, Monotonic, Rate, RecordingId, SegmentKey, Segmented,
+    StartedBy, StopReason, TrackId,
 };
 use crate::panel::SimulatedButton;
-use crate::segmenter;
-use crate::spool::{self, Notice, Opened, Spool, SyncJob, SyncResult};
+use crate::spool::{self, Spool, SyncJob, SyncResult};
 use crate::uplink::{Offer, Report};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 /// The longest the thread sleeps when nothing is due.
@@ -41,6 +40,8 @@ const TRAVELLING: usize = 256;
 pub enum Input {
     /// A lane's next init, chunk or seal.
     Given(RecordingId, Segmented),
+    /// A lane that was told to give its track up left these segments out, first to last.
+    GivenUp(RecordingId, TrackId, u64, u64),
     /// Something worth knowing about the running recording.
     Noted(Event),
     /// A lane has given out all it held of a recording.
@@ -57,8 +58,8 @@ pub enum Input {
 
 /// What the keeper works with; `station::pipeline` makes it.
 pub struct Parts {
-    /// The spool, shared with whoever reads from it.
-    pub spool: Arc<Mutex<Spool>>,
+    /// What the box holds.
+    pub custody: Custody,
     /// Syncs to run.
     pub syncs: Sender<SyncJob>,
     /// Where written and kept chunks are offered; none without a receiver.
@@ -67,8 +68,6 @@ pub struct Parts {
     pub lanes: Vec<LaneView>,
     /// This box.
     pub box_id: BoxId,
-    /// The boot epoch of this run.
-    pub epoch: u64,
     /// The room, for people.
     pub room: Option<String>,
     /// The board's name.
@@ -138,7 +137,7 @@ impl Keeper {
         loop {
             let now = clock::now();
             let due = [
-                self.spool().sync_at(),
+                self.parts.custody.sync_at(),
                 self.recorder.poll_at(),
                 self.button.next(),
                 self.running.as_ref().and_then(|running| running.patience),
@@ -159,8 +158,11 @@ impl Keeper {
             self.lose_patience(now);
             let press = self.button.poll(now);
             self.pressed(press);
-            self.write_facts();
-            let job = self.spool().start_sync(now);
+            self.hear();
+            while self.write_facts() {
+                self.hear();
+            }
+            let job = self.parts.custody.start_sync(now);
             if let Some(job) = job {
                 // The syncing thread lives as long as the keeper.
                 let _ = self.parts.syncs.send(job);
@@ -172,32 +174,37 @@ impl Keeper {
     }
 
     fn spool(&self) -> MutexGuard<'_, Spool> {
-        // A panic elsewhere leaves the spool whole: every change to it is complete under one lock.
-        self.parts
-            .spool
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.parts.custody.spool()
     }
 
     fn handle(&mut self, input: Input) {
         match input {
             Input::Given(recording, given) => self.keep(recording, &given),
+            Input::GivenUp(recording, track, first, last) => {
+                let running = self.running.as_ref();
+                if running.is_some_and(|running| running.take.recording == recording) {
+                    let reason = LostReason::NoSpace;
+                    self.note(Event::Lost {
+                        track,
+                        first,
+                        last,
+                        reason,
+                    });
+                }
+            }
             Input::Noted(event) => self.note(event),
             Input::Finished(recording, track) => {
-                let ours = |running: &&mut Running| running.take.recording == recording;
-                if let Some(running) = self.running.as_mut().filter(ours) {
+                let ours = self.runs(recording);
+                if let Some(running) = self.running.as_mut().filter(|_| ours) {
                     running.unfinished.remove(&track);
                     self.finish();
                 }
             }
             Input::Synced(result) => {
-                let (notices, outcome) = self.spool().synced(result);
-                notices.into_iter().for_each(|notice| self.notice(notice));
-                if let Err(error) = outcome {
-                    self.fault(&error);
-                }
+                let outcome = self.parts.custody.synced(result);
+                self.check(outcome);
             }
-            Input::Report(report) => self.report(report),
+            Input::Report(report) => self.report(&report),
             Input::Request(request, reply) => self.request(request, reply),
             Input::Terminate => {
                 self.terminating = true;
@@ -254,28 +261,19 @@ impl Keeper {
     /// Begins a recording, or takes one up in a new span (`by` is none then).
     fn begin(&mut self, recording: RecordingId, by: Option<StartedBy>) {
         let wall = clock::wall();
-        let span = self
-            .spool()
-            .state(recording)
-            .and_then(|state| state.opened)
-            .map_or(0, |opened| opened.span + 1);
-        let opened = Opened {
-            epoch: self.parts.epoch,
-            span,
-            wall_nanos: wall.unix_nanos,
-        };
-        let begun = self.spool().begin(recording, opened).map(|state| {
-            let next = |lane: &LaneView| (lane.track, state.next_sequence(lane.track));
-            self.parts.lanes.iter().map(next).collect()
-        });
-        let first_sequences = match begun {
-            Ok(first_sequences) => first_sequences,
+        let span = match self.parts.custody.begin(recording, wall.unix_nanos) {
+            Ok(span) => span,
             Err(error) => return self.fault(&error),
         };
+        let next = |lane: &LaneView| {
+            let next = self.parts.custody.next_sequence(recording, lane.track);
+            (lane.track, next)
+        };
+        let first_sequences = self.parts.lanes.iter().map(next).collect();
         let rhythm = self.parts.lanes.iter().find_map(LaneView::rhythm);
         let take = Arc::new(Take {
             recording,
-            epoch: self.parts.epoch,
+            epoch: self.parts.custody.epoch(),
             span,
             start: start_on_a_picture(clock::now(), rhythm),
             rate: rhythm.map_or(Rate::THIRTY, |(_, rate)| rate),
@@ -302,7 +300,7 @@ impl Keeper {
         }
         let gap = (span > 0).then_some(GapLength::Unknown);
         self.note(Event::Span {
-            epoch: self.parts.epoch,
+            epoch: self.parts.custody.epoch(),
             wall: Some(wall),
             gap,
         });
@@ -321,65 +319,60 @@ impl Keeper {
 
     fn keep(&mut self, recording: RecordingId, given: &Segmented) {
         // What a lane still gives of an abandoned recording is not kept, and nobody was told it was.
-        if self
-            .running
-            .as_ref()
-            .is_none_or(|running| running.take.recording != recording)
-        {
+        if !self.runs(recording) {
             return;
         }
-        let appended = self.spool().append(recording, given);
-        match appended {
-            Ok(notice) => {
-                if let (Segmented::Chunk(chunk), Some(Notice::Written { offset, length, .. })) =
-                    (given, &notice)
-                    && chunk.key.track != TrackId::EVENTS
-                    && self.reachable
-                {
-                    self.travelling
-                        .push_back((chunk.key, offset + length, chunk.captured));
+        match self.parts.custody.append(recording, given) {
+            Ok(end) => {
+                if let (Segmented::Chunk(chunk), Some(end), true) = (given, end, self.reachable) {
+                    self.travelling.push_back((chunk.key, end, chunk.captured));
                     if self.travelling.len() > TRAVELLING {
                         self.travelling.pop_front();
                     }
                 }
-                notice.into_iter().for_each(|notice| self.notice(notice));
             }
             Err(error) => self.fault(&error),
         }
     }
 
-    fn notice(&mut self, notice: Notice) {
-        match notice {
-            Notice::InitWritten(hash) => self.offer(Offer::Init { hash }),
-            Notice::Written {
-                key,
-                init,
-                offset,
-                length,
-            } => {
-                self.offer(chunk_offer(key, init, (offset, length), true));
-            }
-            Notice::Kept { key, .. } => {
-                let ours = self
-                    .running
-                    .as_ref()
-                    .is_some_and(|running| running.take.recording == key.recording);
-                if ours && key.track != TrackId::EVENTS {
-                    // `Kept` is refused in no state.
-                    let _ = self.happen(Happening::Kept);
+    /// Carries out what custody asks for, until it asks for nothing.
+    fn hear(&mut self) {
+        while let Some(word) = self.parts.custody.next_word() {
+            match word {
+                Word::Offer(offer) => self.offer(offer),
+                Word::Kept(key) => {
+                    if self.runs(key.recording) && key.track != TrackId::EVENTS {
+                        // `Kept` is refused in no state.
+                        let _ = self.happen(Happening::Kept);
+                    }
                 }
-            }
-            Notice::Sealed { key, length, hash } => {
-                self.offer(Offer::Sealed { key, length, hash });
-                if self
-                    .running
-                    .as_ref()
-                    .is_some_and(|running| running.end == Some(key))
-                {
-                    self.ended();
+                Word::Sealed(key) => {
+                    let end = self.running.as_ref().and_then(|running| running.end);
+                    if end == Some(key) {
+                        self.ended();
+                    }
                 }
+                Word::Fact(recording, event) if self.runs(recording) => self.note(event),
+                Word::Fact(..) => {}
+                Word::Alarm {
+                    code,
+                    track,
+                    message,
+                    ..
+                } => self.note(Event::Alarm {
+                    code: code.into(),
+                    track,
+                    raised: true,
+                    message,
+                }),
             }
         }
+    }
+
+    /// Whether this is the recording in hand.
+    fn runs(&self, recording: RecordingId) -> bool {
+        let ours = |running: &Running| running.take.recording == recording;
+        self.running.as_ref().is_some_and(ours)
     }
 
     fn offer(&self, offer: Offer) {
@@ -435,14 +428,10 @@ impl Keeper {
             running.take.span,
             running.take.start,
         );
-        let mut facts = std::mem::take(&mut running.facts);
-        let tracks = self
-            .spool()
-            .state(recording)
-            .map(|state| state.totals())
-            .unwrap_or_default();
-        facts.push(fact(span, start, Event::End { reason, tracks }));
-        match self.write_events(recording, span, &facts, true) {
+        let facts = std::mem::take(&mut running.facts);
+        let now = clock::now();
+        let at = (span, after(start, now));
+        match self.parts.custody.end(recording, facts, at, reason, now) {
             Ok(key) => {
                 if let Some(running) = &mut self.running {
                     running.end = Some(key);
@@ -480,53 +469,29 @@ impl Keeper {
         }
     }
 
-    /// Facts of one turn of the loop are one segment of the events track.
-    fn write_facts(&mut self) {
+    /// Facts of one turn of the loop are one segment of the events track; false when there are none.
+    fn write_facts(&mut self) -> bool {
         let Some(running) = self
             .running
             .as_mut()
             .filter(|running| !running.facts.is_empty())
         else {
-            return;
+            return false;
         };
-        let (recording, span) = (running.take.recording, running.take.span);
+        let recording = running.take.recording;
         let facts = std::mem::take(&mut running.facts);
-        if let Err(error) = self.write_events(recording, span, &facts, false) {
-            self.fault(&error);
-        }
+        let outcome = self
+            .parts
+            .custody
+            .write_facts(recording, &facts, clock::now());
+        self.check(outcome.map(drop));
+        true
     }
 
-    fn write_events(
-        &mut self,
-        recording: RecordingId,
-        span: u32,
-        facts: &[Fact],
-        last: bool,
-    ) -> Result<SegmentKey, spool::Error> {
-        let mut spool = self.spool();
-        let sequence = spool
-            .state(recording)
-            .map_or(0, |state| state.next_sequence(TrackId::EVENTS));
-        let key = SegmentKey {
-            recording,
-            track: TrackId::EVENTS,
-            sequence,
-        };
-        let mut given = Vec::new();
-        let mut events = segmenter::Events::new(recording, self.parts.epoch, span, sequence);
-        if let Err(error) = events.push(facts, clock::now(), &mut |part| given.push(part)) {
-            log::error!("facts of recording {recording} cannot be written: {error}");
+    fn check(&mut self, outcome: Result<(), spool::Error>) {
+        if let Err(error) = outcome {
+            self.fault(&error);
         }
-        let mut notices = Vec::new();
-        for part in &given {
-            notices.extend(spool.append(recording, part)?);
-        }
-        if last {
-            spool.end(recording)?;
-        }
-        drop(spool);
-        notices.into_iter().for_each(|notice| self.notice(notice));
-        Ok(key)
     }
 
     fn fault(&mut self, error: &spool::Error) {
@@ -552,10 +517,13 @@ fn start_on_a_picture(now: Monotonic, rhythm: Option<(Monotonic, Rate)>) -> Mono
 }
 
 fn fact(span: u32, start: Monotonic, event: Event) -> Fact {
-    let at_nanos = u64::try_from(clock::now().since(start).as_nanos()).unwrap_or(u64::MAX);
     Fact {
         span,
-        at_nanos,
+        at_nanos: after(start, clock::now()),
         event,
     }
+}
+
+fn after(start: Monotonic, now: Monotonic) -> u64 {
+    u64::try_from(now.since(start).as_nanos()).unwrap_or(u64::MAX)
 }

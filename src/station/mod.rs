@@ -6,6 +6,7 @@
 
 mod config;
 mod control;
+pub(crate) mod custody;
 mod keeper;
 mod lane;
 mod pipeline;

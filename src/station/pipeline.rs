@@ -16,6 +16,7 @@
 
 use super::config::Config;
 use super::control::{self, Reply, Request};
+use super::custody::Custody;
 use super::keeper::{Input, Keeper, Parts};
 use super::lane::{Ends, LaneView};
 use super::sound::SoundLane;
@@ -92,12 +93,11 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     })?;
 
     let parts = Parts {
-        spool,
+        custody: Custody::new(spool, epoch),
         syncs,
         offers,
         lanes,
         box_id,
-        epoch,
         room: config.room.clone(),
         board: config.board.clone(),
         maximum: config.maximum,

@@ -1,77 +1,27 @@
-//! What the uplink tells: acknowledgements go into the spool, troubles become facts.
+//! What the uplink tells: the state of the link is for people, the rest is custody's.
 
 use super::Keeper;
 use crate::clock;
-use crate::media::{Event, SegmentKey};
-use crate::uplink::{Offer, Report};
+use crate::media::SegmentKey;
+use crate::uplink::Report;
 
 impl Keeper {
-    pub(super) fn report(&mut self, report: Report) {
-        let recorded = match report {
+    pub(super) fn report(&mut self, report: &Report) {
+        match report {
             Report::Connected => {
                 self.reachable = true;
                 self.uplink_error = None;
-                Ok(())
             }
             Report::Disconnected { text, .. } => {
-                self.uplink_error = Some(text);
+                self.uplink_error = Some(text.clone());
                 self.reachable = false;
                 self.travelling.clear();
-                Ok(())
             }
-            Report::Received { key, offset } => {
-                self.arrived(key, offset);
-                Ok(())
-            }
-            Report::Durable {
-                recording,
-                track,
-                durable,
-            } => self.spool().acknowledge(recording, track, &durable),
-            Report::Forgot {
-                recording, track, ..
-            } => {
-                let message = format!(
-                    "the receiver lost segments of recording {recording} that it had acknowledged"
-                );
-                self.note(Event::Alarm {
-                    code: "receiver-forgot".into(),
-                    track: Some(track),
-                    raised: true,
-                    message,
-                });
-                Ok(())
-            }
-            Report::Refused { key, code } => {
-                let message = format!("the receiver refuses segment {key}: {code}");
-                self.note(Event::Alarm {
-                    code: "segment-refused".into(),
-                    track: Some(key.track),
-                    raised: true,
-                    message,
-                });
-                Ok(())
-            }
-            Report::Unreadable { key, text } => {
-                let message = format!("segment {key} cannot be read from the spool: {text}");
-                self.note(Event::Alarm {
-                    code: "spool-unreadable".into(),
-                    track: Some(key.track),
-                    raised: true,
-                    message,
-                });
-                Ok(())
-            }
-            Report::Complete { recording } => {
-                log::info!("recording {recording} is whole at the receiver");
-                let recorded = self.spool().complete(recording);
-                self.offer(Offer::Forget { recording });
-                recorded
-            }
-        };
-        if let Err(error) = recorded {
-            self.fault(&error);
+            Report::Received { key, offset } => self.arrived(*key, *offset),
+            _ => {}
         }
+        let outcome = self.parts.custody.report(report);
+        self.check(outcome);
     }
 
     fn arrived(&mut self, key: SegmentKey, offset: u64) {

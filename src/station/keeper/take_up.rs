@@ -2,32 +2,18 @@
 
 use super::Keeper;
 use crate::clock;
-use crate::media::{Event, Fact, Hash, LostReason, RecordingId, SegmentKey, StopReason};
-use crate::spool::{self, Spool};
-use crate::station::pipeline::kind_of;
+use crate::media::{Event, Fact, LostReason, RecordingId, StopReason};
+use crate::spool;
 use crate::station::recorder::Input as Happening;
-use crate::uplink::Offer;
 
 /// A recording goes on after a restart if the box was away for no longer: 10 minutes.
 const RESUME_WITHIN_NANOS: i64 = 600 * 1_000_000_000;
-/// Bytes of an old segment offered at once.
-const PIECE: usize = 256 << 10;
 
 impl Keeper {
     /// What an earlier run left: everything that the receiver lacks is offered again; of the
     /// recordings without an end, the latest is taken up and the others are ended.
     pub(super) fn take_up(&mut self, recovered: &[spool::Recovered]) {
-        for found in recovered {
-            if found.damaged_bytes > 0 {
-                log::error!(
-                    "recording {}: {} bytes of the spool are damaged",
-                    found.recording,
-                    found.damaged_bytes
-                );
-            }
-        }
-        let offers = backlog(&self.spool());
-        offers.into_iter().for_each(|offer| self.offer(offer));
+        self.parts.custody.take_up(recovered);
         let mut open: Vec<((u64, i64), RecordingId)> = self
             .spool()
             .recordings()
@@ -49,35 +35,19 @@ impl Keeper {
         let latest = latest.map(|(_, recording)| recording);
         if let Some(recording) = latest {
             let _ = self.happen(Happening::Resume(recording));
-            lost_facts(recovered, recording)
-                .into_iter()
-                .for_each(|event| self.note(event));
         }
+        self.hear();
     }
 
     /// Ends a recording that nobody will take up.
     fn end_unattended(&mut self, recording: RecordingId, recovered: &[spool::Recovered]) {
-        let state = self
-            .spool()
-            .state(recording)
-            .map(|state| (state.opened.map_or(0, |opened| opened.span), state.totals()));
-        let Some((span, tracks)) = state else { return };
-        let mut events = lost_facts(recovered, recording);
-        events.push(Event::End {
-            reason: StopReason::AwayTooLong,
-            tracks,
-        });
-        let facts: Vec<Fact> = events
-            .into_iter()
-            .map(|event| Fact {
-                span,
-                at_nanos: 0,
-                event,
-            })
-            .collect();
-        if let Err(error) = self.write_events(recording, span, &facts, true) {
-            self.fault(&error);
-        }
+        let state = self.spool().state(recording).and_then(|state| state.opened);
+        let Some(opened) = state else { return };
+        let facts = lost_facts(recovered, recording, opened.span);
+        let (at, now) = ((opened.span, 0), clock::now());
+        let reason = StopReason::AwayTooLong;
+        let outcome = self.parts.custody.end(recording, facts, at, reason, now);
+        self.check(outcome.map(drop));
     }
 }
 
@@ -90,74 +60,22 @@ fn away_too_long(recovered: &[spool::Recovered], recording: RecordingId, wall: i
 }
 
 /// What recovery could not find, as the facts that say so.
-fn lost_facts(recovered: &[spool::Recovered], recording: RecordingId) -> Vec<Event> {
+fn lost_facts(recovered: &[spool::Recovered], recording: RecordingId, span: u32) -> Vec<Fact> {
     let lost = recovered
         .iter()
         .filter(|found| found.recording == recording)
         .flat_map(|found| &found.lost);
-    let reason = LostReason::Damaged;
-    lost.map(|&(track, first, last)| Event::Lost {
-        track,
-        first,
-        last,
-        reason,
+    lost.map(|&(track, first, last)| Fact {
+        span,
+        at_nanos: 0,
+        event: Event::Lost {
+            track,
+            first,
+            last,
+            reason: LostReason::Damaged,
+        },
     })
     .collect()
-}
-
-/// Everything in the spool that the receiver does not hold, oldest first.
-fn backlog(spool: &Spool) -> Vec<Offer> {
-    let mut offers = Vec::new();
-    for (recording, state) in spool.recordings().filter(|(_, state)| !state.complete) {
-        for (&track, held) in &state.tracks {
-            offers.push(Offer::Track {
-                recording,
-                track,
-                durable: held.acknowledged.clone(),
-                end: state.next_sequence(track),
-            });
-            let missing = held
-                .segments
-                .iter()
-                .filter(|(sequence, _)| !held.acknowledged.contains(**sequence));
-            for (&sequence, segment) in missing {
-                let key = SegmentKey {
-                    recording,
-                    track,
-                    sequence,
-                };
-                // In pieces, so that what is not RECEIVED stays within the bound that protects live.
-                for offset in (0..segment.length).step_by(PIECE) {
-                    let length = (segment.length - offset).min(PIECE as u64);
-                    offers.push(chunk_offer(key, segment.init, (offset, length), false));
-                }
-                if let Some((length, hash)) = segment.seal.filter(|_| segment.seal_kept) {
-                    offers.push(Offer::Sealed { key, length, hash });
-                }
-            }
-        }
-    }
-    offers.push(Offer::Ready);
-    offers
-}
-
-pub(super) fn chunk_offer(
-    key: SegmentKey,
-    init: Option<Hash>,
-    (offset, length): (u64, u64),
-    live: bool,
-) -> Offer {
-    let kind = kind_of(key.track);
-    // A record of the spool is far below 4 GiB.
-    let length = u32::try_from(length).unwrap_or(u32::MAX);
-    Offer::Chunk {
-        key,
-        kind,
-        init,
-        offset,
-        length,
-        live,
-    }
 }
 
 #[cfg(test)]

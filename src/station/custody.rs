@@ -1,0 +1,428 @@
+//! The spool joined with the uplink: what the box holds, and until when it is responsible for it.
+//!
+//! Takes what is recorded, what syncs gave and what the receiver said ([`Report`]); gives [`Word`]s:
+//! offers for the uplink, and what whoever runs the recording must know. It owns the spool and no
+//! thread, clock or socket: `now` is an argument, and syncs are run by the caller. The keeper's
+//! thread and the simulation drive this same struct.
+//!
+//! | the receiver says | the spool | the uplink is offered |
+//! |---|---|---|
+//! | DURABLE | records it | nothing |
+//! | less than it had said | takes the acknowledgement back | what is still here, again; the rest is LOST |
+//! | COMPLETE | records it | `Forget` |
+//!
+//! What nobody can give any more is LOST: a fact in the recording's events track while that is open,
+//! a message to the receiver once it has ended.
+
+use super::pipeline::kind_of;
+use crate::media::{
+    Event, Fact, Hash, LostReason, Monotonic, RecordingId, SegmentKey, Segmented, Sequences,
+    StopReason, TrackId, TrackKind,
+};
+use crate::segmenter::Events;
+use crate::spool::{Error, Notice, Opened, Recovered, SegmentState, Spool, SyncJob, SyncResult};
+use crate::uplink::{Offer, Report};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of an old segment offered at once: what is not RECEIVED stays within the bound that protects
+/// live.
+const PIECE: usize = 256 << 10;
+
+/// What custody asks for or tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Give this to the uplink.
+    Offer(Offer),
+    /// More of this segment is kept.
+    Kept(SegmentKey),
+    /// The segment is whole and kept.
+    Sealed(SegmentKey),
+    /// Note this in the recording's events track: it is still open.
+    Fact(RecordingId, Event),
+    /// Trouble that lasts, and the recording it concerns.
+    Alarm {
+        recording: RecordingId,
+        code: &'static str,
+        track: Option<TrackId>,
+        message: String,
+    },
+}
+
+/// The spool and what is to be said about it.
+pub(crate) struct Custody {
+    spool: Arc<Mutex<Spool>>,
+    epoch: u64,
+    words: VecDeque<Word>,
+}
+
+impl Custody {
+    /// Custody of what `spool` holds, in the run of the process with this boot epoch. The uplink may
+    /// read from the same spool.
+    pub(crate) fn new(spool: Arc<Mutex<Spool>>, epoch: u64) -> Self {
+        Self {
+            spool,
+            epoch,
+            words: VecDeque::new(),
+        }
+    }
+
+    /// The spool, to look at.
+    pub(crate) fn spool(&self) -> MutexGuard<'_, Spool> {
+        // A panic elsewhere leaves the spool whole: every change to it is complete under one lock.
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The boot epoch of this run.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The next thing to carry out. Ask until there is none, after every call that changes anything.
+    pub(crate) fn next_word(&mut self) -> Option<Word> {
+        self.words.pop_front()
+    }
+
+    /// At start, before anything else: offers all that the receiver lacks, oldest first, then
+    /// [`Offer::Ready`]; and says what recovery could not find.
+    pub(crate) fn take_up(&mut self, recovered: &[Recovered]) {
+        let offers = backlog(&self.spool());
+        self.words.extend(offers.into_iter().map(Word::Offer));
+        self.offer(Offer::Ready);
+        for found in recovered {
+            if found.damaged_bytes > 0 {
+                log::error!(
+                    "recording {}: {} bytes of the spool are damaged",
+                    found.recording,
+                    found.damaged_bytes
+                );
+            }
+            for &(track, first, last) in &found.lost {
+                self.lose(found.recording, track, (first, last), LostReason::Damaged);
+            }
+        }
+    }
+
+    /// Begins the next span of a recording, new or left by an earlier run; gives its number.
+    pub(crate) fn begin(&mut self, recording: RecordingId, wall_nanos: i64) -> Result<u32, Error> {
+        let epoch = self.epoch;
+        let mut spool = self.spool();
+        let before = spool.state(recording).and_then(|state| state.opened);
+        let span = before.map_or(0, |opened| opened.span + 1);
+        let opened = Opened {
+            epoch,
+            span,
+            wall_nanos,
+        };
+        spool.begin(recording, opened)?;
+        Ok(span)
+    }
+
+    /// The number of a track's next segment.
+    pub(crate) fn next_sequence(&self, recording: RecordingId, track: TrackId) -> u64 {
+        let spool = self.spool();
+        spool
+            .state(recording)
+            .map_or(0, |state| state.next_sequence(track))
+    }
+
+    /// Appends what a segmenter gave; for a chunk, where it ends in its segment.
+    pub(crate) fn append(
+        &mut self,
+        recording: RecordingId,
+        given: &Segmented,
+    ) -> Result<Option<u64>, Error> {
+        let notice = self.spool().append(recording, given)?;
+        let end = match &notice {
+            Some(Notice::Written { offset, length, .. }) => Some(offset + length),
+            _ => None,
+        };
+        notice.into_iter().for_each(|notice| self.notice(notice));
+        Ok(end)
+    }
+
+    /// Writes facts as one segment of the recording's events track.
+    pub(crate) fn write_facts(
+        &mut self,
+        recording: RecordingId,
+        facts: &[Fact],
+        now: Monotonic,
+    ) -> Result<SegmentKey, Error> {
+        let sequence = self.next_sequence(recording, TrackId::EVENTS);
+        let span = facts.first().map_or(0, |fact| fact.span);
+        let mut given = Vec::new();
+        let mut events = Events::new(recording, self.epoch, span, sequence);
+        if let Err(error) = events.push(facts, now, &mut |part| given.push(part)) {
+            log::error!("facts of recording {recording} cannot be written: {error}");
+        }
+        for part in &given {
+            self.append(recording, part)?;
+        }
+        Ok(SegmentKey {
+            recording,
+            track: TrackId::EVENTS,
+            sequence,
+        })
+    }
+
+    /// Writes the recording's last facts and its `End`, at `at_nanos` after the start of `span`. The
+    /// recording is over once the segment given back is [`Word::Sealed`].
+    pub(crate) fn end(
+        &mut self,
+        recording: RecordingId,
+        mut facts: Vec<Fact>,
+        (span, at_nanos): (u32, u64),
+        reason: StopReason,
+        now: Monotonic,
+    ) -> Result<SegmentKey, Error> {
+        let tracks = self.spool().state(recording).map(|state| state.totals());
+        facts.push(Fact {
+            span,
+            at_nanos,
+            event: Event::End {
+                reason,
+                tracks: tracks.unwrap_or_default(),
+            },
+        });
+        let key = self.write_facts(recording, &facts, now)?;
+        self.spool().end(recording)?;
+        Ok(key)
+    }
+
+    /// When the next sync is wanted.
+    pub(crate) fn sync_at(&self) -> Option<Monotonic> {
+        self.spool().sync_at()
+    }
+
+    /// The sync that is due, if any; run it, then give its result to [`Custody::synced`].
+    pub(crate) fn start_sync(&mut self, now: Monotonic) -> Option<SyncJob> {
+        self.spool().start_sync(now)
+    }
+
+    /// A sync ended.
+    pub(crate) fn synced(&mut self, result: SyncResult) -> Result<(), Error> {
+        let (notices, outcome) = self.spool().synced(result);
+        notices.into_iter().for_each(|notice| self.notice(notice));
+        outcome
+    }
+
+    /// What the uplink tells. An error is one of the spool's: what was said counts nevertheless
+    /// once it is said again.
+    pub(crate) fn report(&mut self, report: &Report) -> Result<(), Error> {
+        match report {
+            Report::Connected
+            | Report::Disconnected { .. }
+            | Report::Received { .. }
+            | Report::Erase { .. }
+            | Report::Fenced { .. } => {}
+            Report::Ahead {
+                recording, track, ..
+            } => self.words.push_back(Word::Alarm {
+                recording: *recording,
+                code: "receiver-ahead",
+                track: Some(*track),
+                message: format!(
+                    "the receiver claims segments of recording {recording} that this box never sent: an older copy of its disk was restored? Nothing of it is sent or freed until a person decides"
+                ),
+            }),
+            Report::Durable {
+                recording,
+                track,
+                durable,
+            } => self.spool().acknowledge(*recording, *track, durable)?,
+            Report::Forgot {
+                recording,
+                track,
+                held,
+            } => self.forgot(*recording, *track, held),
+            Report::Refused { key, code } => self.alarm(
+                "segment-refused",
+                *key,
+                format!("the receiver refuses segment {key}: {code}"),
+            ),
+            Report::Unreadable { key, text } => self.alarm(
+                "spool-unreadable",
+                *key,
+                format!("segment {key} cannot be read from the spool: {text}"),
+            ),
+            Report::Complete { recording } => {
+                log::info!("recording {recording} is whole at the receiver");
+                self.offer(Offer::Forget {
+                    recording: *recording,
+                });
+                self.spool().complete(*recording)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The receiver holds less than it had acknowledged: a restored store.
+    fn forgot(&mut self, recording: RecordingId, track: TrackId, held: &Sequences) {
+        let (mut offers, mut gone) = (Vec::new(), Vec::new());
+        if let Some(state) = self
+            .spool()
+            .state(recording)
+            .and_then(|s| s.tracks.get(&track))
+        {
+            let forgotten =
+                (0..state.acknowledged.end()).filter(|s| state.acknowledged.contains(*s));
+            for sequence in forgotten.filter(|sequence| !held.contains(*sequence)) {
+                let key = SegmentKey {
+                    recording,
+                    track,
+                    sequence,
+                };
+                match state.segments.get(&sequence) {
+                    Some(segment) if segment.chunk_spans().next().is_some() => {
+                        offers.extend(segment_offers(key, segment));
+                    }
+                    _ => gone.push(sequence),
+                }
+            }
+        }
+        let (again, lost) = (offers.len(), gone.len());
+        self.words.extend(offers.into_iter().map(Word::Offer));
+        for (first, last) in runs(&gone) {
+            self.lose(recording, track, (first, last), LostReason::ReceiverForgot);
+        }
+        let message = format!(
+            "the receiver lost segments of recording {recording} that it had acknowledged: {again} pieces are sent again, {lost} segments are lost for good"
+        );
+        self.words.push_back(Word::Alarm {
+            recording,
+            code: "receiver-forgot",
+            track: Some(track),
+            message,
+        });
+    }
+
+    /// Says that segments will never come, in whatever way the recording still allows.
+    fn lose(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        (first, last): (u64, u64),
+        reason: LostReason,
+    ) {
+        self.words.push_back(Word::Fact(
+            recording,
+            Event::Lost {
+                track,
+                first,
+                last,
+                reason,
+            },
+        ));
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::InitWritten(hash) => self.offer(Offer::Init { hash }),
+            Notice::Written {
+                key,
+                init,
+                offset,
+                length,
+            } => self.offer(chunk_offer(key, init, (offset, length), true)),
+            Notice::Kept { key, .. } => self.words.push_back(Word::Kept(key)),
+            Notice::Sealed { key, length, hash } => {
+                self.offer(Offer::Sealed { key, length, hash });
+                self.words.push_back(Word::Sealed(key));
+            }
+        }
+    }
+
+    fn offer(&mut self, offer: Offer) {
+        self.words.push_back(Word::Offer(offer));
+    }
+
+    fn alarm(&mut self, code: &'static str, key: SegmentKey, message: String) {
+        self.words.push_back(Word::Alarm {
+            recording: key.recording,
+            code,
+            track: Some(key.track),
+            message,
+        });
+    }
+}
+
+/// Everything in the spool that the receiver does not hold, oldest first.
+fn backlog(spool: &Spool) -> Vec<Offer> {
+    let mut recordings: Vec<_> = spool
+        .recordings()
+        .filter(|(_, state)| !state.complete)
+        .collect();
+    // Ids are random; the epoch and the span's clock tell the age.
+    recordings
+        .sort_by_key(|(_, state)| state.opened.map(|opened| (opened.epoch, opened.wall_nanos)));
+    let mut offers = Vec::new();
+    for (recording, state) in recordings {
+        for (&track, held) in &state.tracks {
+            offers.push(Offer::Track {
+                recording,
+                track,
+                durable: held.acknowledged.clone(),
+                end: state.next_sequence(track),
+            });
+            for (&sequence, segment) in &held.segments {
+                if !held.acknowledged.contains(sequence) {
+                    let key = SegmentKey {
+                        recording,
+                        track,
+                        sequence,
+                    };
+                    offers.extend(segment_offers(key, segment));
+                }
+            }
+        }
+    }
+    offers
+}
+
+/// A segment of the past: its bytes in pieces, then its seal.
+fn segment_offers(key: SegmentKey, segment: &SegmentState) -> Vec<Offer> {
+    let mut offers = Vec::new();
+    for offset in (0..segment.length).step_by(PIECE) {
+        let length = (segment.length - offset).min(PIECE as u64);
+        offers.push(chunk_offer(key, segment.init, (offset, length), false));
+    }
+    if let Some((length, hash)) = segment.seal.filter(|_| segment.seal_kept) {
+        offers.push(Offer::Sealed { key, length, hash });
+    }
+    offers
+}
+
+fn chunk_offer(
+    key: SegmentKey,
+    init: Option<Hash>,
+    (offset, length): (u64, u64),
+    live: bool,
+) -> Offer {
+    let kind: TrackKind = kind_of(key.track);
+    // A record of the spool is far below 4 GiB.
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    Offer::Chunk {
+        key,
+        kind,
+        init,
+        offset,
+        length,
+        live,
+    }
+}
+
+/// Ascending numbers as runs, first and last.
+fn runs(numbers: &[u64]) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some(run) if run.1 + 1 == number => run.1 = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+#[path = "custody_tests.rs"]
+mod tests;

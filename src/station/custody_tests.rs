@@ -1,0 +1,252 @@
+//! Custody over a real disk, with the receiver's words given by hand.
+
+use super::*;
+use crate::media::{Chunk, MediaTime};
+use crate::spool::{Config, LocalDisk};
+use tempfile::TempDir;
+
+const RECORDING: RecordingId = RecordingId([7; 16]);
+const TRACK: TrackId = TrackId(1);
+
+fn open(directory: &TempDir, epoch: u64) -> (Custody, Vec<Recovered>) {
+    let config = Config::new(directory.path());
+    let (spool, recovered) = Spool::open(Arc::new(LocalDisk), config).unwrap();
+    (Custody::new(Arc::new(Mutex::new(spool)), epoch), recovered)
+}
+
+fn key(sequence: u64) -> SegmentKey {
+    SegmentKey {
+        recording: RECORDING,
+        track: TRACK,
+        sequence,
+    }
+}
+
+fn chunk(sequence: u64, index: u32) -> Segmented {
+    Segmented::Chunk(Chunk {
+        key: key(sequence),
+        init: None,
+        index,
+        start: MediaTime::ZERO,
+        duration: 1,
+        captured: Monotonic::default(),
+        bytes: vec![sequence as u8; 100],
+    })
+}
+
+fn sync(custody: &mut Custody) {
+    let due = custody.sync_at().unwrap();
+    let job = custody.start_sync(due).unwrap();
+    custody.synced(job.run()).unwrap();
+}
+
+/// `count` whole segments of two chunks, kept.
+fn record(custody: &mut Custody, count: u64) {
+    custody.begin(RECORDING, 0).unwrap();
+    let first = custody.next_sequence(RECORDING, TRACK);
+    for sequence in first..first + count {
+        assert_eq!(
+            custody.append(RECORDING, &chunk(sequence, 0)).unwrap(),
+            Some(100)
+        );
+        assert_eq!(
+            custody.append(RECORDING, &chunk(sequence, 1)).unwrap(),
+            Some(200)
+        );
+        custody
+            .append(RECORDING, &Segmented::Seal(key(sequence)))
+            .unwrap();
+    }
+    sync(custody);
+}
+
+fn words(custody: &mut Custody) -> Vec<Word> {
+    std::iter::from_fn(|| custody.next_word()).collect()
+}
+
+/// The numbers of the segments offered with their seal, and whether that was live.
+fn offered(words: &[Word]) -> Vec<(u64, bool)> {
+    let sealed = words.iter().filter_map(|word| match word {
+        Word::Offer(Offer::Sealed { key, length, .. }) => Some((key.sequence, *length)),
+        _ => None,
+    });
+    let mut found = Vec::new();
+    for (sequence, length) in sealed {
+        let chunks = words.iter().filter_map(|word| match word {
+            Word::Offer(Offer::Chunk {
+                key,
+                offset,
+                length,
+                live,
+                ..
+            }) if key.sequence == sequence => Some((*offset, *length, *live)),
+            _ => None,
+        });
+        let chunks: Vec<(u64, u32, bool)> = chunks.collect();
+        assert_eq!(chunks[0].0, 0, "from the segment's beginning");
+        assert_eq!(
+            chunks.iter().map(|chunk| u64::from(chunk.1)).sum::<u64>(),
+            length
+        );
+        found.push((sequence, chunks[0].2));
+    }
+    found
+}
+
+fn durable(track: TrackId, durable: Sequences) -> Report {
+    Report::Durable {
+        recording: RECORDING,
+        track,
+        durable,
+    }
+}
+
+#[test]
+fn what_is_written_is_offered_live_and_its_seal_once_it_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    custody.begin(RECORDING, 0).unwrap();
+    custody.append(RECORDING, &chunk(0, 0)).unwrap();
+    custody.append(RECORDING, &Segmented::Seal(key(0))).unwrap();
+    assert!(matches!(
+        words(&mut custody)[..],
+        [Word::Offer(Offer::Chunk {
+            live: true,
+            length: 100,
+            ..
+        })]
+    ));
+    sync(&mut custody);
+    let after = words(&mut custody);
+    assert!(after.contains(&Word::Kept(key(0))));
+    assert!(after.contains(&Word::Sealed(key(0))));
+    assert!(matches!(
+        after.iter().find(|word| matches!(word, Word::Offer(_))),
+        Some(Word::Offer(Offer::Sealed { length: 100, .. }))
+    ));
+}
+
+#[test]
+fn a_later_run_offers_what_is_not_recorded_as_durable_and_counts_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    record(&mut custody, 3);
+    custody
+        .report(&durable(TRACK, Sequences::below(1)))
+        .unwrap();
+    sync(&mut custody);
+    drop(custody);
+
+    let (mut custody, recovered) = open(&directory, 2);
+    custody.take_up(&recovered);
+    let said = words(&mut custody);
+    assert_eq!(offered(&said), [(1, false), (2, false)]);
+    assert_eq!(said.last(), Some(&Word::Offer(Offer::Ready)));
+    let watermark = Word::Offer(Offer::Track {
+        recording: RECORDING,
+        track: TRACK,
+        durable: Sequences::below(1),
+        end: 3,
+    });
+    assert_eq!(said.first(), Some(&watermark));
+    assert_eq!(custody.begin(RECORDING, 0).unwrap(), 1, "the next span");
+    assert_eq!(custody.next_sequence(RECORDING, TRACK), 3);
+}
+
+#[test]
+fn what_a_receiver_forgot_is_offered_again_in_its_whole_length() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    record(&mut custody, 4);
+    words(&mut custody);
+    custody
+        .report(&durable(TRACK, Sequences::below(4)))
+        .unwrap();
+    assert_eq!(words(&mut custody), []);
+    let mut held = Sequences::below(1);
+    held.insert(2);
+    let forgot = Report::Forgot {
+        recording: RECORDING,
+        track: TRACK,
+        held,
+    };
+    custody.report(&forgot).unwrap();
+    let said = words(&mut custody);
+    let lost: Vec<(u64, u64)> = said
+        .iter()
+        .filter_map(|word| match word {
+            Word::Fact(
+                RECORDING,
+                Event::Lost {
+                    first,
+                    last,
+                    reason,
+                    ..
+                },
+            ) => {
+                assert_eq!(*reason, LostReason::ReceiverForgot);
+                Some((*first, *last))
+            }
+            _ => None,
+        })
+        .collect();
+    // Every forgotten number is accounted for, one way or the other.
+    let mut numbers: Vec<u64> = offered(&said)
+        .iter()
+        .map(|(sequence, _)| *sequence)
+        .collect();
+    numbers.extend(lost.iter().flat_map(|(first, last)| *first..=*last));
+    assert_eq!(numbers, [1, 3]);
+    assert!(said.iter().any(|word| matches!(
+        word,
+        Word::Alarm {
+            recording: RECORDING,
+            code: "receiver-forgot",
+            ..
+        }
+    )));
+}
+
+#[test]
+fn a_whole_recording_is_forgotten_by_the_uplink_and_not_offered_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    record(&mut custody, 2);
+    let end = custody
+        .end(
+            RECORDING,
+            Vec::new(),
+            (0, 5),
+            StopReason::Button,
+            Monotonic::default(),
+        )
+        .unwrap();
+    sync(&mut custody);
+    assert!(words(&mut custody).contains(&Word::Sealed(end)));
+    custody
+        .report(&durable(TRACK, Sequences::below(2)))
+        .unwrap();
+    custody
+        .report(&durable(TrackId::EVENTS, Sequences::below(1)))
+        .unwrap();
+    let complete = Report::Complete {
+        recording: RECORDING,
+    };
+    custody.report(&complete).unwrap();
+    let forget = Offer::Forget {
+        recording: RECORDING,
+    };
+    assert_eq!(words(&mut custody), [Word::Offer(forget)]);
+    sync(&mut custody);
+    drop(custody);
+
+    let (mut custody, recovered) = open(&directory, 2);
+    custody.take_up(&recovered);
+    assert_eq!(words(&mut custody), [Word::Offer(Offer::Ready)]);
+}
+
+#[test]
+fn runs_join_neighbours() {
+    assert_eq!(runs(&[1, 2, 3, 7, 9, 10]), [(1, 3), (7, 7), (9, 10)]);
+    assert_eq!(runs(&[]), []);
+}

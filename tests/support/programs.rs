@@ -469,12 +469,8 @@ pub fn enroll(state: &Path, receiver: &Receiver, room: &str) {
 pub fn spool_hashes(
     state: &Path,
 ) -> Vec<(hallcast::media::SegmentKey, u64, hallcast::media::Hash)> {
-    use hallcast::spool::{Config, LocalDisk, Spool};
-    let (spool, _) = Spool::open(
-        std::sync::Arc::new(LocalDisk),
-        Config::new(state.join("spool")),
-    )
-    .unwrap();
+    use hallcast::spool::{LocalDisk, Spool};
+    let (spool, _) = Spool::look(std::sync::Arc::new(LocalDisk), state.join("spool")).unwrap();
     let mut found = Vec::new();
     for (recording, held) in spool.recordings() {
         for (&track, state) in &held.tracks {

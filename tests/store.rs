@@ -33,6 +33,7 @@ use hallcast::receiver::verify;
 use hallcast::wire::ErrorCode;
 use hallcast::wire::message::{Erased, Lost, Message, OpenRecording};
 use hallcast::wire::stream::{SegmentHeader, hash, init_stream};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::memory::InMemory;
 use object_store::path::Path as Name;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -237,7 +238,7 @@ async fn a_crash_or_a_failure_of_the_store_at_any_point_of_a_recording_s_life_co
                     "{fault:?}: {at} operations of the store tried; after {completed} the recording \
                      was complete, after {erased} erased"
                 );
-                assert!(at == operations && at > 40, "{at} {operations}");
+                assert!(at == operations && at > 30, "{at} {operations}");
                 break;
             }
             at += 1;
@@ -343,7 +344,7 @@ fn a_box_waits_for_a_full_store_which_shows_what_it_has_and_recovers() {
         "{status}"
     );
     assert!(
-        receiver.log().contains("No space left"),
+        receiver.log().contains("there is no room for segments"),
         "{}",
         receiver.log()
     );
@@ -877,6 +878,7 @@ const SECRET: &str = "a-secret-that-no-log-may-hold";
 struct S3 {
     process: std::process::Child,
     address: String,
+    store: AmazonS3,
 }
 
 impl S3 {
@@ -893,38 +895,45 @@ impl S3 {
             .spawn()
             .unwrap();
         let address = address.to_string();
-        let server = Self { process, address };
+        // Another test of this process may have set it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let store = AmazonS3Builder::new()
+            .with_bucket_name("lectures")
+            .with_endpoint(format!("http://{address}"))
+            .with_allow_http(true)
+            .with_region("eu-1")
+            .with_access_key_id("key")
+            .with_secret_access_key(SECRET);
+        let server = Self {
+            process,
+            address,
+            store: store.build().unwrap(),
+        };
         programs::wait_until(300, "the S3 server", || {
             TcpStream::connect(&server.address).is_ok()
         });
-        assert_eq!(server.ask("PUT", "/lectures", b"").0, 200);
+        let mut socket = TcpStream::connect(&server.address).unwrap();
+        let host = &server.address;
+        write!(
+            socket,
+            "PUT /lectures HTTP/1.0\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(" 200 "), "{answer}");
         server
     }
 
-    /// Asks as nobody in particular: the server does not check who asks.
-    fn ask(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
-        let mut socket = TcpStream::connect(&self.address).unwrap();
-        let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Length: {}\r\n\r\n",
-            self.address,
-            body.len()
-        );
-        socket.write_all(head.as_bytes()).unwrap();
-        socket.write_all(body).unwrap();
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).unwrap();
-        let end = answer
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .unwrap();
-        let status = String::from_utf8_lossy(&answer[9..12]).parse().unwrap();
-        (status, answer.split_off(end + 4))
+    async fn object(&self, name: &str) -> Vec<u8> {
+        let name = Name::from(format!("hall/{name}"));
+        let found = self.store.get(&name).await.unwrap();
+        found.bytes().await.unwrap().to_vec()
     }
 
-    fn object(&self, name: &str) -> Vec<u8> {
-        let (status, bytes) = self.ask("GET", &format!("/lectures/hall/{name}"), b"");
-        assert_eq!(status, 200, "{name}");
-        bytes
+    async fn put(&self, name: &str, bytes: Vec<u8>) {
+        let name = Name::from(format!("hall/{name}"));
+        self.store.put(&name, bytes.into()).await.unwrap();
     }
 
     /// Settings of a receiver whose archive is in the bucket.
@@ -959,8 +968,8 @@ fn with_settings(home: &Path, words: &[&str]) -> (Option<i32>, String) {
     (said.status.code(), String::from_utf8(text).unwrap())
 }
 
-#[test]
-fn a_recording_goes_into_a_bucket_through_kill_9_and_plays_from_it() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_goes_into_a_bucket_through_kill_9_and_plays_from_it() {
     let _alone = programs::alone();
     let home = tempfile::tempdir().unwrap();
     let s3 = S3::start();
@@ -985,7 +994,7 @@ fn a_recording_goes_into_a_bucket_through_kill_9_and_plays_from_it() {
     for (key, _, expected) in &sealed {
         let name = segment_path(key);
         let of = |bytes: &[u8]| Hash(*blake3::hash(bytes).as_bytes());
-        assert_eq!(of(&s3.object(&name)), *expected, "{name}");
+        assert_eq!(of(&s3.object(&name).await), *expected, "{name}");
         if key.track != TrackId::EVENTS {
             let url = name.replace("recordings/", "/hls/");
             assert_eq!(of(&get(&page, &url, "").2), *expected, "{url}");
@@ -1016,9 +1025,9 @@ fn a_recording_goes_into_a_bucket_through_kill_9_and_plays_from_it() {
             .unwrap()
             .0,
     );
-    let mut bytes = s3.object(&name);
+    let mut bytes = s3.object(&name).await;
     *bytes.last_mut().unwrap() ^= 1;
-    s3.ask("PUT", &format!("/lectures/hall/{name}"), &bytes);
+    s3.put(&name, bytes).await;
     let (code, said) = with_settings(&receiver_home, &["verify", &id]);
     assert!(
         code == Some(1) && said.contains("the manifest says"),

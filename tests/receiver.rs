@@ -663,3 +663,196 @@ fn a_film_is_exported_without_and_beside_a_running_receiver() {
     );
     assert!(!nothing.exists());
 }
+
+/// Uploads a recording as a box does; gives how long it took until it was complete.
+async fn upload(
+    identity: &Identity,
+    receiver: &Receiver,
+    order: (u64, u64),
+    objects: &Objects,
+) -> Duration {
+    let (segments, inits) = split(objects);
+    let began = hallcast::clock::now();
+    let mut device = Device::connect(identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed(order, 1, &[]).await;
+    for init in &inits {
+        device.stream(init).await;
+    }
+    for bytes in segments.values() {
+        device.stream(&segment_stream(bytes)).await;
+    }
+    while !matches!(device.next().await, Message::Complete(_)) {}
+    hallcast::clock::now().since(began)
+}
+
+/// Sends a stream as far as the receiver lets it be sent; errors are what a misdeed is answered with.
+async fn push(connection: &quinn::Connection, bytes: &[u8], finish: bool) -> bool {
+    let Some(Ok(mut stream)) =
+        hallcast::clock::within(Duration::from_millis(50), connection.open_uni()).await
+    else {
+        return false;
+    };
+    let write = async {
+        let written = stream.write_all(bytes).await;
+        if finish {
+            let _ = stream.finish();
+        }
+        written.is_ok()
+    };
+    let sent = hallcast::clock::within(Duration::from_millis(200), write).await;
+    if !finish {
+        // Neither ended nor reset: the stream stays open for as long as the connection.
+        std::mem::forget(stream);
+    }
+    sent.unwrap_or(false)
+}
+
+/// One misdeed after the other, each on a connection of its own; ends with how many streams were open
+/// at once.
+async fn misbehave(
+    identity: &Identity,
+    receiver: &Receiver,
+    number: u64,
+    foreign: &Objects,
+) -> usize {
+    let (segments, _) = split(foreign);
+    let good = segments.values().nth(1).unwrap();
+    let mut device = Device::connect(identity, &receiver.boxes, &receiver.state_dir).await;
+    device.hello((1, number), 7, &[ID]).await;
+    let connection = device.connection.clone();
+    let mut open = 0;
+    match number % 7 {
+        // A thousand streams, each with a megabyte and no end.
+        0 => {
+            let mut endless = segment_head(&SegmentHeader {
+                key: key(1, 7),
+                init: None,
+            });
+            for _ in 0..20 {
+                endless.extend(chunk_head(50_000));
+                endless.extend([7; 50_000]);
+            }
+            for _ in 0..1000 {
+                let sent = push(&connection, &endless, false).await;
+                open += usize::from(sent);
+                if !sent && open >= 40 {
+                    break;
+                }
+            }
+        }
+        // Lengths beyond every limit, on the control stream and on others.
+        1 => {
+            push(&connection, &chunk_head(u32::MAX), true).await;
+            let _ = device.send_anyway(&[0xff; 5000]).await;
+        }
+        // A reader that takes nothing, and much to answer.
+        2 => {
+            for _ in 0..400 {
+                push(&connection, &[3; 40], true).await;
+            }
+        }
+        // Bytes that are not what their trailer says.
+        3 => {
+            let mut wrong = segment_stream(good);
+            let middle = wrong.len() / 2;
+            wrong[middle] ^= 1;
+            for _ in 0..100 {
+                push(&connection, &wrong, true).await;
+            }
+        }
+        // Another box's recording, again and again.
+        4 => {
+            for _ in 0..100 {
+                push(&connection, &segment_stream(good), true).await;
+            }
+        }
+        // Noise on streams.
+        5 => {
+            for round in 0u8..100 {
+                let noise: Vec<u8> = (0..5000u32)
+                    .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 ^ round)
+                    .collect();
+                push(&connection, &noise, true).await;
+            }
+        }
+        // Noise on the control stream, and another box's name.
+        _ => {
+            let _ = device.send_anyway(&[0x9f; 3000]).await;
+            let mut other = Device::connect(identity, &receiver.boxes, &receiver.state_dir).await;
+            other.pretend(BOX).await;
+            assert_eq!(ended(&other.connection).await, ErrorCode::WRONG_BOX);
+        }
+    }
+    open
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_box_costs_bounded_memory_and_no_other_box_its_upload() {
+    let _alone = programs::alone();
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let good = Identity::signed(&receiver.state_dir, BOX);
+    let hostile = Identity::signed(&receiver.state_dir, BoxId([8; 16]));
+    let recordings: Vec<_> = (1..=6)
+        .map(|n| recording::make(RecordingId([n; 16]), 20, true, false))
+        .collect();
+    let mut alone = Vec::new();
+    for (number, objects) in (1..).zip(&recordings[..3]) {
+        alone.push(upload(&good, &receiver, (1, number), objects).await);
+    }
+    let before = programs::resident_bytes(receiver.pid());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut most_open, mut rounds) = (0, 0);
+    let attack = async {
+        while rounds < 14 || !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            rounds += 1;
+            let open = misbehave(&hostile, &receiver, rounds, &recordings[0]).await;
+            most_open = most_open.max(open);
+        }
+    };
+    let mut beside = Vec::new();
+    let uploads = async {
+        for (number, objects) in (10..).zip(&recordings[3..]) {
+            beside.push(upload(&good, &receiver, (1, number), objects).await);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let pid = receiver.pid();
+    let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let until = ended.clone();
+    let watching = tokio::task::spawn_blocking(move || {
+        let mut peak = 0;
+        while !until.load(std::sync::atomic::Ordering::Relaxed) {
+            peak = programs::resident_bytes(pid).max(peak);
+            hallcast::clock::sleep(Duration::from_millis(20));
+        }
+        peak
+    });
+    tokio::join!(attack, uploads);
+    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    let peak = watching.await.unwrap();
+    alone.sort();
+    beside.sort();
+    let ratio = beside[1].as_secs_f64() / alone[1].as_secs_f64();
+    println!(
+        "{rounds} misdeeds, {most_open} streams open at once: the receiver grew from {before} to at \
+         most {peak} bytes; an upload took {:?} alone, {:?} beside them (x {ratio:.1})",
+        alone[1], beside[1]
+    );
+    assert!(most_open >= 40 && most_open <= 64, "{most_open}");
+    assert!(peak - before < 128 << 20, "{peak}");
+    // Nothing of what the hostile box sent is there.
+    let archived = std::fs::read_dir(receiver.store_dir.join("recordings")).unwrap();
+    assert_eq!(archived.count(), recordings.len());
+    for objects in &recordings {
+        for (name, bytes) in objects {
+            assert!(
+                std::fs::read(receiver.store_dir.join(name)).unwrap() == *bytes,
+                "{name}"
+            );
+        }
+    }
+    // And the same box may send what is right afterwards.
+    let own = recording::make_by(BoxId([8; 16]), ID, 2, true, false);
+    upload(&hostile, &receiver, (2, 1), &own).await;
+}

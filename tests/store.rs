@@ -199,7 +199,7 @@ async fn judge(twin: &Twin, objects: &Objects, told: &Told, what: &str) {
         assert_eq!(library.erased_of(&open()), [ID], "{what}");
         assert_eq!(listed, None, "{what}: it is back");
         let asked = library.unconfirmed(BOX);
-        assert_eq!(asked.is_empty(), told.confirmed, "{what}");
+        assert!(asked.is_empty() || !told.confirmed, "{what}");
     } else {
         delivered.unwrap_or_else(|e| panic!("{what}: {e}"));
         let listing = listed.unwrap();
@@ -1003,7 +1003,8 @@ async fn a_recording_goes_into_a_bucket_through_kill_9_and_plays_from_it() {
     }
     println!("{compared} segments have one hash on the box, in the bucket and at the browser");
     assert!(compared > 4);
-    for track in [1, 2] {
+    let tracks: BTreeSet<TrackId> = sealed.iter().map(|(key, ..)| key.track).collect();
+    for track in tracks.iter().filter(|track| **track != TrackId::EVENTS) {
         let playlist = get(&page, &format!("/hls/{id}/{track}/index.m3u8"), "").2;
         let playlist = m3u8_rs::parse_media_playlist_res(&playlist).unwrap();
         assert!(playlist.end_list && playlist.segments.len() > 2);

@@ -20,7 +20,7 @@
 //! receiver -> wire, mp4, layer 0                           (never a stage, never station)
 //! stages   -> layer 0, and: source: board · segmenter: mp4, wire · uplink: wire · panel: board
 //!                                                          (never another stage)
-//! wire, mp4, board -> layer 0;   clock -> media, sys;   media, settings, sys -> nothing of ours
+//! wire, mp4, board -> layer 0;   clock -> media, sys;   media, sys, blocking, settings -> nothing of ours
 //! ```
 //!
 //! Engines (`pacer`, `uplink::session`, `receiver::ingest`, `station::recorder`, `spool::index`)
@@ -34,6 +34,9 @@ pub mod sys;
 
 // Layer 0: the only file that reads or sleeps on a clock.
 pub mod clock;
+
+// Layer 0: work that may wait for a disk.
+mod blocking;
 
 // Layer 0: strict settings files, with errors that name file, line and key.
 pub mod settings;

@@ -14,6 +14,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("media", &[]),
     ("sys", &[]),
     ("clock", &["media", "sys"]),
+    ("blocking", &[]),
     ("settings", &[]),
     ("wire", &["media"]),
     ("mp4", &["media"]),
@@ -23,7 +24,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("encoder", &["media", "clock", "board"]),
     ("segmenter", &["media", "clock", "mp4", "wire"]),
     ("spool", &["media", "clock"]),
-    ("uplink", &["media", "clock", "wire"]),
+    ("uplink", &["media", "clock", "blocking", "wire"]),
     ("panel", &["media", "clock", "board"]),
     (
         "station",
@@ -42,13 +43,17 @@ const TABLE: &[(&str, &[&str])] = &[
             "panel",
         ],
     ),
-    ("receiver", &["media", "clock", "settings", "wire", "mp4"]),
+    (
+        "receiver",
+        &["media", "clock", "blocking", "settings", "wire", "mp4"],
+    ),
     // Only compiled for tests: whole boxes and receivers in virtual time.
     (
         "simulation",
         &[
             "media",
             "clock",
+            "blocking",
             "wire",
             "mp4",
             "segmenter",
@@ -60,8 +65,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The two drivers that may name quinn, each with its tests below it.
-const QUINN: &[&str] = &["uplink/quic", "receiver/listener"];
+/// The two drivers that may name quinn, each with its tests below it, and the network that both meet
+/// on in simulations.
+const QUINN: &[&str] = &["uplink/quic", "receiver/listener", "simulation/network"];
 
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -58,7 +58,8 @@ impl Config {
     }
 }
 
-const LEAST_BIT_RATE: u32 = 50_000;
+/// The lowest bit rate of pictures.
+pub const LEAST_BIT_RATE: u32 = 50_000;
 const MOST_BIT_RATE: u32 = 100_000_000;
 
 /// What an encoder of sound is told once. Samples come 48 000 per second.

@@ -90,6 +90,20 @@ impl Sequences {
         }
     }
 
+    /// The numbers of the set that are not below `from`.
+    pub fn beyond(&self, from: u64) -> Self {
+        let mut rest = Self::default();
+        let below = self.cumulative.checked_sub(1);
+        let below = below.map(|last| Range { first: 0, last });
+        for range in below.iter().chain(&self.ranges) {
+            rest.insert_range(Range {
+                first: range.first.max(from),
+                last: range.last,
+            });
+        }
+        rest
+    }
+
     /// Adds every number of `other`.
     pub fn merge(&mut self, other: &Self) {
         if let Some(last) = other.cumulative.checked_sub(1) {
@@ -124,7 +138,11 @@ mod tests {
             let mut twice = Sequences::default();
             twice.merge(&set);
             twice.merge(&set);
-            prop_assert_eq!(twice, set);
+            prop_assert_eq!(&twice, &set);
+            let rest = set.beyond(20);
+            for sequence in 0..70 {
+                prop_assert_eq!(rest.contains(sequence), sequence >= 20 && model.contains(&sequence));
+            }
         }
     }
 

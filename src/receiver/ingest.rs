@@ -201,18 +201,7 @@ impl Ingest {
     }
 
     /// The box was let in: what its `Hello` is answered.
-    pub fn welcome(&mut self, mut welcome: Welcome) -> Work {
-        // The answer must fit a message. Ranges may be left out, which only has them sent again; a
-        // recording may not: the box would take it for forgotten.
-        if framing::encode(&Message::Welcome(welcome.clone())).is_err() {
-            let tracks = welcome
-                .recordings
-                .iter_mut()
-                .flat_map(|held| &mut held.tracks);
-            for track in tracks {
-                track.durable = Sequences::below(track.durable.cumulative());
-            }
-        }
+    pub fn welcome(&mut self, welcome: Welcome) -> Work {
         let message = Message::Welcome(welcome);
         if framing::encode(&message).is_err() {
             return self.close(ErrorCode::INTERNAL, "no Welcome can be written");

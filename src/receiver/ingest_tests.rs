@@ -33,6 +33,7 @@ fn welcome() -> Welcome {
         limits: Default::default(),
         software: "test".into(),
         erased: vec![],
+        abridged: false,
     }
 }
 

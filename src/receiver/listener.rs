@@ -11,6 +11,7 @@ use super::fence::{Claim, Fence, Verdict};
 use super::ingest::{self, Ingest, Work, printable};
 use super::library::{Error as KeepError, Library};
 use super::roster::{Refused, Roster, fingerprint};
+use crate::blocking;
 use crate::clock;
 use crate::media::{BoxId, Hash};
 use crate::wire::message::{Hello, Limits, Message, Welcome};
@@ -114,9 +115,20 @@ impl Listener {
         if authority.is_development() && !address.ip().is_loopback() {
             return Err(Error::Development(address));
         }
+        let bind = |config| Endpoint::server(config, address);
+        Self::on_endpoint(address, bind, authority, library, roster)
+    }
+
+    /// As [`Listener::bind`], on the endpoint that `bind` makes.
+    pub(crate) fn on_endpoint(
+        address: SocketAddr,
+        bind: impl FnOnce(quinn::ServerConfig) -> std::io::Result<Endpoint>,
+        authority: &Authority,
+        library: Arc<Library>,
+        roster: Roster,
+    ) -> Result<Self, Error> {
         let config = server_config(authority)?;
-        let endpoint =
-            Endpoint::server(config, address).map_err(|source| Error::Bind { address, source })?;
+        let endpoint = bind(config).map_err(|source| Error::Bind { address, source })?;
         Ok(Self {
             endpoint,
             shared: Arc::new(Shared {
@@ -294,7 +306,7 @@ async fn accept(shared: Arc<Shared>, incoming: Incoming) {
 /// The roster is a file: asked off the tasks that carry media.
 async fn admit(roster: &Roster, box_id: BoxId, certificate: Hash) -> Result<String, Refused> {
     let roster = roster.clone();
-    let asked = tokio::task::spawn_blocking(move || roster.admit(box_id, certificate)).await;
+    let asked = blocking::run(move || roster.admit(box_id, certificate)).await;
     match asked {
         Ok(entry) => entry.map(|entry| entry.room),
         Err(e) => Err(Refused::Unreadable(e.to_string())),
@@ -325,6 +337,7 @@ impl Session {
     ) {
         let peer = self.connection.remote_address();
         tokio::select! {
+            biased;
             () = write_messages(send, waiting) => {}
             () = self.read_control(receive) => {}
             () = self.read_streams() => {}
@@ -553,6 +566,7 @@ impl Session {
             limits: Limits::default(),
             software: concat!("hallcast-receiver ", env!("CARGO_PKG_VERSION")).into(),
             erased: vec![],
+            abridged: false,
         });
         // A second `Hello` never comes here: the engine refuses it.
         let _ = self.welcomed.set(());

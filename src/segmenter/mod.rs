@@ -96,11 +96,17 @@ pub struct Segmenter {
     /// Counts chunks over all segments, for `mfhd`.
     fragment: u32,
     last: Option<MediaTime>,
+    /// Segments that begin from now on are left out.
+    skipping: bool,
+    /// Those left out that nobody has been told of: the first and the last.
+    skipped: Option<(u64, u64)>,
     stats: Stats,
 }
 
 struct Open {
     init: Hash,
+    /// It only takes its number: nothing of it is given.
+    skipped: bool,
     /// Which segment of the grid of sound it is; none for pictures.
     number: Option<u64>,
     units: u64,
@@ -118,8 +124,22 @@ impl Segmenter {
             open: None,
             fragment: 0,
             last: None,
+            skipping: false,
+            skipped: None,
             stats: Stats::default(),
         }
+    }
+
+    /// Leaves out the segments that begin from now on, or gives them again. One that is left out
+    /// takes its number, so that what follows keeps its place on the timeline.
+    pub fn set_skipping(&mut self, skipping: bool) {
+        self.skipping = skipping;
+    }
+
+    /// The first and the last of the segments left out, once that is over: they are lost.
+    pub fn take_skipped(&mut self) -> Option<(u64, u64)> {
+        let going_on = self.skipping || self.open.as_ref().is_some_and(|open| open.skipped);
+        self.skipped.take_if(|_| !going_on)
     }
 
     /// Sets the init (made by [`crate::mp4::video_init`] or [`crate::mp4::audio_init`]) that what
@@ -172,14 +192,18 @@ impl Segmenter {
         }
         self.last = Some(unit.time);
         let after = self.config.cut.number_after(&unit, self.config.timescale);
+        let skipped = self.skipping;
         let open = self.open.get_or_insert_with(|| Open {
             init,
+            skipped,
             number,
             units: 0,
             chunks: 0,
             pending: Vec::new(),
         });
-        open.pending.push(unit);
+        if !open.skipped {
+            open.pending.push(unit);
+        }
         open.units += 1;
 
         let segment_complete = after != open.number;
@@ -197,11 +221,17 @@ impl Segmenter {
     /// Gives what is pending and seals the open segment; the next access unit begins a new one.
     pub fn flush(&mut self, give: &mut impl FnMut(Segmented)) -> Result<(), Error> {
         self.emit(give)?;
-        if self.open.take().is_some() {
+        let Some(closed) = self.open.take() else {
+            return Ok(());
+        };
+        if closed.skipped {
+            let first = self.skipped.map_or(self.sequence, |(first, _)| first);
+            self.skipped = Some((first, self.sequence));
+        } else {
             give(Segmented::Seal(self.key()));
-            self.sequence += 1;
             self.stats.segments += 1;
         }
+        self.sequence += 1;
         Ok(())
     }
 

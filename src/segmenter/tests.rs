@@ -258,3 +258,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_left_out_takes_its_number_and_its_place() {
+    let mut segmenter = pictures();
+    let mut given = Vec::new();
+    let mut lost = Vec::new();
+    let units = i64::from("30".parse::<Rate>().unwrap().tick_units());
+    segmenter
+        .set_init(vec![1], &mut |part| given.push(part))
+        .unwrap();
+    for n in 0..300 {
+        match n {
+            70 => segmenter.set_skipping(true),
+            200 => segmenter.set_skipping(false),
+            _ => {}
+        }
+        let unit = unit(n * units, units as u32, n % 60 == 0);
+        segmenter.push(unit, &mut |part| given.push(part)).unwrap();
+        lost.extend(segmenter.take_skipped().map(|range| (n, range)));
+    }
+    segmenter.flush(&mut |part| given.push(part)).unwrap();
+    // Segments 42 and 43 are left out, which is known with the first unit of 44.
+    assert_eq!(lost, [(240, (42, 43))]);
+    let seals: Vec<u64> = given
+        .iter()
+        .filter_map(|part| match part {
+            Segmented::Seal(key) => Some(key.sequence),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(seals, [40, 41, 44]);
+    let start = given.iter().rev().find_map(|part| match part {
+        Segmented::Chunk(chunk) if chunk.index == 0 => Some(chunk.start.0),
+        _ => None,
+    });
+    assert_eq!(start, Some(240 * units));
+}

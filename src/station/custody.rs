@@ -210,7 +210,21 @@ impl Custody {
     /// once it is said again.
     pub(crate) fn report(&mut self, report: &Report) -> Result<(), Error> {
         match report {
-            Report::Connected | Report::Disconnected { .. } | Report::Received { .. } => {}
+            Report::Connected
+            | Report::Disconnected { .. }
+            | Report::Received { .. }
+            | Report::Erase { .. }
+            | Report::Fenced { .. } => {}
+            Report::Ahead {
+                recording, track, ..
+            } => self.words.push_back(Word::Alarm {
+                recording: *recording,
+                code: "receiver-ahead",
+                track: Some(*track),
+                message: format!(
+                    "the receiver claims segments of recording {recording} that this box never sent: an older copy of its disk was restored? Nothing of it is sent or freed until a person decides"
+                ),
+            }),
             Report::Durable {
                 recording,
                 track,

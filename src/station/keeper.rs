@@ -16,8 +16,8 @@ use super::recorder::{Action, Input as Happening, Recorder, Refusal};
 use super::status::Lateness;
 use crate::clock;
 use crate::media::{
-    BoxId, Event, Fact, GapLength, Monotonic, Rate, RecordingId, SegmentKey, Segmented, StartedBy,
-    StopReason, TrackId,
+    BoxId, Event, Fact, GapLength, LostReason, Monotonic, Rate, RecordingId, SegmentKey, Segmented,
+    StartedBy, StopReason, TrackId,
 };
 use crate::panel::SimulatedButton;
 use crate::spool::{self, Spool, SyncJob, SyncResult};
@@ -40,6 +40,8 @@ const TRAVELLING: usize = 256;
 pub enum Input {
     /// A lane's next init, chunk or seal.
     Given(RecordingId, Segmented),
+    /// A lane that was told to give its track up left these segments out, first to last.
+    GivenUp(RecordingId, TrackId, u64, u64),
     /// Something worth knowing about the running recording.
     Noted(Event),
     /// A lane has given out all it held of a recording.
@@ -178,6 +180,18 @@ impl Keeper {
     fn handle(&mut self, input: Input) {
         match input {
             Input::Given(recording, given) => self.keep(recording, &given),
+            Input::GivenUp(recording, track, first, last) => {
+                let running = self.running.as_ref();
+                if running.is_some_and(|running| running.take.recording == recording) {
+                    let reason = LostReason::NoSpace;
+                    self.note(Event::Lost {
+                        track,
+                        first,
+                        last,
+                        reason,
+                    });
+                }
+            }
             Input::Noted(event) => self.note(event),
             Input::Finished(recording, track) => {
                 let ours = self.runs(recording);

@@ -11,7 +11,7 @@ use super::keeper::Input;
 use super::status::Track;
 use super::supervise;
 use crate::clock;
-use crate::media::{Event, Monotonic, Rate, RecordingId, Segmented, TrackId};
+use crate::media::{AccessUnit, Event, Monotonic, Rate, RecordingId, Segmented, TrackId};
 use crate::segmenter::{self, Cut, Segmenter};
 use crate::source;
 use std::collections::BTreeMap;
@@ -31,6 +31,13 @@ pub(super) const LATE: Duration = Duration::from_millis(500);
 
 /// What the keeper tells a lane.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        reason = "given once the keeper has its orders for a short link and disk"
+    )
+)]
 pub enum Command {
     /// Give this span from its start on.
     Begin(Arc<Take>),
@@ -38,7 +45,21 @@ pub enum Command {
     End(RecordingId, Monotonic),
     /// Give nothing more of the span in hand.
     Drop,
+    /// Encode pictures at this much of the track's bit rate, from the next segment on and until told
+    /// otherwise; one of [`LADDER`]. Sound takes no notice.
+    BitRate {
+        /// Per cent.
+        percent: u8,
+    },
+    /// Leave out what begins from the next segment on, in this span and those that follow.
+    GiveUp,
+    /// Give again from the next segment on: the end of [`Command::GiveUp`].
+    TakeUp,
 }
+
+/// The steps in which the bit rate of pictures goes down when the link or the disk is short, in per
+/// cent of what the track is configured for.
+pub const LADDER: [u8; 5] = [100, 75, 50, 35, 25];
 
 /// One span of a recording, as the lanes need to know it.
 #[derive(Debug)]
@@ -105,6 +126,10 @@ pub(super) struct Ends {
     pub(super) name: &'static str,
     /// A span that waits for the device.
     pub(super) begin: Option<Arc<Take>>,
+    /// How much of its bit rate the track may have.
+    pub(super) percent: u8,
+    /// The track is given up.
+    given_up: bool,
     commands: Receiver<Command>,
     keeper: SyncSender<Input>,
     view: Arc<Mutex<View>>,
@@ -138,6 +163,8 @@ impl Ends {
                 track,
                 name,
                 begin: None,
+                percent: LADDER[0],
+                given_up: false,
                 commands,
                 keeper,
                 view,
@@ -164,6 +191,9 @@ impl Ends {
                 self.give(Input::Finished(recording, self.track));
             }
             (Ok(Command::Drop), running) => (*running, self.begin) = (None, None),
+            (Ok(Command::BitRate { percent }), _) => self.percent = percent.clamp(1, 100),
+            (Ok(Command::GiveUp), _) => self.given_up = true,
+            (Ok(Command::TakeUp), _) => self.given_up = false,
             (Err(TryRecvError::Empty), _) => {}
             (Err(TryRecvError::Disconnected), _) => return false,
         }
@@ -255,10 +285,48 @@ impl Ends {
         })
     }
 
-    /// Gives what the segmenter gave.
-    pub(super) fn give_all(&self, recording: RecordingId, given: &mut Vec<Segmented>) {
+    /// Gives an access unit to the segmenter, unless the track is given up.
+    pub(super) fn push(
+        &self,
+        unit: AccessUnit,
+        segmenter: &mut Segmenter,
+        given: &mut Vec<Segmented>,
+    ) -> Result<(), String> {
+        segmenter.set_skipping(self.given_up);
+        segmenter
+            .push(unit, &mut |part| given.push(part))
+            .map_err(|error| error.to_string())
+    }
+
+    /// Gives what the segmenter gave, and says first what it left out.
+    pub(super) fn give_all(
+        &self,
+        recording: RecordingId,
+        segmenter: &mut Segmenter,
+        given: &mut Vec<Segmented>,
+    ) {
+        if let Some((first, last)) = segmenter.take_skipped() {
+            self.give(Input::GivenUp(recording, self.track, first, last));
+        }
         given
             .drain(..)
             .for_each(|given| self.give(Input::Given(recording, given)));
     }
+
+    /// Ends the segment in hand and gives all that is left.
+    pub(super) fn give_last(
+        &self,
+        recording: RecordingId,
+        segmenter: &mut Segmenter,
+        given: &mut Vec<Segmented>,
+    ) -> Result<(), String> {
+        segmenter.set_skipping(false);
+        let flushed = segmenter.flush(&mut |part| given.push(part));
+        self.give_all(recording, segmenter, given);
+        self.give(Input::Finished(recording, self.track));
+        flushed.map_err(|error| error.to_string())
+    }
 }
+
+#[cfg(test)]
+mod tests;

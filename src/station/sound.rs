@@ -188,8 +188,9 @@ impl SoundLane {
             .segmenter
             .set_init(init, &mut |given| running.given.push(given))
             .map_err(|error| error.to_string())?;
+        let recording = running.take.recording;
         self.ends
-            .give_all(running.take.recording, &mut running.given);
+            .give_all(recording, &mut running.segmenter, &mut running.given);
         self.ends.give(Input::Noted(Event::Track(TrackInfo {
             id: self.ends.track,
             name: self.ends.name.into(),
@@ -212,6 +213,7 @@ impl SoundLane {
     fn encode(&mut self, running: &mut Running) {
         let before = clock::thread_cpu();
         let mut outcome = Ok(());
+        let ends = &self.ends;
         let Running {
             pacer,
             encoder,
@@ -226,8 +228,8 @@ impl SoundLane {
                 time.as_nanos(Timescale::SOUND).unsigned_abs(),
             ));
             let encoded = encoder.encode(block.samples, time, captured, &mut |unit| {
-                if let Err(error) = segmenter.push(unit, &mut |part| given.push(part)) {
-                    outcome = Err(error.to_string());
+                if let Err(message) = ends.push(unit, segmenter, given) {
+                    outcome = Err(message);
                 }
             });
             if let Err(error) = encoded {
@@ -253,8 +255,9 @@ impl SoundLane {
                 cause,
             }));
         }
+        let recording = running.take.recording;
         self.ends
-            .give_all(running.take.recording, &mut running.given);
+            .give_all(recording, &mut running.segmenter, &mut running.given);
     }
 
     fn finish(&mut self, mut running: Running, end: Monotonic) {
@@ -267,25 +270,20 @@ impl SoundLane {
             encoder,
             segmenter,
             given,
+            take,
             ..
         } = &mut running;
         let mut outcome = Ok(());
+        let ends = &self.ends;
         let finished = encoder.finish(&mut |unit| {
-            if let Err(error) = segmenter.push(unit, &mut |part| given.push(part)) {
-                outcome = Err(error.to_string());
+            if let Err(message) = ends.push(unit, segmenter, given) {
+                outcome = Err(message);
             }
         });
-        let flushed = segmenter.flush(&mut |part| given.push(part));
-        let failure = finished
-            .err()
-            .map(|error| error.to_string())
-            .or(flushed.err().map(|error| error.to_string()));
-        if let Some(message) = failure.or(outcome.err()) {
+        let last = ends.give_last(take.recording, segmenter, given);
+        let finished = finished.map_err(|error| error.to_string());
+        if let Err(message) = finished.and(last).and(outcome) {
             self.ends.raise("microphone-encoder".into(), message);
         }
-        self.ends
-            .give_all(running.take.recording, &mut running.given);
-        self.ends
-            .give(Input::Finished(running.take.recording, self.ends.track));
     }
 }

@@ -6,7 +6,7 @@ use super::lane::{ATTENTION, CHUNK, Ends, LATE, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, ParameterSets, Scene, Tick, VideoEncoder};
 use crate::media::{
-    Codec, Event, GapCause, MediaTime, Monotonic, Picture, PictureLayout, Rate, Segmented,
+    Codec, Event, GapCause, Hash, MediaTime, Monotonic, Picture, PictureLayout, Rate, Segmented,
     TrackInfo, TrackKind,
 };
 use crate::mp4;
@@ -33,6 +33,7 @@ struct Device {
     settings: VideoSettings,
     /// The pacing rate: the configured one, or the device's own.
     rate: Rate,
+    /// What it is configured for.
     bit_rate: u32,
     encoder: Box<dyn VideoEncoder>,
     /// The encoder has not given anything yet: its first picture must be a keyframe.
@@ -45,6 +46,8 @@ struct Running {
     pacer: Pacer<Picture>,
     rate: Rate,
     segmenter: Segmenter,
+    /// The init and the bit rate by which the recording knows the track.
+    described: Option<(Hash, u32)>,
     /// The grid's tick with which the pacer's tick 0 coincides.
     first_tick: u64,
     /// How the camera's pictures lie.
@@ -205,6 +208,7 @@ impl VideoLane {
                 Cut::pictures(rate, CHUNK, SEGMENT),
             ),
             take,
+            described: None,
             shown: None,
             seen: start,
             away: false,
@@ -294,6 +298,7 @@ impl VideoLane {
             captured: picture.captured,
             keyframe: device.fresh || tick.is_multiple_of(running.rate.ticks_covering(SEGMENT)),
         };
+        device.encoder.set_bit_rate(self.bit_rate(device));
         let before = clock::thread_cpu();
         let encoded = device.encoder.encode(&picture.data, &place);
         let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
@@ -320,26 +325,33 @@ impl VideoLane {
                     .raise(format!("{}-encoder", self.ends.name), error.to_string());
             }
         };
-        let outcome = self.set_init(running, device).and_then(|()| {
-            running
-                .segmenter
-                .push(unit, &mut |given| running.given.push(given))
-                .map_err(|error| error.to_string())
-        });
+        // A keyframe may come from a new encoder, at another bit rate.
+        let described = match unit.keyframe {
+            true => self.describe(running, device),
+            false => Ok(()),
+        };
+        let outcome = described
+            .and_then(|()| (self.ends).push(unit, &mut running.segmenter, &mut running.given));
         device.fresh = outcome.is_err();
         if let Err(message) = outcome {
             self.ends
                 .raise(format!("{}-segmenter", self.ends.name), message);
         }
+        let recording = running.take.recording;
         self.ends
-            .give_all(running.take.recording, &mut running.given);
+            .give_all(recording, &mut running.segmenter, &mut running.given);
     }
 
-    /// Gives the segmenter the init, and the recording its description, when the encoder is fresh.
-    fn set_init(&mut self, running: &mut Running, device: &Device) -> Result<(), String> {
-        if !device.fresh {
-            return Ok(());
-        }
+    /// What the encoder is to keep to.
+    fn bit_rate(&self, device: &Device) -> u32 {
+        let share = u64::from(device.bit_rate) * u64::from(self.ends.percent) / 100;
+        u32::try_from(share)
+            .unwrap_or(u32::MAX)
+            .max(encoder::LEAST_BIT_RATE)
+    }
+
+    /// Gives the segmenter the init, and the recording the track's description, where they are new.
+    fn describe(&self, running: &mut Running, device: &Device) -> Result<(), String> {
         let ParameterSets { sps, pps } = device
             .encoder
             .parameters()
@@ -352,12 +364,12 @@ impl VideoLane {
         let init = mp4::video_init(sps, pps, width, height, timescale)
             .map_err(|error| error.to_string())?;
         let codec_tag = mp4::avc_codec_tag(sps).map_err(|error| error.to_string())?;
-        let before = running.segmenter.init();
         let init = running
             .segmenter
             .set_init(init, &mut |given| running.given.push(given))
             .map_err(|error| error.to_string())?;
-        if before != Some(init) {
+        let bit_rate = self.bit_rate(device);
+        if running.described.replace((init, bit_rate)) != Some((init, bit_rate)) {
             self.ends.give(Input::Noted(Event::Track(TrackInfo {
                 id: self.ends.track,
                 name: self.ends.name.into(),
@@ -369,7 +381,7 @@ impl VideoLane {
                 },
                 codec_tag,
                 timescale,
-                bit_rate: device.bit_rate,
+                bit_rate,
                 init,
                 language: None,
                 alternate_of: None,
@@ -382,16 +394,13 @@ impl VideoLane {
         if let Some(end) = running.end.filter(|_| running.shown.is_some()) {
             self.note_gap(running, end);
         }
-        if let Err(error) = running
-            .segmenter
-            .flush(&mut |given| running.given.push(given))
-        {
+        let Running {
+            segmenter, given, ..
+        } = running;
+        let last = (self.ends).give_last(running.take.recording, segmenter, given);
+        if let Err(message) = last {
             self.ends
-                .raise(format!("{}-segmenter", self.ends.name), error.to_string());
+                .raise(format!("{}-segmenter", self.ends.name), message);
         }
-        self.ends
-            .give_all(running.take.recording, &mut running.given);
-        self.ends
-            .give(Input::Finished(running.take.recording, self.ends.track));
     }
 }

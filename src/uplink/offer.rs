@@ -1,6 +1,7 @@
 //! What passes between the station, the session engine and its driver.
 
 use crate::media::{Hash, RecordingId, SegmentKey, TrackId, TrackKind};
+use crate::wire::message::Lost;
 use crate::wire::{ErrorCode, Message, Sequences};
 use std::io;
 
@@ -54,8 +55,28 @@ pub enum Offer {
         /// The hash of their bytes.
         hash: Hash,
     },
+    /// The spool knows that the receiver has the recording whole. It is still named in `Hello`, after
+    /// those that are not: a receiver that forgot it says so.
+    Whole {
+        /// The recording.
+        recording: RecordingId,
+    },
+    /// These segments will never come: whatever was offered of them is dropped.
+    Lost {
+        /// The range and the reason.
+        lost: Lost,
+        /// The recording's events track says so. Otherwise the receiver is told by message, on each
+        /// connection until it has the recording whole.
+        is_fact: bool,
+    },
     /// The spool no longer holds this recording.
     Forget {
+        /// The recording.
+        recording: RecordingId,
+    },
+    /// As `Forget`, of a recording that the receiver had erased ([`Report::Erase`]): the copy is gone
+    /// durably, and the receiver is told.
+    Erased {
         /// The recording.
         recording: RecordingId,
     },
@@ -99,13 +120,36 @@ pub enum Report {
         /// What the receiver holds.
         held: Sequences,
     },
+    /// The receiver claims segments that this box never made or never sent whole: an older copy of its
+    /// disk was restored, or the receiver lies. Its word on this recording frees nothing, and nothing
+    /// of the recording is sent on this connection; all others go on. It takes a person.
+    Ahead {
+        /// The recording.
+        recording: RecordingId,
+        /// The track.
+        track: TrackId,
+        /// What the receiver claims of it.
+        held: Sequences,
+    },
+    /// The recording was erased at the receiver on purpose: the box's copy must go too, then
+    /// [`Offer::Erased`] is due. Nothing of it is sent any more.
+    Erase {
+        /// The recording.
+        recording: RecordingId,
+    },
+    /// The receiver holds this epoch for the box, and ours is not above it: the card was restored, or
+    /// two machines use one key. The driver goes past it.
+    Fenced {
+        /// The epoch held.
+        epoch: u64,
+    },
     /// The receiver holds the whole recording and its manifest. Frees nothing by itself.
     Complete {
         /// The recording.
         recording: RecordingId,
     },
-    /// The receiver will not take this segment (another content under its name, or erased). It is
-    /// not sent again in this run.
+    /// The receiver will not take this segment: it holds another content under its name. It is not
+    /// sent again in this run.
     Refused {
         /// The segment.
         key: SegmentKey,

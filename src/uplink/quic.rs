@@ -27,9 +27,11 @@ use quinn::{
 use quinn::{ServerConfig, crypto::rustls::QuicServerConfig};
 use rustls::pki_types::CertificateDer;
 use std::collections::VecDeque;
+use std::fmt::Debug;
 use std::future::Future;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use streams::Streams;
@@ -52,6 +54,44 @@ pub struct Config {
     pub patience: Duration,
     /// The shortest and the longest nominal delay between two attempts.
     pub retry: (Duration, Duration),
+    /// Sockets, names and random numbers.
+    pub machine: Arc<dyn Machine>,
+}
+
+/// What the driver takes from the machine it runs on; a simulation has its own.
+pub trait Machine: Debug + Send + Sync {
+    /// The addresses behind `host:port`.
+    fn look_up(&self, receiver: String) -> LookUp;
+
+    /// An endpoint on a socket of its own that can reach `far`.
+    fn endpoint(&self, far: SocketAddr) -> io::Result<Endpoint>;
+
+    /// Fills `bytes` with random numbers.
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
+}
+
+/// A name being looked up.
+pub type LookUp = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// The operating system.
+#[derive(Clone, Copy, Debug)]
+pub struct System;
+
+impl Machine for System {
+    fn look_up(&self, receiver: String) -> LookUp {
+        Box::pin(async { Ok(tokio::net::lookup_host(receiver).await?.collect()) })
+    }
+
+    fn endpoint(&self, far: SocketAddr) -> io::Result<Endpoint> {
+        Endpoint::client(match far {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        })
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        identity::random(bytes)
+    }
 }
 
 impl Config {
@@ -65,6 +105,7 @@ impl Config {
             send_window: 2 * 1024 * 1024,
             patience: Duration::from_secs(10),
             retry: (Duration::from_millis(500), Duration::from_secs(30)),
+            machine: Arc::new(System),
         }
     }
 }
@@ -188,7 +229,7 @@ impl Uplink {
         stop: watch::Receiver<bool>,
     ) {
         let mut nonce = [0; 8];
-        if let Err(error) = identity::random(&mut nonce) {
+        if let Err(error) = self.config.machine.random(&mut nonce) {
             log::error!("no random numbers from the system: {error}");
         }
         let bounds = session::Config::new(
@@ -242,7 +283,7 @@ impl Driver {
             };
             self.failed(error);
             let mut random = [0; 4];
-            let _ = identity::random(&mut random);
+            let _ = self.uplink.config.machine.random(&mut random);
             let delay = self.backoff.next(u32::from_le_bytes(random));
             if self.during(clock::pause(delay)).await.is_err() {
                 return;
@@ -303,6 +344,7 @@ impl Driver {
         let mut work = pin!(work);
         loop {
             tokio::select! {
+                biased;
                 done = &mut work => return Ok(done),
                 outside = self.outside() => outside?,
             }
@@ -313,6 +355,7 @@ impl Driver {
     /// Takes what the station offers, or hands it a report. May be cancelled at any time.
     async fn outside(&mut self) -> Result<(), Stop> {
         tokio::select! {
+            biased;
             _ = self.stop.wait_for(|stop| *stop) => return Err(Stop),
             offer = self.offers.recv() => {
                 let now = self.clock.now();
@@ -380,8 +423,11 @@ impl Driver {
                 stats.pending = pending;
             });
             let clock = self.clock.clone();
+            // In this order, so that a simulation repeats itself; what comes first is bounded by
+            // the network or by what was asked of the streams, so nothing after it starves.
             tokio::select! {
-                outside = self.outside() => outside?,
+                biased;
+                error = connection.closed() => return Ok(error.into()),
                 Some(event) = streams.events.recv() => {
                     streams.heard(event, &mut self.session, self.clock.now());
                 }
@@ -399,7 +445,7 @@ impl Driver {
                     }
                 },
                 Some(_) = tasks.join_next() => {}
-                error = connection.closed() => return Ok(error.into()),
+                outside = self.outside() => outside?,
                 () = sleep_until(&clock, until) => {}
             }
         }
@@ -426,6 +472,7 @@ impl Driver {
         let mut work = pin!(work);
         loop {
             tokio::select! {
+                biased;
                 done = &mut work => return Ok(done),
                 outside = self.outside() => outside?,
             }
@@ -433,6 +480,17 @@ impl Driver {
     }
 
     fn report(&mut self, report: Report) {
+        if let Report::Fenced { epoch } = &report {
+            // On a thread of its own this uplink may wait for a disk.
+            match self.uplink.identity.raise_epoch_past(*epoch) {
+                Ok(epoch) => {
+                    log::warn!("the receiver holds a later epoch of this box: going on as {epoch}");
+                    self.session.set_epoch(epoch);
+                    self.backoff.reset();
+                }
+                Err(error) => log::error!("{error}"),
+            }
+        }
         if report == Report::Connected {
             log::info!("receiver {} answered", self.uplink.config.receiver);
             self.uplink.stats.change(|stats| {
@@ -471,9 +529,9 @@ async fn connect(
     credentials: identity::Credentials,
 ) -> Result<(Endpoint, Connection), Error> {
     let receiver = &config.receiver;
-    let looked_up = clock::within(config.patience, tokio::net::lookup_host(receiver)).await;
-    let addresses: Vec<SocketAddr> = match looked_up {
-        Some(Ok(addresses)) => addresses.collect(),
+    let look_up = config.machine.look_up(receiver.clone());
+    let addresses = match clock::within(config.patience, look_up).await {
+        Some(Ok(addresses)) => addresses,
         Some(Err(error)) => {
             let text = format!("`{receiver}` cannot be looked up: {error}; check its name and DNS");
             return Err(Error::Plain(text));
@@ -511,12 +569,11 @@ async fn dial(
     client: ClientConfig,
     address: SocketAddr,
 ) -> Result<(Endpoint, Connection), Error> {
-    let local: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
     let plain = |error: String| Error::Plain(format!("{address}: {error}"));
-    let endpoint = Endpoint::client(local).map_err(|e| plain(e.to_string()))?;
+    let endpoint = config
+        .machine
+        .endpoint(address)
+        .map_err(|e| plain(e.to_string()))?;
     let connecting = endpoint
         .connect_with(client, address, &config.server_name)
         .map_err(|e| plain(e.to_string()))?;

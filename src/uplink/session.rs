@@ -18,7 +18,7 @@ use super::{Action, Offer, Report};
 use crate::media::{
     BoxId, Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock,
 };
-use crate::wire::message::{self, Hello, Message, OpenRecording, Watermark};
+use crate::wire::message::{self, Erased, Hello, Lost, Message, OpenRecording, Watermark};
 use crate::wire::{ErrorCode, Sequences};
 use segment::{Phase, Place, Segment, Urgency};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -91,10 +91,22 @@ struct Recording {
     order: u64,
     complete: bool,
     tracks: BTreeMap<TrackId, Track>,
+    /// What will never come.
+    lost: Vec<KnownLost>,
 }
 
-/// A breach of the protocol by the receiver.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct KnownLost {
+    range: Lost,
+    /// The events track says so; otherwise the receiver is told.
+    is_fact: bool,
+}
+
+/// Words that no receiver may say: the connection ends.
 struct Breach(String);
+
+/// A claim that this box cannot have earned, on one track: see [`Report::Ahead`].
+struct Ahead(TrackId);
 
 /// The engine; see the module.
 #[derive(Debug)]
@@ -119,6 +131,11 @@ pub struct Session {
     inits_sent: BTreeSet<Hash>,
     greeted: BTreeSet<RecordingId>,
     forgotten: BTreeSet<RecordingId>,
+    held_back: BTreeSet<RecordingId>,
+    /// Of this run: nothing of them is taken any more.
+    erased: BTreeSet<RecordingId>,
+    /// Erasures to confirm once the receiver listens.
+    confirm: Vec<RecordingId>,
     out: VecDeque<Action>,
 }
 
@@ -142,6 +159,9 @@ impl Session {
             inits_sent: BTreeSet::new(),
             greeted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
+            held_back: BTreeSet::new(),
+            erased: BTreeSet::new(),
+            confirm: Vec::new(),
             out: VecDeque::new(),
         }
     }
@@ -156,10 +176,18 @@ impl Session {
         self.segments.len()
     }
 
+    /// Goes on under another epoch, from connection 1: see [`Report::Fenced`].
+    pub fn set_epoch(&mut self, epoch: u64) {
+        (self.config.epoch, self.connection) = (epoch, 0);
+    }
+
     /// Takes an offer.
     pub fn offer(&mut self, offer: Offer, now: Monotonic) {
         match offer {
             Offer::Ready => self.ready = true,
+            Offer::Track { recording, .. } | Offer::Whole { recording }
+                if self.erased.contains(&recording) => {}
+            Offer::Chunk { key, .. } if self.erased.contains(&key.recording) => {}
             Offer::Track {
                 recording,
                 track,
@@ -191,7 +219,52 @@ impl Session {
                     self.place(key);
                 }
             }
+            Offer::Whole { recording } => {
+                if let Some(known) = self.recordings.get_mut(&recording) {
+                    known.complete = true;
+                }
+            }
+            Offer::Lost { lost, is_fact } => self.lose(lost, is_fact),
             Offer::Forget { recording } => self.forget(recording),
+            Offer::Erased { recording } => {
+                self.forget(recording);
+                match self.link {
+                    Link::Up => self.confirm_erased(recording),
+                    _ => self.confirm.push(recording),
+                }
+            }
+        }
+    }
+
+    fn confirm_erased(&mut self, recording: RecordingId) {
+        let erased = Message::Erased(Erased { recording });
+        self.out.push_back(Action::Control(erased));
+    }
+
+    fn lose(&mut self, lost: Lost, is_fact: bool) {
+        let key = |sequence| SegmentKey {
+            recording: lost.recording,
+            track: lost.track,
+            sequence,
+        };
+        if lost.last < lost.first {
+            return;
+        }
+        let range = key(lost.first)..=key(lost.last);
+        let gone: Vec<_> = self.segments.range(range).map(|(key, _)| *key).collect();
+        gone.into_iter().for_each(|key| self.drop_segment(key));
+        let Some(known) = self.recordings.get_mut(&lost.recording) else {
+            return;
+        };
+        let entry = KnownLost {
+            range: lost,
+            is_fact,
+        };
+        if !known.lost.contains(&entry) {
+            known.lost.push(entry);
+            if !is_fact && self.link == Link::Up && !self.held_back.contains(&lost.recording) {
+                self.out.push_back(Action::Control(Message::Lost(lost)));
+            }
         }
     }
 
@@ -221,12 +294,15 @@ impl Session {
             .segments
             .entry(key)
             .or_insert_with(|| Segment::new(order, init, kind, live));
+        if offset + u64::from(length) <= segment.length() {
+            return; // Offered again while it is still on its way.
+        }
         if segment.length() != offset || segment.seal.is_some() || length == 0 {
             log::error!("segment {key}: a chunk offered at {offset} does not continue it; skipped");
             return;
         }
         segment.push(length, now);
-        if !segment.urgency.is_bulk() {
+        if !segment.urgency.is_bulk() && !self.held_back.contains(&key.recording) {
             self.live.insert(key);
         }
         self.place(key);
@@ -255,6 +331,40 @@ impl Session {
         }
     }
 
+    /// The receiver had it erased: it is not sent any more, and the station deletes its copy.
+    fn erase(&mut self, recording: RecordingId) {
+        self.forget(recording);
+        self.erased.insert(recording);
+        self.out
+            .push_back(Action::Report(Report::Erase { recording }));
+    }
+
+    /// Sends nothing more of a recording of which the receiver claims what it cannot have from us.
+    fn hold_back(&mut self, recording: RecordingId, track: TrackId, held: Sequences) {
+        if !self.held_back.insert(recording) {
+            return;
+        }
+        for key in self.keys_of(recording) {
+            let Some(segment) = self.segments.get_mut(&key) else {
+                continue;
+            };
+            if segment.has_stream() {
+                self.out.push_back(Action::Reset { key });
+            }
+            // A parked one stays parked: its entry in the timetable names it.
+            if !matches!(segment.phase, Phase::Refused | Phase::Parked(_)) {
+                segment.restart();
+            }
+            self.live.remove(&key);
+            self.place(key);
+        }
+        self.out.push_back(Action::Report(Report::Ahead {
+            recording,
+            track,
+            held,
+        }));
+    }
+
     fn keys_of(&self, recording: RecordingId) -> Vec<SegmentKey> {
         let first = SegmentKey {
             recording,
@@ -271,12 +381,12 @@ impl Session {
     /// A connection stands: the engine greets. `clock` is the box's UTC.
     pub fn connected(&mut self, clock: Option<WallClock>, now: Monotonic) {
         self.connection += 1;
-        let mut open: Vec<_> = self
-            .recordings
-            .iter()
-            .filter(|(_, recording)| !recording.complete)
-            .collect();
-        open.sort_by_key(|(_, recording)| recording.order);
+        // What is whole comes last, the newest of it first: a receiver that forgot it says so.
+        let mut open: Vec<_> = self.recordings.iter().collect();
+        open.sort_by_key(|(_, recording)| match recording.complete {
+            false => (false, recording.order),
+            true => (true, u64::MAX - recording.order),
+        });
         open.truncate(message::MAX_RECORDINGS);
         let recordings: Vec<_> = open
             .into_iter()
@@ -306,6 +416,7 @@ impl Session {
         self.inits_sent.clear();
         self.greeted.clear();
         self.forgotten.clear();
+        self.held_back.clear();
         self.parked.clear();
         self.flight.clear();
         for segment in self.segments.values_mut() {
@@ -323,10 +434,20 @@ impl Session {
         let outcome = match (self.link, message) {
             (Link::Down | Link::Closing, _) | (_, Message::Command(_)) => Ok(()),
             (Link::Greeting(_), Message::Welcome(welcome)) => self.welcome(&welcome, now),
-            (_, Message::Error(error)) => {
+            (link, Message::Error(error)) => {
                 if let Some(key) = error.key {
                     self.stopped(key, error.code, now);
                 }
+                if let (Link::Greeting(_), ErrorCode::FENCED, Some(epoch)) =
+                    (link, error.code, error.epoch)
+                    && epoch >= self.config.epoch
+                {
+                    self.out.push_back(Action::Report(Report::Fenced { epoch }));
+                }
+                Ok(())
+            }
+            (Link::Up, Message::Erase(erase)) => {
+                self.erase(erase.recording);
                 Ok(())
             }
             (Link::Up, Message::Received(received)) => self.mark_received(&received),
@@ -338,7 +459,7 @@ impl Session {
                     None => Ok(()),
                 }
             }
-            (Link::Up, Message::Complete(complete)) => self.complete(complete.recording),
+            (Link::Up, Message::Complete(complete)) => self.complete_said(complete.recording),
             (_, other) => Err(Breach(format!("not expected now: {}", name(&other)))),
         };
         if let Err(Breach(text)) = outcome {
@@ -379,7 +500,11 @@ impl Session {
             // It went with a stream that failed: it goes again before this segment does.
             self.inits_sent.remove(&init);
         }
-        if matches!(code, ErrorCode::CONFLICT | ErrorCode::ERASED) {
+        if code == ErrorCode::ERASED {
+            self.erase(key.recording);
+            return;
+        }
+        if code == ErrorCode::CONFLICT {
             segment.phase = Phase::Refused;
             self.live.remove(&key);
             self.out
@@ -574,7 +699,9 @@ impl Session {
         let place = (segment.urgency, segment.order, key);
         self.idle.remove(&place);
         self.open.remove(&place);
-        if segment.has_work() && segment.phase == Phase::Idle {
+        if self.held_back.contains(&key.recording) {
+            // Nothing of it is sent.
+        } else if segment.has_work() && segment.phase == Phase::Idle {
             self.idle.insert(place);
         } else if segment.has_work() {
             self.open.insert(place);

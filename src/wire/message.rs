@@ -122,12 +122,22 @@ pub struct Welcome {
     #[n(5)]
     #[cbor(default, skip_if = "Vec::is_empty")]
     pub erased: Vec<RecordingId>,
+    /// Ranges beyond the watermarks are left out, because the message had no room for them: what is
+    /// not named here is not thereby forgotten.
+    #[n(6)]
+    #[cbor(default, skip_if = "is_false")]
+    pub abridged: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl Welcome {
     /// The same without ranges beyond the watermarks, which is shorter and costs at most a resend.
     pub(super) fn without_ranges(&self) -> Self {
         let mut short = self.clone();
+        short.abridged = true;
         for track in short
             .recordings
             .iter_mut()
@@ -333,7 +343,7 @@ impl<'b, C> Decode<'b, C> for Action {
 }
 
 /// Body of [`Message::Lost`].
-#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Lost {
     /// The recording.

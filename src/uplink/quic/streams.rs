@@ -1,6 +1,7 @@
 //! The streams of one connection: each has a task that reads its bytes and waits for the transport.
 
 use super::{Connection, Driver, SendStream, Stats, WriteError, quic_code};
+use crate::blocking;
 use crate::media::{Hash, Monotonic, SegmentKey};
 use crate::uplink::session::Session;
 use crate::uplink::{Action, Source};
@@ -200,7 +201,7 @@ impl Carrier {
         read: impl FnOnce(&dyn Source) -> io::Result<Vec<u8>> + Send + 'static,
     ) -> Result<Vec<u8>, Failure> {
         let source = self.source.clone();
-        let done = tokio::task::spawn_blocking(move || read(source.as_ref())).await;
+        let done = blocking::run(move || read(source.as_ref())).await;
         done.map_err(|_| Failure::Abandoned)?
             .map_err(Failure::Unreadable)
     }
@@ -285,6 +286,7 @@ impl Carrier {
         let mut stopped = pin!(stopped);
         loop {
             tokio::select! {
+                biased;
                 outcome = &mut stopped => return match outcome {
                     Ok(Some(code)) => Err(WriteError::Stopped(code).into()),
                     _ => Ok(()),
@@ -309,6 +311,7 @@ impl Carrier {
     ) -> Result<(), Failure> {
         while !bytes.is_empty() {
             tokio::select! {
+                biased;
                 written = stream.write(bytes) => {
                     let written = written?;
                     bytes = &bytes[written..];

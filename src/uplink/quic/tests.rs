@@ -145,6 +145,7 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
         limits: Limits::default(),
         software: "test".into(),
         erased: vec![],
+        abridged: false,
     });
     say(&mut replies, &welcome).await.unwrap();
     let mut whole = 0;

@@ -57,6 +57,7 @@ fn welcome(tracks: Vec<(u8, Sequences)>, complete: bool) -> Message {
         limits: Limits::default(),
         software: String::new(),
         erased: vec![],
+        abridged: false,
     })
 }
 
@@ -334,6 +335,73 @@ fn a_receiver_that_forgot_is_reported_and_gets_it_again() {
     assert!(drain(&mut session, T0).iter().any(opens));
 }
 
+/// What the engine reports about claims that it cannot have earned.
+fn ahead(actions: &[Action]) -> usize {
+    let ahead = |action: &&Action| matches!(action, Action::Report(Report::Ahead { .. }));
+    actions.iter().filter(ahead).count()
+}
+
+const OTHER: RecordingId = RecordingId([0xee; 16]);
+
+fn other(offset: u64) -> Offer {
+    Offer::Chunk {
+        key: SegmentKey {
+            recording: OTHER,
+            track: TrackId(1),
+            sequence: 0,
+        },
+        kind: TrackKind::Video,
+        init: None,
+        offset,
+        length: 10,
+        live: true,
+    }
+}
+
+#[test]
+fn a_claim_beyond_what_was_sent_frees_nothing_and_holds_only_its_recording_back() {
+    let sent = vec![
+        Offer::Ready,
+        chunk(1, 0, 0, 100, true),
+        sealed(1, 0, 100),
+        chunk(1, 1, 0, 50, true),
+        other(0),
+    ];
+    let mut gap = Sequences::default();
+    gap.insert(1);
+    let complete = Message::Complete(Complete {
+        recording: RECORDING,
+    });
+    let lies = [
+        ("beyond what exists", durable(1, Sequences::below(3))),
+        ("not sealed", durable(1, Sequences::below(2))),
+        ("not sealed, as a range", durable(1, gap)),
+        ("another track", durable(7, Sequences::below(1))),
+        ("complete with segments missing", complete),
+    ];
+    for (what, lie) in lies {
+        let mut session = welcomed(sent.clone());
+        drain(&mut session, T0);
+        session.received(lie, T0);
+        let actions = drain(&mut session, T0);
+        assert_eq!(ahead(&actions), 1, "{what}");
+        assert_eq!(closes(&actions), None, "{what}");
+        // Nothing on it counts any more on this connection, not even the truth.
+        session.received(durable(1, Sequences::below(1)), T0);
+        assert!(!freed(&drain(&mut session, T0)), "{what}");
+        assert_eq!(session.pending(), 3, "{what}");
+        session.offer(chunk(1, 1, 50, 5, true), T0);
+        session.offer(other(10), T0);
+        let actions = drain(&mut session, T0);
+        let written = |action: &Action| match action {
+            Action::Write { key, .. } => Some(key.recording),
+            _ => None,
+        };
+        let written: Vec<_> = actions.iter().filter_map(written).collect();
+        assert_eq!(written, [OTHER], "{what}: the other recording goes on");
+    }
+}
+
 #[test]
 fn no_false_word_frees_anything() {
     let sent = vec![
@@ -342,36 +410,19 @@ fn no_false_word_frees_anything() {
         sealed(1, 0, 100),
         chunk(1, 1, 0, 50, true),
     ];
-    let other = RecordingId([0xee; 16]);
-    let mut gap = Sequences::default();
-    gap.insert(1);
+    let stray = Message::Durable(Durable {
+        recording: OTHER,
+        track: TrackId(1),
+        durable: Sequences::below(1),
+    });
+    let unsent = Message::InitDurable(InitDurable {
+        hashes: vec![Hash([5; 32])],
+    });
     let lies = [
-        ("beyond what exists", durable(1, Sequences::below(3))),
-        ("not sealed", durable(1, Sequences::below(2))),
-        ("not sealed, as a range", durable(1, gap)),
-        ("another track", durable(7, Sequences::below(1))),
-        (
-            "another recording",
-            Message::Durable(Durable {
-                recording: other,
-                track: TrackId(1),
-                durable: Sequences::below(1),
-            }),
-        ),
+        ("another recording", stray),
         ("received beyond what was sent", received(1, 1, 51)),
         ("received of nothing", received(1, 9, 1)),
-        (
-            "complete with segments missing",
-            Message::Complete(Complete {
-                recording: RECORDING,
-            }),
-        ),
-        (
-            "an init never sent",
-            Message::InitDurable(InitDurable {
-                hashes: vec![Hash([5; 32])],
-            }),
-        ),
+        ("an init never sent", unsent),
         ("a second welcome", welcome(vec![], false)),
     ];
     for (what, lie) in lies {
@@ -393,28 +444,28 @@ fn no_false_welcome_frees_anything() {
     let offers = vec![chunk(1, 0, 0, 10, false), sealed(1, 0, 10), Offer::Ready];
     let mut stray = welcome(vec![(1, Sequences::below(1))], false);
     if let Message::Welcome(welcome) = &mut stray {
-        welcome.recordings[0].recording = RecordingId([0xee; 16]);
+        welcome.recordings[0].recording = OTHER;
     }
+    let more = welcome(vec![(1, Sequences::below(2))], false);
+    let track = welcome(vec![(3, Sequences::below(1))], false);
     let lies = [
-        (
-            "more than exists",
-            welcome(vec![(1, Sequences::below(2))], false),
-        ),
-        (
-            "another track",
-            welcome(vec![(3, Sequences::below(1))], false),
-        ),
-        ("complete, holding nothing", welcome(vec![], true)),
-        ("another recording", stray),
-        ("an acknowledgement first", durable(1, Sequences::below(1))),
+        ("more than exists", more, true),
+        ("another track", track, true),
+        ("complete, holding nothing", welcome(vec![], true), true),
+        ("another recording", stray, false),
+        ("no welcome", durable(1, Sequences::below(1)), false),
     ];
-    for (what, lie) in lies {
+    for (what, lie, possible) in lies {
         let mut session = session(offers.clone());
         session.connected(None, T0);
         session.received(lie, T0);
         let actions = drain(&mut session, T0);
-        assert_eq!(closes(&actions), Some(ErrorCode::PROTOCOL), "{what}");
+        assert_eq!(ahead(&actions), usize::from(possible), "{what}");
+        let close = (!possible).then_some(ErrorCode::PROTOCOL);
+        assert_eq!(closes(&actions), close, "{what}");
         assert!(!freed(&actions) && session.pending() == 1, "{what}");
+        let opens = |action: &Action| matches!(action, Action::Open { .. });
+        assert!(!actions.iter().any(opens), "{what}");
     }
 }
 
@@ -426,11 +477,199 @@ fn a_segment_made_in_this_run_is_not_durable_before_its_trailer_left() {
     session.offer(sealed(1, 0, 10), T0);
     session.received(welcome(vec![], false), T0);
     session.received(durable(1, Sequences::below(1)), T0);
-    assert_eq!(closes(&drain(&mut session, T0)), Some(ErrorCode::PROTOCOL));
+    let actions = drain(&mut session, T0);
+    assert_eq!((ahead(&actions), session.pending()), (1, 1));
 }
 
 #[test]
-fn a_complete_recording_is_reported_once_and_not_offered_again() {
+fn what_an_abridged_welcome_leaves_out_is_not_forgotten() {
+    let mut known = Sequences::below(3);
+    known.insert(7);
+    let track = Offer::Track {
+        recording: RECORDING,
+        track: TrackId(1),
+        durable: known.clone(),
+        end: 9,
+    };
+    for abridged in [true, false] {
+        let mut session = session(vec![track.clone(), Offer::Ready]);
+        session.connected(None, T0);
+        let mut said = welcome(vec![(1, Sequences::below(4))], false);
+        if let Message::Welcome(welcome) = &mut said {
+            welcome.abridged = abridged;
+        }
+        session.received(said, T0);
+        let forgot = |action: &Action| matches!(action, Action::Report(Report::Forgot { .. }));
+        let actions = drain(&mut session, T0);
+        assert_eq!(actions.iter().any(forgot), !abridged);
+        assert_eq!(freed(&actions), abridged);
+    }
+}
+
+#[test]
+fn an_erased_recording_is_reported_dropped_and_confirmed() {
+    let erased = |message| matches!(message, Action::Control(Message::Erased(_)));
+    let erase = Action::Report(Report::Erase {
+        recording: RECORDING,
+    });
+    let offers = vec![Offer::Ready, chunk(1, 0, 0, 100, true), other(0)];
+    let mut by_welcome = session(offers.clone());
+    by_welcome.connected(None, T0);
+    let mut said = welcome(vec![], false);
+    if let Message::Welcome(welcome) = &mut said {
+        welcome.erased = vec![RECORDING];
+    }
+    by_welcome.received(said, T0);
+    let mut by_message = welcomed(offers.clone());
+    drain(&mut by_message, T0);
+    by_message.received(
+        Message::Erase(message::Erase {
+            recording: RECORDING,
+        }),
+        T0,
+    );
+    let mut by_refusal = welcomed(offers);
+    drain(&mut by_refusal, T0);
+    by_refusal.stopped(key(1, 0), ErrorCode::ERASED, T0);
+    for mut session in [by_welcome, by_message, by_refusal] {
+        let actions = drain(&mut session, T0);
+        assert_eq!(actions.iter().filter(|a| **a == erase).count(), 1);
+        assert_eq!(session.pending(), 1, "the other recording's");
+        // The lanes may still give some of it.
+        session.offer(chunk(1, 0, 100, 10, true), T0);
+        session.offer(chunk(2, 0, 0, 10, true), T0);
+        assert_eq!(session.pending(), 1);
+        let gone = Offer::Erased {
+            recording: RECORDING,
+        };
+        session.offer(gone, T0);
+        assert!(drain(&mut session, T0).into_iter().any(erased));
+    }
+    // Said while nobody listens, it is confirmed on the next connection.
+    let mut session = session(vec![Offer::Ready]);
+    session.offer(
+        Offer::Erased {
+            recording: RECORDING,
+        },
+        T0,
+    );
+    session.connected(None, T0);
+    session.received(welcome(vec![], false), T0);
+    assert!(drain(&mut session, T0).into_iter().any(erased));
+}
+
+#[test]
+fn what_is_lost_is_dropped_and_said_until_the_recording_is_whole() {
+    let lost = Lost {
+        recording: RECORDING,
+        track: TrackId(1),
+        first: 0,
+        last: 1,
+        reason: crate::media::LostReason::ReceiverForgot,
+    };
+    let said = |actions: &[Action]| {
+        actions
+            .iter()
+            .any(|a| *a == Action::Control(Message::Lost(lost)))
+    };
+    let offers = || {
+        vec![
+            Offer::Ready,
+            chunk(1, 0, 0, 9, true),
+            chunk(1, 2, 0, 9, true),
+        ]
+    };
+    for is_fact in [false, true] {
+        let mut session = welcomed(offers());
+        session.offer(Offer::Lost { lost, is_fact }, T0);
+        assert_eq!(said(&drain(&mut session, T0)), !is_fact);
+        assert_eq!(session.pending(), 1);
+        session.received(received(1, 0, 9), T0);
+        session.disconnected(None, String::new(), T0);
+        session.connected(None, T0);
+        session.received(welcome(vec![], false), T0);
+        let actions = drain(&mut session, T0);
+        assert_eq!((said(&actions), closes(&actions)), (!is_fact, None));
+    }
+}
+
+#[test]
+fn a_refused_epoch_is_reported_once_and_gone_past() {
+    let fenced = |epoch| {
+        Message::Error(ErrorMessage {
+            code: ErrorCode::FENCED,
+            text: String::new(),
+            key: None,
+            epoch: Some(epoch),
+        })
+    };
+    let mut session = session(vec![Offer::Ready]);
+    session.connected(None, T0);
+    drain(&mut session, T0);
+    session.received(fenced(6), T0);
+    assert_eq!(drain(&mut session, T0), [], "ours is 7");
+    session.received(fenced(50), T0);
+    let report = Action::Report(Report::Fenced { epoch: 50 });
+    assert_eq!(drain(&mut session, T0), [report]);
+    session.set_epoch(51);
+    session.disconnected(Some(ErrorCode::FENCED), String::new(), T0);
+    drain(&mut session, T0);
+    session.connected(None, T0);
+    let Action::Control(Message::Hello(hello)) = session.next(T0) else {
+        panic!("no greeting");
+    };
+    assert_eq!((hello.epoch, hello.connection), (51, 1));
+    // Displaced by a later process of the same key it does not fight.
+    session.received(welcome(vec![], false), T0);
+    drain(&mut session, T0);
+    session.received(fenced(90), T0);
+    assert_eq!(drain(&mut session, T0), []);
+}
+
+#[test]
+fn a_whole_recording_is_still_asked_for_after_the_open_ones() {
+    let track = |recording| Offer::Track {
+        recording,
+        track: TrackId(1),
+        durable: Sequences::below(2),
+        end: 2,
+    };
+    let mut session = session(vec![
+        track(RECORDING),
+        Offer::Whole {
+            recording: RECORDING,
+        },
+        track(OTHER),
+        Offer::Ready,
+    ]);
+    session.connected(None, T0);
+    let Action::Control(Message::Hello(hello)) = session.next(T0) else {
+        panic!("no greeting");
+    };
+    let named: Vec<_> = hello.recordings.iter().map(|r| r.recording).collect();
+    assert_eq!(named, [OTHER, RECORDING]);
+    // It was restored from an older copy and says so.
+    session.received(welcome(vec![(1, Sequences::below(1))], false), T0);
+    let forgot = |action: &Action| matches!(action, Action::Report(Report::Forgot { recording, .. }) if *recording == RECORDING);
+    assert!(drain(&mut session, T0).iter().any(forgot));
+    session.offer(chunk(1, 1, 0, 10, false), T0);
+    session.offer(sealed(1, 1, 10), T0);
+    drain(&mut session, T0);
+    session.received(durable(1, Sequences::below(2)), T0);
+    session.received(
+        Message::Complete(Complete {
+            recording: RECORDING,
+        }),
+        T0,
+    );
+    let whole = Action::Report(Report::Complete {
+        recording: RECORDING,
+    });
+    assert!(drain(&mut session, T0).contains(&whole));
+}
+
+#[test]
+fn a_complete_recording_is_reported_once() {
     let mut session = welcomed(vec![
         Offer::Ready,
         chunk(0, 0, 0, 10, true),
@@ -457,7 +696,7 @@ fn a_complete_recording_is_reported_once_and_not_offered_again() {
     let Action::Control(Message::Hello(hello)) = session.next(T0) else {
         panic!("no greeting");
     };
-    assert_eq!((hello.recordings.len(), hello.connection), (0, 2));
+    assert_eq!((hello.recordings.len(), hello.connection), (1, 2));
 }
 
 #[test]

@@ -1,21 +1,19 @@
 //! What a receiver's word is worth: each is checked in full before any of it counts.
 
 use super::segment::Phase;
-use super::{Breach, Link, Session};
+use super::{Ahead, Breach, Link, Session};
 use crate::media::{Monotonic, RecordingId, SegmentKey, TrackId};
 use crate::uplink::{Action, Report};
-use crate::wire::message::{self, Welcome};
-use crate::wire::{Range, Sequences};
+use crate::wire::message::{self, Message, Welcome};
+use crate::wire::{MAX_RANGES, Range, Sequences};
 use std::collections::BTreeMap;
 
 impl Session {
     pub(super) fn welcome(&mut self, welcome: &Welcome, now: Monotonic) -> Result<(), Breach> {
-        let held = self.read_welcome(welcome)?;
-        for (recording, track, sequences) in &held {
-            self.freed_by(*recording, *track, sequences)?;
-        }
-        for recording in &welcome.complete {
-            self.check_complete(*recording, &held)?;
+        let mut held = self.read_welcome(welcome)?;
+        let unknown = |id: &&RecordingId| !self.greeted.contains(*id) && !self.was_ours(**id);
+        if let Some(id) = welcome.complete.iter().chain(&welcome.erased).find(unknown) {
+            return Err(Breach(format!("recording {id} was never offered")));
         }
         self.link = Link::Up;
         self.budget = welcome
@@ -25,41 +23,113 @@ impl Session {
                 most.clamp(1, self.config.backfill)
             });
         self.out.push_back(Action::Report(Report::Connected));
-        for (recording, track, sequences) in held {
-            self.free(recording, track, &sequences)?;
-            let known = self.track(recording, track);
-            let mut both = sequences.clone();
-            both.merge(&known.durable);
-            let (changed, forgot) = (known.durable != sequences, both != sequences);
-            known.durable = sequences.clone();
-            if forgot {
-                self.out.push_back(Action::Report(Report::Forgot {
-                    recording,
-                    track,
-                    held: sequences,
-                }));
-            } else if changed {
-                self.out.push_back(Action::Report(Report::Durable {
-                    recording,
-                    track,
-                    durable: sequences,
-                }));
-            }
+        for recording in &welcome.erased {
+            self.erase(*recording);
+        }
+        self.doubt(welcome, &held);
+        held.retain(|(recording, _), _| {
+            self.recordings.contains_key(recording) && !self.held_back.contains(recording)
+        });
+        for ((recording, track), sequences) in held {
+            self.resume(recording, track, sequences, welcome.abridged);
         }
         for recording in &welcome.complete {
-            self.complete(*recording)?;
+            self.complete(*recording);
         }
+        for recording in std::mem::take(&mut self.confirm) {
+            self.confirm_erased(recording);
+        }
+        let open = self
+            .recordings
+            .iter()
+            .filter(|(id, known)| !known.complete && !self.held_back.contains(id));
+        let told = open.flat_map(|(_, known)| known.lost.iter().filter(|lost| !lost.is_fact));
+        let lost: Vec<_> = told.map(|lost| Message::Lost(lost.range)).collect();
+        self.out.extend(lost.into_iter().map(Action::Control));
         self.age(now);
         let keys: Vec<_> = self.segments.keys().copied().collect();
         keys.into_iter().for_each(|key| self.rebuild_places_of(key));
         Ok(())
     }
 
+    fn was_ours(&self, recording: RecordingId) -> bool {
+        self.forgotten.contains(&recording) || self.erased.contains(&recording)
+    }
+
+    /// Holds back each recording of which the `Welcome` claims what it cannot have from this box.
+    fn doubt(&mut self, welcome: &Welcome, held: &BTreeMap<(RecordingId, TrackId), Sequences>) {
+        let mut doubted = BTreeMap::new();
+        for ((recording, track), sequences) in held {
+            if let Err(Ahead(track)) = self.freed_by(*recording, *track, sequences) {
+                doubted.insert(*recording, track);
+            }
+        }
+        for recording in &welcome.complete {
+            let missing = self.keys_of(*recording).into_iter().find(|key| {
+                let of_track = held.get(&(key.recording, key.track));
+                !of_track.is_some_and(|held| held.contains(key.sequence))
+            });
+            if let Some(key) = missing {
+                doubted.entry(*recording).or_insert(key.track);
+            }
+        }
+        for (recording, track) in doubted {
+            if !self.was_ours(recording) {
+                let held = held.get(&(recording, track)).cloned().unwrap_or_default();
+                self.hold_back(recording, track, held);
+            }
+        }
+    }
+
+    /// Takes up a track where the receiver says that it stands.
+    fn resume(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        mut held: Sequences,
+        abridged: bool,
+    ) {
+        let Ok(freed) = self.freed_by(recording, track, &held) else {
+            return;
+        };
+        freed.into_iter().for_each(|key| self.drop_segment(key));
+        let known = self.track(recording, track);
+        // What a message had no room for is not forgotten.
+        let told = match held.ranges().last() {
+            _ if abridged => Some(held.cumulative()),
+            Some(last) if held.ranges().len() >= MAX_RANGES => Some(last.last),
+            _ => None,
+        };
+        if let Some(told) = told {
+            held.merge(&known.durable.beyond(told));
+        }
+        let mut both = held.clone();
+        both.merge(&known.durable);
+        let (changed, forgot) = (known.durable != held, both != held);
+        known.durable = held.clone();
+        if forgot {
+            if let Some(recording) = self.recordings.get_mut(&recording) {
+                recording.complete = false;
+            }
+            self.out.push_back(Action::Report(Report::Forgot {
+                recording,
+                track,
+                held,
+            }));
+        } else if changed {
+            self.out.push_back(Action::Report(Report::Durable {
+                recording,
+                track,
+                durable: held,
+            }));
+        }
+    }
+
     /// What the receiver holds of every track that `Hello` named; nothing where it says nothing.
     fn read_welcome(
         &self,
         welcome: &Welcome,
-    ) -> Result<Vec<(RecordingId, TrackId, Sequences)>, Breach> {
+    ) -> Result<BTreeMap<(RecordingId, TrackId), Sequences>, Breach> {
         let mut held = BTreeMap::new();
         for recording in &self.greeted {
             let tracks = self
@@ -75,55 +145,26 @@ impl Session {
                 return Err(Breach(format!("recording {recording} was never offered")));
             }
             for track in of_it {
-                match held.get_mut(&(recording, track.track)) {
-                    Some(sequences) => sequences.merge(&track.durable),
-                    None if self.forgotten.contains(&recording) => {}
-                    None => {
-                        let text = format!("track {} of {recording} does not exist", track.track);
-                        return Err(Breach(text));
-                    }
-                }
+                let of_track: &mut Sequences = held.entry((recording, track.track)).or_default();
+                of_track.merge(&track.durable);
             }
         }
-        Ok(held
-            .into_iter()
-            .map(|((recording, track), sequences)| (recording, track, sequences))
-            .collect())
-    }
-
-    fn check_complete(
-        &self,
-        recording: RecordingId,
-        held: &[(RecordingId, TrackId, Sequences)],
-    ) -> Result<(), Breach> {
-        if self.forgotten.contains(&recording) {
-            return Ok(());
-        }
-        if !self.greeted.contains(&recording) {
-            return Err(Breach(format!("recording {recording} was never offered")));
-        }
-        let missing = self.keys_of(recording).into_iter().find(|key| {
-            !held.iter().any(|(recording, track, sequences)| {
-                (*recording, *track) == (key.recording, key.track)
-                    && sequences.contains(key.sequence)
-            })
-        });
-        match missing {
-            Some(key) => Err(Breach(format!("{recording} is not complete without {key}"))),
-            None => Ok(()),
-        }
+        Ok(held)
     }
 
     pub(super) fn mark_received(&mut self, received: &message::Received) -> Result<(), Breach> {
         let (key, offset) = (received.key, received.offset);
+        if self.is_past(key.recording) {
+            return Ok(());
+        }
         let Some(segment) = self.segments.get_mut(&key) else {
             let durable = self
                 .recordings
                 .get(&key.recording)
                 .and_then(|recording| recording.tracks.get(&key.track))
                 .is_some_and(|track| track.durable.contains(key.sequence));
-            // A word that crossed DURABLE or our forgetting on the way.
-            if durable || self.forgotten.contains(&key.recording) {
+            // A word that crossed DURABLE or LOST on the way.
+            if durable || self.is_lost(key) {
                 return Ok(());
             }
             return Err(Breach(format!("segment {key} was never sent")));
@@ -152,10 +193,19 @@ impl Session {
 
     pub(super) fn durable(&mut self, message: &message::Durable) -> Result<(), Breach> {
         let (recording, track) = (message.recording, message.track);
-        if self.forgotten.contains(&recording) {
+        if self.is_past(recording) {
             return Ok(());
         }
-        self.free(recording, track, &message.durable)?;
+        if !self.recordings.contains_key(&recording) {
+            return Err(Breach(format!("recording {recording} was never offered")));
+        }
+        match self.freed_by(recording, track, &message.durable) {
+            Ok(freed) => freed.into_iter().for_each(|key| self.drop_segment(key)),
+            Err(Ahead(track)) => {
+                self.hold_back(recording, track, message.durable.clone());
+                return Ok(());
+            }
+        }
         let known = self.track(recording, track);
         let before = known.durable.clone();
         known.durable.merge(&message.durable);
@@ -170,27 +220,35 @@ impl Session {
         Ok(())
     }
 
-    /// The segments that `durable` frees, once every number in it was found believable.
+    fn is_lost(&self, key: SegmentKey) -> bool {
+        let known = self.recordings.get(&key.recording);
+        known.is_some_and(|known| {
+            known.lost.iter().any(|lost| {
+                let range = lost.range.first..=lost.range.last;
+                lost.range.track == key.track && range.contains(&key.sequence)
+            })
+        })
+    }
+
+    /// A word on it has no effect (any more) on this connection.
+    fn is_past(&self, recording: RecordingId) -> bool {
+        self.was_ours(recording) || self.held_back.contains(&recording)
+    }
+
+    /// The segments that `durable` frees, if the receiver can have every number in it from this box.
     fn freed_by(
         &self,
         recording: RecordingId,
         track: TrackId,
         durable: &Sequences,
-    ) -> Result<Vec<SegmentKey>, Breach> {
+    ) -> Result<Vec<SegmentKey>, Ahead> {
         let known = self
             .recordings
             .get(&recording)
             .and_then(|known| known.tracks.get(&track));
-        let Some(known) = known else {
-            return Err(Breach(format!("track {track} of {recording} is unknown")));
+        let Some(known) = known.filter(|known| durable.end() <= known.end) else {
+            return Err(Ahead(track));
         };
-        if durable.end() > known.end {
-            return Err(Breach(format!(
-                "{recording}/{track} has {} segments, not {}",
-                known.end,
-                durable.end()
-            )));
-        }
         let below = durable
             .cumulative()
             .checked_sub(1)
@@ -205,7 +263,7 @@ impl Session {
             for (key, segment) in self.segments.range(key(range.first)..=key(range.last)) {
                 let earlier = key.sequence < known.earlier;
                 if segment.seal.is_none() || !segment.trailer_left && !earlier {
-                    return Err(Breach(format!("segment {key} was never sent whole")));
+                    return Err(Ahead(track));
                 }
                 freed.push(*key);
             }
@@ -213,32 +271,27 @@ impl Session {
         Ok(freed)
     }
 
-    fn free(
-        &mut self,
-        recording: RecordingId,
-        track: TrackId,
-        durable: &Sequences,
-    ) -> Result<(), Breach> {
-        for key in self.freed_by(recording, track, durable)? {
-            self.drop_segment(key);
+    pub(super) fn complete_said(&mut self, recording: RecordingId) -> Result<(), Breach> {
+        if !self.recordings.contains_key(&recording) && !self.is_past(recording) {
+            return Err(Breach(format!("recording {recording} was never offered")));
         }
+        self.complete(recording);
         Ok(())
     }
 
-    pub(super) fn complete(&mut self, recording: RecordingId) -> Result<(), Breach> {
-        if self.forgotten.contains(&recording) {
-            return Ok(());
+    fn complete(&mut self, recording: RecordingId) {
+        if self.is_past(recording) {
+            return;
         }
         if let Some(key) = self.keys_of(recording).first() {
-            return Err(Breach(format!("{recording} is not complete without {key}")));
+            let known = self.track(recording, key.track).durable.clone();
+            return self.hold_back(recording, key.track, known);
         }
-        let Some(known) = self.recordings.get_mut(&recording) else {
-            return Err(Breach(format!("recording {recording} was never offered")));
-        };
-        if !std::mem::replace(&mut known.complete, true) {
+        if let Some(known) = self.recordings.get_mut(&recording)
+            && !std::mem::replace(&mut known.complete, true)
+        {
             self.out
                 .push_back(Action::Report(Report::Complete { recording }));
         }
-        Ok(())
     }
 }

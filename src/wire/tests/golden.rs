@@ -63,6 +63,7 @@ fn conversation() -> Vec<Message> {
             },
             software: "hallcast-receiver 0.1.0".into(),
             erased: vec![RecordingId([0x34; 16])],
+            abridged: false,
         }),
         Message::Received(Received {
             key: header(4).key,

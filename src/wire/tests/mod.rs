@@ -328,6 +328,7 @@ fn a_welcome_that_is_too_long_loses_ranges_not_watermarks() {
         limits: Default::default(),
         software: String::new(),
         erased: vec![],
+        abridged: false,
     };
     let bytes = framing::encode(&Message::Welcome(welcome)).unwrap();
     let Message::Welcome(read) = read_control(&bytes, 9999).unwrap().remove(0) else {

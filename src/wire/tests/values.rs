@@ -101,6 +101,7 @@ fn welcome() -> impl Strategy<Value = Message> {
                 limits: Limits { backfill },
                 software,
                 erased,
+                abridged: false,
             })
         },
     )

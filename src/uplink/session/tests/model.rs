@@ -262,6 +262,7 @@ impl Model {
             limits: Limits::default(),
             software: String::new(),
             erased: vec![],
+            abridged: false,
         }));
     }
 

@@ -28,12 +28,21 @@ impl Alarms {
 
     /// Clears all alarms of a recording.
     pub(super) fn forget(&mut self, recording: RecordingId) {
-        self.0.retain(|(_, concern), _| concern.0 != Some(recording));
+        self.0
+            .retain(|(_, concern), _| concern.0 != Some(recording));
+    }
+
+    /// Clears all alarms of this code: they were for whoever came next.
+    pub(super) fn drop_all(&mut self, code: &str) {
+        self.0.retain(|(raised, _), _| raised != code);
     }
 
     /// The alarms of the box as facts, for a recording that begins.
     pub(super) fn of_the_box(&self) -> Vec<Event> {
-        let of_the_box = self.0.iter().filter(|((_, concern), _)| concern.0.is_none());
+        let of_the_box = self
+            .0
+            .iter()
+            .filter(|((_, concern), _)| concern.0.is_none());
         of_the_box
             .map(|((code, concern), message)| event(code, *concern, true, message))
             .collect()
@@ -41,7 +50,8 @@ impl Alarms {
 
     /// All of them, for people.
     pub(super) fn texts(&self) -> Vec<String> {
-        let text = |((code, _), message): (&(String, Concern), &String)| format!("{code}: {message}");
+        let text =
+            |((code, _), message): (&(String, Concern), &String)| format!("{code}: {message}");
         self.0.iter().map(text).collect()
     }
 }
@@ -66,12 +76,20 @@ mod tests {
         let of_one = (Some(RecordingId([1; 16])), None);
         assert!(alarms.raise("camera-missing", camera, "gone").is_some());
         assert_eq!(alarms.raise("camera-missing", camera, "still gone"), None);
-        assert!(alarms.raise("receiver-forgot", of_one, "it forgot").is_some());
+        assert!(
+            alarms
+                .raise("receiver-forgot", of_one, "it forgot")
+                .is_some()
+        );
         assert_eq!(
             alarms.texts(),
             ["camera-missing: still gone", "receiver-forgot: it forgot"]
         );
-        assert_eq!(alarms.of_the_box().len(), 1, "another recording is not concerned");
+        assert_eq!(
+            alarms.of_the_box().len(),
+            1,
+            "another recording is not concerned"
+        );
         assert!(alarms.clear("camera-missing", camera, "back").is_some());
         assert_eq!(alarms.clear("camera-missing", camera, "back"), None);
         alarms.forget(RecordingId([1; 16]));

@@ -211,6 +211,7 @@ impl Custody {
     pub(crate) fn report(&mut self, report: &Report) -> Result<(), Error> {
         match report {
             Report::Connected
+            | Report::Clock { .. }
             | Report::Disconnected { .. }
             | Report::Received { .. }
             | Report::Erase { .. }

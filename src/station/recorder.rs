@@ -129,9 +129,11 @@ impl Recorder {
     /// When [`Recorder::poll`] next has something to say.
     pub fn poll_at(&self) -> Option<Monotonic> {
         match self.state {
-            State::Starting(running) | State::Recording(running) => {
-                Some(running.since.plus(self.maximum.saturating_sub(running.before)))
-            }
+            State::Starting(running) | State::Recording(running) => Some(
+                running
+                    .since
+                    .plus(self.maximum.saturating_sub(running.before)),
+            ),
             _ => None,
         }
     }
@@ -306,7 +308,9 @@ mod tests {
         recorder.handle(resume, at(100)).unwrap();
         assert_eq!(recorder.poll_at(), Some(at(700)));
         let mut recorder = Recorder::new(HOUR);
-        recorder.handle(Input::Resume(FIRST, 2 * HOUR), at(100)).unwrap();
+        recorder
+            .handle(Input::Resume(FIRST, 2 * HOUR), at(100))
+            .unwrap();
         assert_eq!(
             recorder.poll(at(100)),
             Some(Action::End(StopReason::MaximumLength))

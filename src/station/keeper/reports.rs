@@ -17,6 +17,8 @@ impl Keeper {
                 self.reachable = false;
                 self.travelling.clear();
             }
+            Report::Clock { wall, at } => self.utc.hear(*wall, *at),
+            Report::Complete { recording } => self.alarms.forget(*recording),
             Report::Received { key, offset } => self.arrived(*key, *offset),
             _ => {}
         }

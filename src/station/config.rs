@@ -71,7 +71,7 @@ pub struct Receiver {
 pub struct Recording {
     /// A recording ends by itself after this many minutes, 1 to 1440.
     pub maximum_minutes: u32,
-    /// A recording goes on after the box was away for so many minutes, 0 to 1440; after more it ends.
+    /// A recording goes on after the box was away for so many minutes, 1 to 1440; after more it ends.
     pub resume_within_minutes: u32,
 }
 
@@ -285,10 +285,10 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         .into());
     }
     let within = file.recording.resume_within_minutes;
-    if within > 1440 {
+    if !(1..=1440).contains(&within) {
         return Err(invalid(
             "recording.resume-within-minutes",
-            format!("{within} is not from 0 to 1440 minutes"),
+            format!("{within} is not from 1 to 1440 minutes"),
         )
         .into());
     }
@@ -396,7 +396,7 @@ mod tests {
             ),
             (
                 "board = \"bench\"\n[recording]\nresume-within-minutes = 1441",
-                "box.toml:3: `recording.resume-within-minutes`: 1441 is not from 0 to 1440",
+                "box.toml:3: `recording.resume-within-minutes`: 1441 is not from 1 to 1440",
             ),
             (
                 "board = \"bench\"\n[receiver]\naddress = \"there\"",

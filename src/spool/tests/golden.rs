@@ -27,9 +27,9 @@ const RELEASES: &[Golden] = &[
         "0.1, running",
         include_bytes!("release-0.1-running.log"),
         false,
-        &[],
-        0,
-        0,
+        &[(1, &[0, 1, 2])],
+        1,
+        120,
     ),
 ];
 

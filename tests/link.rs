@@ -204,6 +204,8 @@ fn live_beside_backfill_is_not_late() {
         );
         for loss in [0.0, 1.0, 3.0] {
             for congestion in ["cubic", "bbr", "floor"] {
+                // The others are there to be compared with.
+                let seconds = soak(if congestion == "floor" { 28 } else { 10 }, 120);
                 shape(loss);
                 let bench = Bench::new("table");
                 let before = bottleneck();

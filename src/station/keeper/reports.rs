@@ -3,7 +3,7 @@
 use super::Keeper;
 use crate::clock;
 use crate::media::SegmentKey;
-use crate::station::lane::{Command, LADDER};
+use crate::station::lane::LADDER;
 use crate::uplink::Report;
 use crate::uplink::breaker::SPOOL_ONLY;
 
@@ -33,9 +33,8 @@ impl Keeper {
     fn link(&mut self, step: u8) {
         let lowest = LADDER[LADDER.len() - 1];
         let percent = LADDER.get(usize::from(step)).copied().unwrap_or(lowest);
-        for lane in &self.parts.lanes {
-            lane.tell(Command::BitRate { percent });
-        }
+        self.link = step;
+        self.command();
         let message: String = match step {
             0 => "the link carries live again".into(),
             SPOOL_ONLY.. => "the link does not carry live: what is recorded is kept here and sent \

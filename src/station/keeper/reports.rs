@@ -4,8 +4,8 @@ use super::Keeper;
 use crate::clock;
 use crate::media::SegmentKey;
 use crate::station::lane::LADDER;
-use crate::uplink::Report;
 use crate::uplink::breaker::SPOOL_ONLY;
+use crate::uplink::{ErrorCode, Report};
 
 impl Keeper {
     pub(super) fn report(&mut self, report: &Report) {
@@ -13,8 +13,16 @@ impl Keeper {
             Report::Connected => {
                 self.reachable = true;
                 self.uplink_error = None;
+                for code in ["fenced", "cloned"] {
+                    self.calm(code, (None, None), "the receiver takes this box again");
+                }
             }
-            Report::Disconnected { text, .. } => {
+            Report::Disconnected { text, code } => {
+                match code {
+                    Some(ErrorCode::FENCED) => self.alarm("fenced", (None, None), text),
+                    Some(ErrorCode::CLONED) => self.alarm("cloned", (None, None), text),
+                    _ => {}
+                }
                 self.uplink_error = Some(text.clone());
                 self.reachable = false;
                 self.travelling.clear();

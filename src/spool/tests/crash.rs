@@ -179,7 +179,9 @@ fn take(spool: &mut Spool, world: &mut World, step: &Step) -> Result<(), Error> 
             spool.append(key.recording, &Segmented::Chunk(chunk.clone()))?;
             world.written.entry(*key).or_default().extend(chunk.bytes);
         }
-        Step::Seal(key) => drop(spool.append(key.recording, &Segmented::Seal(*key))?),
+        Step::Seal(key) => {
+            spool.append(key.recording, &Segmented::Seal(*key))?;
+        }
         Step::Sync => {
             world.now += LATER;
             if let Some(job) = spool.start_sync(Monotonic::from_nanos(world.now)) {

@@ -215,6 +215,7 @@ async fn a_crash_or_a_failure_of_the_store_at_any_point_of_a_recording_s_life_co
     let faults = [
         Fault::Fails,
         Fault::FailsLate,
+        Fault::Collides,
         Fault::Crashes,
         Fault::CrashesLate,
         Fault::CrashesUndone,

@@ -859,6 +859,6 @@ async fn a_hostile_box_costs_bounded_memory_and_no_other_box_its_upload() {
         }
     }
     // And the same box may send what is right afterwards.
-    let own = recording::make_by(BoxId([8; 16]), ID, 2, true, false);
+    let own = recording::make_by(BoxId([8; 16]), RecordingId([99; 16]), 2, true, false);
     upload(&hostile, &receiver, (2, 1), &own).await;
 }

@@ -1080,8 +1080,11 @@ async fn two_receivers_of_one_bucket_take_over_from_each_other() {
     .await;
     let film = format!("/recordings/{ID}/recording.mp4");
     assert_eq!(get(&second.page, &film, "").0, 200);
+    // What one has stored, the other one shows.
+    programs::wait_until(30, "the film at the first", || {
+        get(&first.page, &film, "").0 == 200
+    });
     // An erasure reaches both.
-    assert_eq!(get(&first.page, &format!("/recordings/{ID}"), "").0, 200);
     let (code, said) = with_settings(dir.path(), &["erase", &ID.to_string(), "--yes"]);
     assert!(
         code == Some(0) && said.contains("erased, 10 objects"),

@@ -1108,7 +1108,7 @@ fn an_erasure_reaches_a_box_that_was_away_through_kills_on_both_sides() {
     let board = programs::small_bench(home.path());
     let arguments = ["--board", board.as_str()];
     let mut hall = programs::CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
-    let mut record = || {
+    let record = || {
         let id = hall.record();
         programs::pause(2);
         hall.stop();

@@ -11,7 +11,7 @@ pub mod authority;
 pub mod catalog;
 pub mod config;
 pub mod export;
-mod fence;
+pub(crate) mod fence;
 pub mod film;
 pub mod ingest;
 pub mod library;

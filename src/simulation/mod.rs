@@ -9,5 +9,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
-#[allow(dead_code, reason = "its first user is being written")]
 pub mod history;
+mod model;
+mod random;

@@ -18,7 +18,7 @@ use self::shelf::{Out, Put, Shelf, Store};
 use super::history::{Happening, History};
 use super::random::Random;
 use crate::media::{Hash, Monotonic, RecordingId, SegmentKey};
-use crate::spool::TwinDisk;
+use crate::spool::twin::TwinDisk;
 use crate::uplink::{Action, Report};
 use crate::wire::message::Message;
 use crate::wire::stream::{self, SegmentHeader};

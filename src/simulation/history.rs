@@ -585,7 +585,12 @@ impl History {
         }
         self.objects = found;
         self.listed_complete = complete.into_iter().collect();
-        for recording in self.listed_complete.difference(&self.disputed.clone()).copied().collect::<Vec<_>>() {
+        for recording in self
+            .listed_complete
+            .difference(&self.disputed.clone())
+            .copied()
+            .collect::<Vec<_>>()
+        {
             if let Some(what) = self.incomplete(recording) {
                 self.breach(format!("false COMPLETE: {what}"));
             }

@@ -482,8 +482,7 @@ impl World {
         self.counts.cuts_with_unkept += u64::from(waits);
         drop(machine);
         if power {
-            let torn = self.random.between(0, 3000) as usize;
-            self.disk = self.disk.cut_power(torn);
+            self.disk = self.disk.crash(self.random.next());
         }
         self.note(Happening::BoxCrashed);
         self.run += 1;
@@ -615,7 +614,11 @@ impl World {
                 }
                 action => {
                     if std::env::var_os("TRACE").is_some() {
-                        println!("{:>9} ms   {}", self.now / 1_000_000, format!("{action:?}").chars().take(170).collect::<String>());
+                        println!(
+                            "{:>9} ms   {}",
+                            self.now / 1_000_000,
+                            format!("{action:?}").chars().take(170).collect::<String>()
+                        );
                     }
                     self.perform(&mut machine, action)
                 }
@@ -760,8 +763,10 @@ impl World {
                         self.counts.machine.resumed += u64::from(again && offset == 0);
                         let bulk = pipe.priority(key) <= 10;
                         if bulk && let Some(live) = machine.waiting_live(self.now) {
-                            self.wrong
-                                .push(format!("live {live} waits while {key} is sent at {}", self.now/1_000_000));
+                            self.wrong.push(format!(
+                                "live {live} waits while {key} is sent at {}",
+                                self.now / 1_000_000
+                            ));
                         }
                         let named = renamed(self.bug, self.run, key);
                         self.history.note(Happening::Sent {

@@ -74,6 +74,8 @@ pub(super) struct Machine {
     unkept: BTreeMap<SegmentKey, VecDeque<u64>>,
     live: BTreeMap<SegmentKey, Live>,
     busy: BTreeSet<SegmentKey>,
+    /// Segments of events that the history knows.
+    noted: BTreeSet<SegmentKey>,
     pub syncing: Option<SyncJob>,
     bug: Option<Bug>,
     /// The spool refused: the process ends soon.
@@ -92,9 +94,11 @@ impl Machine {
     ) -> Result<Self, spool::Error> {
         let config = spool::Config {
             file_bytes: 6_000,
+            reserve_bytes: 0,
             ..spool::Config::new("/spool")
         };
-        let (spool, recovered) = Spool::open(disk, config)?;
+        let (spool, recovered) = Spool::open(disk.clone(), config)?;
+        note_state(disk, history);
         let custody = Custody::new(Arc::new(Mutex::new(spool)), epoch);
         let session = Session::new(session::Config {
             backfill: BACKFILL,
@@ -110,34 +114,13 @@ impl Machine {
             unkept: BTreeMap::new(),
             live: BTreeMap::new(),
             busy: BTreeSet::new(),
+            noted: BTreeSet::new(),
             syncing: None,
             bug,
             faulty: false,
         };
-        machine.note_state(history);
         machine.take_up(&recovered, (history, counts), random, now);
         Ok(machine)
-    }
-
-    fn note_state(&self, history: &mut History) {
-        let spool = self.custody.spool();
-        let (mut held, mut acknowledged) = (Vec::new(), Vec::new());
-        for (recording, state) in spool.recordings() {
-            for (&track, of_track) in &state.tracks {
-                acknowledged.push((recording, track, of_track.acknowledged.clone()));
-                for (&sequence, segment) in &of_track.segments {
-                    let key = SegmentKey {
-                        recording,
-                        track,
-                        sequence,
-                    };
-                    if segment.length > 0 {
-                        held.push((key, segment.length));
-                    }
-                }
-            }
-        }
-        history.note(Happening::Restarted { held, acknowledged });
     }
 
     /// As the keeper does: offers the backlog, goes on with the latest open recording, ends the others.
@@ -363,7 +346,7 @@ impl Machine {
             let length = segment.map_or(0, |segment| segment.length);
             spool.read(key, 0, length).unwrap_or_default()
         };
-        if !bytes.is_empty() {
+        if !bytes.is_empty() && self.noted.insert(key) {
             let end = bytes.len() as u64;
             self.unkept.entry(key).or_default().push_back(end);
             history.note(Happening::Segmented {
@@ -430,12 +413,14 @@ impl Machine {
             .end(recording, facts, (span, 0), reason, at(now));
         self.wrote_facts(recording, sequence, history);
         let key = self.check(ended)?;
-        let totals = {
+        let mut totals: Vec<_> = {
             let spool = self.custody.spool();
             let state = spool.state(recording)?;
             let total = |track: &TrackId| (*track, state.next_sequence(*track));
-            state.tracks.keys().map(total).collect()
+            let media = state.tracks.keys().filter(|id| **id != TrackId::EVENTS);
+            media.map(total).collect()
         };
+        totals.push((TrackId::EVENTS, key.sequence + 1));
         history.note(Happening::Ended { recording, totals });
         Some(key)
     }
@@ -445,6 +430,13 @@ impl Machine {
         while let Some(word) = self.custody.next_word() {
             match word {
                 Word::Offer(offer) => {
+                    if let Offer::Chunk {
+                        key, live: true, ..
+                    } = &offer
+                        && key.track == TrackId::EVENTS
+                    {
+                        self.wrote_facts(key.recording, key.sequence, history);
+                    }
                     if let Offer::Chunk {
                         key,
                         offset,
@@ -472,7 +464,13 @@ impl Machine {
                     }
                 }
                 Word::Sealed(key) => {
-                    self.unkept.remove(&key);
+                    // The end is kept in one piece.
+                    if let Some(ends) = self.unkept.remove(&key)
+                        && let Some(&bytes) = ends.back()
+                        && key.track == TrackId::EVENTS
+                    {
+                        history.note(Happening::Kept { key, bytes });
+                    }
                     let over = |running: &&mut Running| running.end == Some(key);
                     if self.running.as_mut().filter(over).is_some() {
                         self.running = None;
@@ -538,6 +536,30 @@ impl Machine {
         };
         self.live.iter().find(waits).map(|(key, _)| *key)
     }
+}
+
+/// What recovery has left on the disk.
+fn note_state(disk: Arc<dyn Disk>, history: &mut History) {
+    let Ok((spool, _)) = Spool::look(disk, "/spool") else {
+        return;
+    };
+    let (mut held, mut acknowledged) = (Vec::new(), Vec::new());
+    for (recording, state) in spool.recordings() {
+        for (&track, of_track) in &state.tracks {
+            acknowledged.push((recording, track, of_track.acknowledged.clone()));
+            for (&sequence, segment) in &of_track.segments {
+                let key = SegmentKey {
+                    recording,
+                    track,
+                    sequence,
+                };
+                if segment.length > 0 {
+                    held.push((key, segment.length));
+                }
+            }
+        }
+    }
+    history.note(Happening::Restarted { held, acknowledged });
 }
 
 fn fact(span: u32, event: Event) -> Fact {

@@ -103,7 +103,7 @@ struct Counts {
     hours_out: u64,
     moves: u64,
     power_cuts: u64,
-    cuts_with_unkept: u64,
+    deaths_with_unkept: u64,
     kills: u64,
     receiver_crashes: u64,
     restored: u64,
@@ -144,6 +144,8 @@ struct World {
     calm: bool,
     wrong: Vec<String>,
     counts: Counts,
+    /// One seed alone says what happens.
+    tells: bool,
 }
 
 impl World {
@@ -177,6 +179,7 @@ impl World {
             calm: false,
             wrong: Vec::new(),
             counts: Counts::default(),
+            tells: std::env::var_os("HALLCAST_SEED").is_some(),
             random,
         };
         world.plan();
@@ -332,7 +335,7 @@ impl World {
     }
 
     fn fault(&mut self, fault: Fault) {
-        if std::env::var_os("HALLCAST_SEED").is_some() {
+        if self.tells {
             println!("{:>9} ms {fault:?}", self.now / 1_000_000);
         }
         match fault {
@@ -479,7 +482,7 @@ impl World {
             return;
         };
         let waits = machine.custody.sync_at().is_some() || machine.syncing.is_some();
-        self.counts.cuts_with_unkept += u64::from(waits);
+        self.counts.deaths_with_unkept += u64::from(waits);
         drop(machine);
         if power {
             self.disk = self.disk.crash(self.random.next());
@@ -613,7 +616,7 @@ impl World {
                     break;
                 }
                 action => {
-                    if std::env::var_os("TRACE").is_some() {
+                    if self.tells {
                         println!(
                             "{:>9} ms   {}",
                             self.now / 1_000_000,
@@ -822,9 +825,10 @@ impl World {
 
     /// Every fault ends; what was recorded has time to arrive. Then both ends crash once more.
     fn settle(&mut self) {
-        let mut asked = 0;
-        while self.step() {
-            let over = self.events.iter().all(|(_, event)| {
+        let mut asked = false;
+        loop {
+            let quiet = !self.step() || self.is_quiet();
+            let over = self.events.values().all(|event| {
                 !matches!(
                     event,
                     Event::Fault(_) | Event::RoomAgain | Event::ReceiverStart(_)
@@ -835,13 +839,12 @@ impl World {
                 self.disk.fail_syncs(0);
                 self.shelf.failing_puts = 0;
             }
-            let recording = self.machine.as_ref().is_none_or(Machine::is_recording);
-            if self.calm && !recording && self.is_quiet() {
-                asked += 1;
-                if asked > 1 {
+            let recording = self.machine.as_ref().is_some_and(Machine::is_recording);
+            if self.calm && quiet && !recording {
+                if std::mem::replace(&mut asked, true) {
                     break;
                 }
-                // What was left by a run that ended unattended is taken up by the next one.
+                // What a run could not end or make durable is taken up by the next one.
                 self.box_dies(false);
                 self.after(SECOND, Event::Start);
             }
@@ -852,7 +855,6 @@ impl World {
         }
         self.box_dies(true);
         self.receiver_dies(0, false);
-        self.calm = true;
         self.start();
         self.shelf.start(None);
         self.list();
@@ -909,9 +911,13 @@ fn schedule(seed: u64, bug: Option<Bug>) -> (World, Vec<String>) {
     (world, wrong)
 }
 
-#[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// In the usual run of the tests.
+    const SCHEDULES: u64 = 10_000;
 
     /// The seeds to run: `HALLCAST_SEED` alone, else the first `count`, twenty times as many in a soak.
     fn seeds(count: u64) -> std::ops::Range<u64> {
@@ -925,34 +931,114 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_schedule_keeps_every_promise() {
-        let seeds = seeds(std::env::var("N").map_or(200, |n| n.parse().unwrap()));
-        let mut bad = 0;
-        for seed in seeds {
-            let run = std::panic::catch_unwind(|| {
-                let (world, wrong) = schedule(seed, None);
-                (world.counts.events, wrong, world.history.counts())
-            });
-            match run {
-                Err(_) => {
-                    println!("HALLCAST_SEED={seed} panicked");
-                    bad += 1;
-                }
-                Ok((events, wrong, counts)) => {
-                    if !wrong.is_empty() {
-                        bad += 1;
-                        println!(
-                            "HALLCAST_SEED={seed} {events} {counts:?}\n  {}",
-                            wrong.join("\n  ")
-                        );
-                    }
-                }
-            }
-            if bad > 12 {
-                break;
+    /// What many schedules did together.
+    #[derive(Default)]
+    struct Sum {
+        schedules: u64,
+        failed: u64,
+        figures: BTreeMap<&'static str, u64>,
+    }
+
+    impl Sum {
+        fn add(&mut self, world: &World) {
+            let (counts, history) = (&world.counts, world.history.counts());
+            let (machine, shelf) = (&counts.machine, &world.shelf.counts);
+            self.schedules += 1;
+            for (name, figure) in [
+                ("events", counts.events),
+                ("virtual hours", counts.virtual_seconds),
+                ("bytes recorded", history.bytes_segmented),
+                ("bytes sent", history.bytes_sent),
+                ("chunks", machine.chunks),
+                ("segments", history.segments),
+                ("recordings", machine.recordings),
+                ("spans", machine.spans),
+                ("connections", history.connections),
+                ("outages", counts.outages),
+                ("hours of outage", counts.hours_out),
+                ("moves to another address", counts.moves),
+                ("power cuts", counts.power_cuts),
+                ("process kills", counts.kills),
+                ("box deaths with bytes not kept", counts.deaths_with_unkept),
+                ("receiver crashes", counts.receiver_crashes),
+                (
+                    "receiver crashes with objects not synced",
+                    shelf.crashes_with_unsynced,
+                ),
+                ("older stores restored", counts.restored),
+                ("older cards restored", counts.box_restored),
+                ("disk faults", counts.disk_faults),
+                ("spool errors", machine.faults),
+                ("store failures", shelf.store_failures),
+                ("segments resumed", machine.resumed),
+                ("demotions", machine.demoted),
+                ("forgot", machine.forgot),
+                ("ahead", machine.ahead),
+                ("conflicts", shelf.conflicts),
+                ("epochs refused", shelf.fenced),
+                ("half-open sessions displaced", shelf.displaced),
+                ("streams stopped", shelf.refused),
+                ("segments lost", history.lost),
+                ("segments released", history.released),
+                ("listings", history.listings),
+            ] {
+                *self.figures.entry(name).or_default() += figure;
             }
         }
-        assert!(bad == 0);
+    }
+
+    #[test]
+    fn every_schedule_keeps_every_promise() {
+        let began = crate::clock::now();
+        let (seeds, next) = (seeds(SCHEDULES), AtomicU64::new(0));
+        let sum = Mutex::new(Sum::default());
+        let work = || {
+            loop {
+                let seed = seeds.start + next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds.end || sum.lock().unwrap().failed >= 5 {
+                    return;
+                }
+                let run = std::panic::catch_unwind(|| schedule(seed, None));
+                let wrong = match &run {
+                    Ok((_, wrong)) => wrong.join("\n  "),
+                    Err(_) => "it panicked, see above".into(),
+                };
+                let mut sum = sum.lock().unwrap();
+                if !wrong.is_empty() {
+                    sum.failed += 1;
+                    println!("HALLCAST_SEED={seed} cargo test --lib simulation::model\n  {wrong}");
+                }
+                if let Ok((world, _)) = &run {
+                    sum.add(world);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+                scope.spawn(work);
+            }
+        });
+        let mut sum = sum.into_inner().unwrap();
+        if let Some(seconds) = sum.figures.get_mut("virtual hours") {
+            *seconds /= 3600;
+        }
+        let took = crate::clock::now().since(began).as_secs_f64();
+        println!("{} schedules in {took:.1} s:", sum.schedules);
+        for (name, figure) in &sum.figures {
+            println!("{figure:>12} {name}");
+        }
+        assert_eq!(
+            sum.failed, 0,
+            "each failing seed is above with its one line"
+        );
+        if seeds.end - seeds.start >= SCHEDULES {
+            // A schedule that does nothing proves nothing.
+            let idle: Vec<_> = sum
+                .figures
+                .iter()
+                .filter(|(_, figure)| **figure == 0)
+                .collect();
+            assert!(idle.is_empty(), "never happened: {idle:?}");
+        }
     }
 }

@@ -137,9 +137,11 @@ impl Machine {
             .spool()
             .recordings()
             .filter(|(_, state)| !state.ended)
-            .filter_map(|(id, state)| {
-                let opened = state.opened?;
-                Some(((opened.epoch, opened.wall_nanos), opened.span, id))
+            // A power cut may have taken the record of its beginning and left some of its facts.
+            .filter(|(_, state)| state.opened.is_some() || !state.tracks.is_empty())
+            .map(|(id, state)| match state.opened {
+                Some(opened) => ((opened.epoch, opened.wall_nanos), opened.span, id),
+                None => ((0, 0), 0, id),
             })
             .collect();
         open.sort_unstable();

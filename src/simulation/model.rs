@@ -142,6 +142,8 @@ struct World {
     store_copy: Option<Store>,
     card_copy: Option<TwinDisk>,
     calm: bool,
+    /// A sync may have failed in this schedule.
+    disk_failed: bool,
     wrong: Vec<String>,
     counts: Counts,
     /// One seed alone says what happens.
@@ -177,6 +179,7 @@ impl World {
             store_copy: None,
             card_copy: None,
             calm: false,
+            disk_failed: false,
             wrong: Vec::new(),
             counts: Counts::default(),
             tells: std::env::var_os("HALLCAST_SEED").is_some(),
@@ -365,6 +368,10 @@ impl World {
                 self.box_dies(true);
                 self.after(away, Event::Start);
             }
+            // Linux forgets a failed sync: a process that comes back reads from the page cache what
+            // the disk never took, and its own sync returns well. Only a box that lost its power
+            // sees the truth.
+            Fault::Kill(away) if self.disk_failed => self.fault(Fault::PowerCut(away)),
             Fault::Kill(away) => {
                 self.counts.kills += 1;
                 self.box_dies(false);
@@ -372,6 +379,7 @@ impl World {
             }
             Fault::FailingSyncs(count) => {
                 self.counts.disk_faults += 1;
+                self.disk_failed = true;
                 self.disk.fail_syncs(count);
             }
             Fault::DiskFull(room, length) => {
@@ -392,6 +400,7 @@ impl World {
                     self.counts.box_restored += 1;
                     self.box_dies(true);
                     self.disk = card;
+                    self.disk.set_room(None);
                     self.note(Happening::BoxRestored);
                     // The copy's epoch is older than what the receiver holds.
                     self.epoch = self.epoch.saturating_sub(2);
@@ -639,7 +648,7 @@ impl World {
         if faulty {
             // What `supervise` and systemd do: the process ends and is started again.
             self.counts.machine.faults += 1;
-            self.box_dies(false);
+            self.box_dies(self.disk_failed);
             self.after(5 * SECOND, Event::Start);
         }
         self.transmit();
@@ -845,7 +854,7 @@ impl World {
                     break;
                 }
                 // What a run could not end or make durable is taken up by the next one.
-                self.box_dies(false);
+                self.box_dies(self.disk_failed);
                 self.after(SECOND, Event::Start);
             }
             if self.now > 200 * 3600 * SECOND || self.counts.events > 400_000 {

@@ -61,6 +61,8 @@ pub struct SpanFact {
     pub epoch: u64,
     /// Its start in UTC, as far as it is known.
     pub wall: Option<WallClock>,
+    /// Nanoseconds after its start from which UTC was known; `None` before it is.
+    pub known_from: Option<u64>,
     /// How long the box was away before it.
     pub gap: Option<crate::media::GapLength>,
 }
@@ -165,6 +167,17 @@ impl Recording {
         self.declared_lost.insert(range, reason);
     }
 
+    /// Adds what another look at the archive has found.
+    pub fn merge(&mut self, found: Self) {
+        for (track, segments) in found.segments {
+            self.segments.entry(track).or_default().extend(segments);
+        }
+        self.inits.extend(found.inits);
+        self.facts.extend(found.facts);
+        self.declared_lost.extend(found.declared_lost);
+        self.complete |= found.complete;
+    }
+
     /// Its facts in the order in which they were noted.
     pub fn facts(&self) -> impl Iterator<Item = &Fact> {
         self.facts.values().flatten()
@@ -197,12 +210,36 @@ impl Recording {
         self.started().map(|started| started.0).or(self.sender)
     }
 
-    /// Its spans; the last word on a span counts (its clock may have been corrected).
+    /// Its spans; the last word on where a span lies counts.
     pub fn spans(&self) -> BTreeMap<u32, SpanFact> {
         let mut spans = BTreeMap::new();
         for fact in self.facts() {
-            if let Event::Span { epoch, wall, gap } = fact.event {
-                spans.insert(fact.span, SpanFact { epoch, wall, gap });
+            match fact.event {
+                Event::Span { epoch, wall, gap } => {
+                    let known = wall.is_some_and(|wall| wall.uncertainty.is_some());
+                    let known_from = known.then_some(0);
+                    let span = SpanFact {
+                        epoch,
+                        wall,
+                        known_from,
+                        gap,
+                    };
+                    spans.insert(fact.span, span);
+                }
+                Event::SpanPlaced { span, wall, gap } => {
+                    if let Some(placed) = spans.get_mut(&span) {
+                        placed.wall = Some(wall);
+                        placed.gap = gap;
+                        // A later span knows it too late for what was shown of this one.
+                        let from = if fact.span == span {
+                            fact.at_nanos
+                        } else {
+                            u64::MAX
+                        };
+                        placed.known_from.get_or_insert(from);
+                    }
+                }
+                _ => {}
             }
         }
         spans
@@ -333,9 +370,22 @@ pub enum Missing {
     Root(TrackId),
 }
 
+/// A recording that was erased: its tombstone is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// The box that made it, where that is known.
+    pub box_id: Option<BoxId>,
+    /// True once that box has said that its copy is gone.
+    pub confirmed: bool,
+    /// True once none of its objects is left.
+    pub swept: bool,
+}
+
 /// Every recording.
 #[derive(Debug, Default)]
 pub struct Catalog {
     /// By id.
     pub recordings: BTreeMap<RecordingId, Recording>,
+    /// Those of which nothing is to be kept or shown any more.
+    pub erased: BTreeMap<RecordingId, Erased>,
 }

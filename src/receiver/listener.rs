@@ -1,31 +1,31 @@
-//! The only file of the receiver that names quinn: accepts boxes and drives an ingest engine for each.
+//! The only room of the receiver that names quinn: accepts boxes; [`session`] drives an ingest engine
+//! for each.
 //!
 //! Mutual TLS 1.3 with the receiver's own authority; tickets and 0-RTT are off, because a resumed
 //! session skips the check of the client's certificate. The roster is asked on every connection and
 //! again while it lasts. Each connection and each stream is a task of its own: what goes wrong in one
 //! ends that one, with a code that both sides log.
 
+mod session;
+
 use super::authority::Authority;
-use super::catalog::LostRange;
-use super::fence::{Claim, Fence, Verdict};
-use super::ingest::{self, Ingest, Work, printable};
-use super::library::{Error as KeepError, Library};
+use super::fence::Fence;
+use super::library::Library;
 use super::roster::{Refused, Roster, fingerprint};
 use crate::blocking;
 use crate::clock;
 use crate::media::{BoxId, Hash};
-use crate::wire::message::{Hello, Limits, Message, Welcome};
-use crate::wire::{ALPN, ErrorCode, framing};
+use crate::wire::{ALPN, ErrorCode};
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, Incoming, VarInt};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use std::collections::{HashMap, VecDeque};
+use session::{Peer, Session};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{SetOnce, mpsc};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Bytes of all streams together that the transport holds unread.
@@ -38,12 +38,6 @@ const MOST_CONNECTIONS: usize = 4096;
 const IDLE: Duration = Duration::from_secs(15);
 /// How long a connection may take to say `Hello`.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// How long a segment waits for an init that was overtaken.
-const INIT_WITHIN: Duration = Duration::from_secs(10);
-/// How soon a revocation ends a live connection.
-const ROSTER_EVERY: Duration = Duration::from_secs(5);
-/// Messages that wait for the control stream; a box that reads none is slowed down by it.
-const WAITING_MESSAGES: usize = 256;
 
 /// Why the listener cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -82,14 +76,16 @@ pub struct Stats {
     pub bytes: AtomicU64,
     /// Streams that left nothing.
     pub streams_refused: AtomicU64,
+    /// Times that two processes with one box's key were found alive.
+    pub cloned: AtomicU64,
 }
 
 struct Shared {
     library: Arc<Library>,
     roster: Roster,
     fence: Mutex<Fence>,
-    /// Connections of the sessions let in, to end those that are displaced.
-    sessions: Mutex<HashMap<u64, Connection>>,
+    /// The sessions let in, to end those that are displaced.
+    sessions: Mutex<HashMap<u64, Peer>>,
     next_session: AtomicU64,
     stats: Arc<Stats>,
 }
@@ -181,7 +177,7 @@ fn server_config(authority: &Authority) -> Result<quinn::ServerConfig, Error> {
         .build()
         .map_err(|e| tls_error(&e))?;
     let (chain, key) = authority.server();
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+    let mut tls = rustls::ServerConfig::builder_with_details(provider, authority.clock())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| tls_error(&e))?
         .with_client_cert_verifier(verifier)
@@ -286,21 +282,8 @@ async fn accept(shared: Arc<Shared>, incoming: Incoming) {
         refuse(ErrorCode::SILENT, "no control stream was opened");
         return;
     };
-    let (messages, waiting) = mpsc::channel(WAITING_MESSAGES);
-    let session = Arc::new(Session {
-        id: shared.next_session.fetch_add(1, Ordering::Relaxed),
-        box_id,
-        name: format!("box {box_id} ({})", printable(&room)),
-        connection,
-        engine: Mutex::new(Ingest::new(box_id, ingest::Config::default())),
-        messages,
-        welcomed: SetOnce::new(),
-        shared,
-    });
-    session
-        .clone()
-        .run(certificate, send, receive, waiting)
-        .await;
+    let (session, waiting) = Session::new(shared, box_id, &room, connection);
+    session.run(certificate, send, receive, waiting).await;
 }
 
 /// The roster is a file: asked off the tasks that carry media.
@@ -310,281 +293,5 @@ async fn admit(roster: &Roster, box_id: BoxId, certificate: Hash) -> Result<Stri
     match asked {
         Ok(entry) => entry.map(|entry| entry.room),
         Err(e) => Err(Refused::Unreadable(e.to_string())),
-    }
-}
-
-/// One connection of a box that was let in.
-struct Session {
-    id: u64,
-    box_id: BoxId,
-    /// For the log.
-    name: String,
-    connection: Connection,
-    engine: Mutex<Ingest>,
-    messages: mpsc::Sender<Message>,
-    /// Set when the box was let in.
-    welcomed: SetOnce<()>,
-    shared: Arc<Shared>,
-}
-
-impl Session {
-    async fn run(
-        self: Arc<Self>,
-        certificate: Hash,
-        send: SendStream,
-        receive: RecvStream,
-        waiting: mpsc::Receiver<Message>,
-    ) {
-        let peer = self.connection.remote_address();
-        tokio::select! {
-            biased;
-            () = write_messages(send, waiting) => {}
-            () = self.read_control(receive) => {}
-            () = self.read_streams() => {}
-            () = self.watch_roster(certificate) => {}
-            () = self.await_hello() => {}
-            _ = self.connection.closed() => {}
-        }
-        close(&self.connection, ErrorCode::DONE, "");
-        let reason = self.connection.closed().await;
-        lock(&self.shared.fence).end(self.box_id, self.id);
-        lock(&self.shared.sessions).remove(&self.id);
-        let stats = lock(&self.engine).stats();
-        let total = &self.shared.stats;
-        total.segments.fetch_add(stats.segments, Ordering::Relaxed);
-        total.bytes.fetch_add(stats.bytes, Ordering::Relaxed);
-        let refused = &total.streams_refused;
-        refused.fetch_add(stats.refused, Ordering::Relaxed);
-        log::info!(
-            "{}: {peer}: session ended: {}: {}; {} segments, {} bytes, {} streams left nothing",
-            self.name,
-            code_of(&reason),
-            printable(&reason.to_string()),
-            stats.segments,
-            stats.bytes,
-            stats.refused
-        );
-    }
-
-    /// Closes with a code, and logs it as the box will.
-    fn refuse(&self, code: ErrorCode, text: &str) {
-        log::warn!("{}: closing: {code}: {}", self.name, printable(text));
-        close(&self.connection, code, text);
-    }
-
-    async fn await_hello(&self) {
-        match clock::within(HELLO_WITHIN, self.welcomed.wait()).await {
-            Some(()) => std::future::pending().await,
-            None => self.refuse(ErrorCode::SILENT, "no Hello arrived"),
-        }
-    }
-
-    async fn watch_roster(&self, certificate: Hash) {
-        loop {
-            clock::pause(ROSTER_EVERY).await;
-            match admit(&self.shared.roster, self.box_id, certificate).await {
-                Ok(_) => {}
-                Err(Refused::Unreadable(e)) => log::error!("{}: roster: {e}", self.name),
-                Err(refused) => {
-                    let text = format!("box {} {refused}", self.box_id);
-                    return self.refuse(ErrorCode::REVOKED, &text);
-                }
-            }
-        }
-    }
-
-    async fn read_control(&self, mut receive: RecvStream) {
-        let mut buffer = vec![0; 16 * 1024];
-        // The box ends its control stream only with the connection.
-        while let Ok(Some(length)) = receive.read(&mut buffer).await {
-            let work = lock(&self.engine).control(&buffer[..length]);
-            if !self.perform(work, None).await {
-                return;
-            }
-        }
-    }
-
-    async fn read_streams(self: &Arc<Self>) {
-        self.welcomed.wait().await;
-        while let Ok(receive) = self.connection.accept_uni().await {
-            tokio::spawn(self.clone().read_stream(receive));
-        }
-    }
-
-    async fn read_stream(self: Arc<Self>, mut receive: RecvStream) {
-        let stream = receive.id().index();
-        loop {
-            let work = match receive.read_chunk(64 * 1024, true).await {
-                Ok(Some(chunk)) => lock(&self.engine).stream(stream, &chunk.bytes),
-                Ok(None) => {
-                    let work = lock(&self.engine).finished(stream);
-                    self.perform(work, None).await;
-                    return;
-                }
-                Err(e) => {
-                    log::debug!("{}: stream {stream} was cut: {e}", self.name);
-                    lock(&self.engine).cut(stream);
-                    return;
-                }
-            };
-            if !self.perform(work, Some(&mut receive)).await {
-                return;
-            }
-        }
-    }
-
-    /// Does what the engine asks; false when the stream or connection it came from is over.
-    async fn perform(&self, work: Vec<Work>, mut receive: Option<&mut RecvStream>) -> bool {
-        let mut queue = VecDeque::from(work);
-        let mut goes_on = true;
-        while let Some(work) = queue.pop_front() {
-            match work {
-                Work::Send(message) => {
-                    if let Message::Error(error) = &message {
-                        log::warn!("{}: {}: {}", self.name, error.code, printable(&error.text));
-                    }
-                    goes_on &= self.messages.send(message).await.is_ok();
-                }
-                Work::Greet(hello) => queue.extend(self.greet(&hello)),
-                Work::Keep {
-                    header,
-                    bytes,
-                    hash,
-                    ..
-                } => {
-                    let length = bytes.len() as u64;
-                    let result = self.keep(&header, bytes, hash).await;
-                    queue.extend(lock(&self.engine).kept(header.key, length, result));
-                }
-                Work::KeepInit { hash, bytes } => {
-                    let result = self.shared.library.keep_init(hash, bytes).await;
-                    queue.push_back(lock(&self.engine).init_kept(hash, result));
-                }
-                Work::KeepLost(lost) => {
-                    let range = LostRange {
-                        track: lost.track,
-                        first: lost.first,
-                        last: lost.last,
-                    };
-                    let library = &self.shared.library;
-                    let result = library
-                        .keep_lost(self.box_id, lost.recording, range, lost.reason)
-                        .await;
-                    queue.extend(lock(&self.engine).lost_kept(&lost, result));
-                }
-                Work::Stop { stream, code, text } => {
-                    log::warn!("{}: stream {stream} refused: {code}: {text}", self.name);
-                    if let Some(receive) = &mut receive {
-                        // An error means that the stream is over already.
-                        let _ = receive.stop(VarInt::from_u32(code.0.into()));
-                    }
-                    goes_on = false;
-                }
-                Work::Close { code, text } => {
-                    self.refuse(code, &text);
-                    return false;
-                }
-            }
-        }
-        goes_on
-    }
-
-    async fn keep(
-        &self,
-        header: &crate::wire::stream::SegmentHeader,
-        bytes: Vec<u8>,
-        hash: Hash,
-    ) -> Result<super::library::Kept, KeepError> {
-        let library = &self.shared.library;
-        if let Some(init) = header.init {
-            let waited = library.await_init(header.key.recording, init);
-            let missing = KeepError::InitMissing {
-                key: header.key,
-                init,
-            };
-            clock::within(INIT_WITHIN, waited).await.ok_or(missing)??;
-        }
-        library.keep_segment(self.box_id, header, bytes, hash).await
-    }
-
-    /// Answers a `Hello`: the fence decides, the library says what is durable.
-    fn greet(&self, hello: &Hello) -> Option<Work> {
-        let claim = Claim {
-            epoch: hello.epoch,
-            connection: hello.connection,
-            nonce: hello.nonce,
-        };
-        let verdict = {
-            // Entered before the claim is judged, so that a still newer one finds it to end it.
-            let mut sessions = lock(&self.shared.sessions);
-            sessions.insert(self.id, self.connection.clone());
-            lock(&self.shared.fence).claim(self.box_id, claim, self.id)
-        };
-        let displaced = match verdict {
-            Verdict::Admitted { displaced } => displaced,
-            Verdict::Older(held) => {
-                let text = format!(
-                    "epoch held {}, connection held {}",
-                    held.epoch, held.connection
-                );
-                self.refuse(ErrorCode::FENCED, &text);
-                return None;
-            }
-            Verdict::Cloned => {
-                let text = "another process with this box's key took over and this one is back";
-                log::error!("{}: alarm cloned: {text}", self.name);
-                self.refuse(ErrorCode::CLONED, text);
-                return None;
-            }
-        };
-        if let Some(old) = displaced.and_then(|old| lock(&self.shared.sessions).remove(&old)) {
-            let text = format!(
-                "epoch held {}, connection held {}",
-                claim.epoch, claim.connection
-            );
-            log::info!(
-                "{}: an older session ends: {}",
-                self.name,
-                ErrorCode::FENCED
-            );
-            close(&old, ErrorCode::FENCED, &text);
-        }
-        self.shared.stats.admitted.fetch_add(1, Ordering::Relaxed);
-        log::info!(
-            "{}: {}: session of epoch {}, connection {}, {}",
-            self.name,
-            self.connection.remote_address(),
-            claim.epoch,
-            claim.connection,
-            printable(&hello.software)
-        );
-        let (recordings, complete) = self.shared.library.held(&hello.recordings);
-        let welcome = lock(&self.engine).welcome(Welcome {
-            recordings,
-            complete,
-            clock: Some(clock::wall()),
-            limits: Limits::default(),
-            software: concat!("hallcast-receiver ", env!("CARGO_PKG_VERSION")).into(),
-            erased: vec![],
-            abridged: false,
-        });
-        // A second `Hello` never comes here: the engine refuses it.
-        let _ = self.welcomed.set(());
-        Some(welcome)
-    }
-}
-
-async fn write_messages(mut send: SendStream, mut waiting: mpsc::Receiver<Message>) {
-    while let Some(message) = waiting.recv().await {
-        let bytes = match framing::encode(&message) {
-            Ok(bytes) => bytes,
-            Err(e) => {
-                log::error!("a message cannot be written: {e}");
-                continue;
-            }
-        };
-        if send.write_all(&bytes).await.is_err() {
-            return;
-        }
     }
 }

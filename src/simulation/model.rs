@@ -8,10 +8,12 @@
 //!
 //! A failing seed prints how to run it alone. `HALLCAST_SOAK` runs twenty times as many.
 
+mod flawed;
 mod link;
 mod machine;
 mod shelf;
 
+use self::flawed::Flawed;
 use self::link::{CONTROL, Pipe, Weather};
 use self::machine::{BACKFILL, BOX, Lecture, Machine};
 use self::shelf::{Out, Put, Shelf, Store};
@@ -24,7 +26,7 @@ use crate::wire::message::Message;
 use crate::wire::stream::{self, SegmentHeader};
 use crate::wire::{ErrorCode, framing};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Virtual nanoseconds.
@@ -43,6 +45,8 @@ fn at(time: Time) -> Monotonic {
 enum Bug {
     /// The receiver says DURABLE before its store has synced.
     AcknowledgeBeforeSync,
+    /// The box counts an acknowledgement as recorded that it has not synced, and releases on it.
+    ReleaseBeforeRecorded,
     /// The box never syncs a directory.
     NoDirectorySync,
     /// After a restart the box names segments one too low.
@@ -69,6 +73,7 @@ enum Fault {
     ReceiverRestored(Time),
     FailingPuts(u64),
     BoxRestored(Time),
+    Erase,
     Press(Lecture),
     /// A copy of the store and of the card is made.
     Copy,
@@ -93,6 +98,7 @@ enum Event {
     Silence(u64),
     Stored(Put),
     LateInit(u64, Hash),
+    Sweep(u64, RecordingId),
     ReceiverStart(bool),
     RoomAgain,
 }
@@ -222,7 +228,8 @@ impl World {
             random.between(SECOND, SECOND << size)
         };
         let (out, away) = (long(13), long(9));
-        match random.between(0, 19) {
+        match random.between(0, 20) {
+            20 => Fault::Erase,
             0..=3 => Fault::Outage(out),
             4..=5 => Fault::Move,
             6..=8 => Fault::PowerCut(away),
@@ -332,6 +339,7 @@ impl World {
             Event::Silence(connection) => self.shelf.drop_guest(connection),
             Event::Stored(put) => self.shelf.stored(put),
             Event::LateInit(connection, init) => self.shelf.init_is_late(connection, init),
+            Event::Sweep(run, recording) => self.shelf.sweep(run, recording),
             Event::ReceiverStart(restored) => self.receiver_start(restored),
             Event::RoomAgain => self.disk.set_room(None),
         }
@@ -407,6 +415,11 @@ impl World {
                     self.after(away, Event::Start);
                 }
             }
+            Fault::Erase => {
+                if let Some(recording) = self.shelf.any_recording(&mut self.random) {
+                    self.shelf.erase(recording);
+                }
+            }
             Fault::Copy => {
                 self.store_copy = Some(self.shelf.snapshot());
                 self.card_copy = Some(self.disk.cut_power(0));
@@ -461,7 +474,7 @@ impl World {
         }
         self.epoch += 1;
         let nonce = self.random.next();
-        let disk: Arc<dyn crate::spool::Disk> = Arc::new(self.disk.clone());
+        let (disk, recovering) = Flawed::new(self.disk.clone(), self.bug);
         let started = Machine::start(
             disk,
             (self.epoch, nonce),
@@ -470,6 +483,7 @@ impl World {
             &mut self.random,
             self.now,
         );
+        recovering.store(false, Ordering::Relaxed);
         match started {
             Ok(machine) => {
                 self.machine = Some(machine);
@@ -706,6 +720,10 @@ impl World {
                     let takes = self.random.between(SECOND / 1000, SECOND / 5);
                     self.after(takes, Event::Stored(put));
                 }
+                Out::Sweep(run, recording) => {
+                    let takes = self.random.between(SECOND / 1000, SECOND);
+                    self.after(takes, Event::Sweep(run, recording));
+                }
                 Out::AwaitInit(connection, init) => {
                     self.after(2 * SECOND, Event::LateInit(connection, init));
                 }
@@ -923,7 +941,7 @@ fn schedule(seed: u64, bug: Option<Bug>) -> (World, Vec<String>) {
 mod tests {
     use super::*;
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     /// In the usual run of the tests.
     const SCHEDULES: u64 = 10_000;
@@ -987,6 +1005,8 @@ mod tests {
                 ("epochs refused", shelf.fenced),
                 ("half-open sessions displaced", shelf.displaced),
                 ("streams stopped", shelf.refused),
+                ("recordings erased", shelf.erased),
+                ("erasures confirmed by the box", shelf.confirmed),
                 ("segments lost", history.lost),
                 ("segments released", history.released),
                 ("listings", history.listings),
@@ -1049,5 +1069,62 @@ mod tests {
                 .collect();
             assert!(idle.is_empty(), "never happened: {idle:?}");
         }
+    }
+
+    /// Plants a fault and says after how many schedules the checker saw it.
+    fn finds(bug: Bug, within: u64) {
+        for seed in 0..within {
+            // A planted fault may also run into an assertion of an engine.
+            let run = std::panic::catch_unwind(|| schedule(seed, Some(bug)).1);
+            let wrong = run.unwrap_or_else(|_| vec!["an engine panicked".into()]);
+            if let Some(first) = wrong.first() {
+                println!(
+                    "the checker found {bug:?} in schedule {}: {first}",
+                    seed + 1
+                );
+                return;
+            }
+        }
+        panic!("{bug:?} was not found in {within} schedules");
+    }
+
+    #[test]
+    fn the_checker_finds_an_acknowledgement_before_the_sync() {
+        finds(Bug::AcknowledgeBeforeSync, 2_000);
+    }
+
+    #[test]
+    fn the_checker_finds_a_release_before_the_recorded_acknowledgement() {
+        finds(Bug::ReleaseBeforeRecorded, 2_000);
+    }
+
+    #[test]
+    fn the_checker_finds_a_directory_that_is_not_synced() {
+        finds(Bug::NoDirectorySync, 200);
+    }
+
+    #[test]
+    fn the_checker_finds_a_number_used_twice() {
+        finds(Bug::ReusedSequence, 200);
+    }
+
+    #[test]
+    fn the_checker_finds_a_resumption_that_is_off_by_one() {
+        finds(Bug::ResumeOffByOne, 200);
+    }
+
+    #[test]
+    fn the_checker_finds_a_watermark_that_is_off_by_one() {
+        finds(Bug::WatermarkOffByOne, 200);
+    }
+
+    #[test]
+    fn the_checker_finds_a_seal_that_is_not_kept() {
+        finds(Bug::SealsNotKept, 200);
+    }
+
+    #[test]
+    fn the_checker_finds_a_recovery_that_does_not_sync() {
+        finds(Bug::RecoveryDoesNotSync, 2_000);
     }
 }

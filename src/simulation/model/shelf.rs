@@ -25,6 +25,17 @@ pub(super) enum Name {
     Init(Hash),
     Manifest(RecordingId),
     Lost(RecordingId, LostRange, u8),
+    Tombstone(RecordingId),
+}
+
+impl Name {
+    fn recording(self) -> Option<RecordingId> {
+        match self {
+            Self::Segment(key) => Some(key.recording),
+            Self::Manifest(recording) | Self::Lost(recording, ..) => Some(recording),
+            Self::Init(_) | Self::Tombstone(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +61,7 @@ enum What {
     Init(Hash),
     Lost(Lost),
     Manifest(RecordingId, Option<Box<Put>>),
+    Tombstone(RecordingId),
 }
 
 /// What the world does for the receiver.
@@ -64,6 +76,8 @@ pub(super) enum Out {
     Put(Put),
     /// Ask [`Shelf::init_is_late`] after a while.
     AwaitInit(u64, Hash),
+    /// Ask [`Shelf::sweep`] after a while.
+    Sweep(u64, RecordingId),
     Note(Happening),
 }
 
@@ -83,6 +97,8 @@ pub(super) struct Counts {
     pub displaced: u64,
     pub store_failures: u64,
     pub refused: u64,
+    pub erased: u64,
+    pub confirmed: u64,
 }
 
 /// See the module.
@@ -96,6 +112,7 @@ pub(super) struct Shelf {
     items: BTreeMap<Name, Item>,
     catalog: BTreeMap<RecordingId, Recording>,
     inits: BTreeSet<Hash>,
+    pub erased: BTreeSet<RecordingId>,
     waiting: Vec<(u64, SegmentHeader, Vec<u8>, Hash)>,
     pub failing_puts: u64,
     pub counts: Counts,
@@ -114,6 +131,7 @@ impl Shelf {
             items: BTreeMap::new(),
             catalog: BTreeMap::new(),
             inits: BTreeSet::new(),
+            erased: BTreeSet::new(),
             waiting: Vec::new(),
             failing_puts: 0,
             counts: Counts::default(),
@@ -213,6 +231,7 @@ impl Shelf {
                     let name = Name::Lost(lost.recording, range, reason);
                     self.put(connection, name, Vec::new(), None, What::Lost(lost));
                 }
+                Work::ConfirmErased(_) => self.counts.confirmed += 1,
                 Work::Stop { stream, code, .. } => {
                     self.counts.refused += 1;
                     let guest = self.guests.get(&connection);
@@ -318,7 +337,12 @@ impl Shelf {
             clock: None,
             limits: Limits::default(),
             software: String::new(),
-            erased: vec![],
+            erased: hello
+                .recordings
+                .iter()
+                .map(|open| open.recording)
+                .filter(|recording| self.erased.contains(recording))
+                .collect(),
             abridged: false,
         };
         let Some(guest) = self.guests.get_mut(&connection) else {
@@ -377,6 +401,9 @@ impl Shelf {
             };
             return self.failed(put, failed);
         }
+        if let Some(recording) = name.recording().filter(|id| self.erased.contains(id)) {
+            return self.refuse_erased(put, recording);
+        }
         match self.items.get(&name) {
             Some(item) if item.bytes != bytes && !matches!(name, Name::Manifest(_)) => {
                 let conflict = archive::Error::Conflict {
@@ -406,8 +433,36 @@ impl Shelf {
         self.out.push(Out::Put(put));
     }
 
+    /// Somebody erases a recording.
+    pub fn erase(&mut self, recording: RecordingId) {
+        let what = What::Tombstone(recording);
+        self.put(u64::MAX, Name::Tombstone(recording), Vec::new(), None, what);
+    }
+
+    /// A recording that may be erased.
+    pub fn any_recording(&self, random: &mut Random) -> Option<RecordingId> {
+        let nth = random.between(0, self.catalog.len().max(1) as u64 - 1);
+        self.catalog.keys().nth(nth as usize).copied()
+    }
+
+    /// What is left of an erased recording goes.
+    pub fn sweep(&mut self, run: u64, recording: RecordingId) {
+        if run == self.run {
+            self.items
+                .retain(|name, _| name.recording() != Some(recording));
+            self.catalog.remove(&recording);
+        }
+    }
+
+    fn refuse_erased(&mut self, put: Put, recording: RecordingId) {
+        self.refused(put, KeepError::Erased(recording));
+    }
+
     fn failed(&mut self, put: Put, error: archive::Error) {
-        let error = KeepError::Archive(error);
+        self.refused(put, KeepError::Archive(error));
+    }
+
+    fn refused(&mut self, put: Put, error: KeepError) {
         match put.what {
             What::Segment(header, length) => {
                 self.kept(put.connection, &header, length, Err(error));
@@ -432,6 +487,7 @@ impl Shelf {
                     self.failed(*then, directory_error());
                 }
             }
+            What::Tombstone(_) => {}
         }
     }
 
@@ -457,7 +513,12 @@ impl Shelf {
                 },
             ),
             What::Manifest(recording, _) => Name::Manifest(*recording),
+            What::Tombstone(recording) => Name::Tombstone(*recording),
         };
+        if let Some(recording) = name.recording().filter(|id| self.erased.contains(id)) {
+            self.items.remove(&name);
+            return self.refuse_erased(put, recording);
+        }
         if let Some(item) = self.items.get_mut(&name) {
             item.synced = true;
         }
@@ -479,6 +540,20 @@ impl Shelf {
                 let waiting = std::mem::take(&mut self.waiting);
                 for (connection, header, bytes, hash) in waiting {
                     self.keep(connection, header, bytes, hash);
+                }
+                return;
+            }
+            What::Tombstone(recording) => {
+                let recording = *recording;
+                self.counts.erased += 1;
+                self.erased.insert(recording);
+                self.out.push(Out::Note(Happening::Erased { recording }));
+                self.out.push(Out::Sweep(self.run, recording));
+                let tell =
+                    |(id, guest): (&u64, &Guest)| Some((*id, guest.ingest.erase(recording)?));
+                let told: Vec<_> = self.guests.iter().filter_map(tell).collect();
+                for (connection, work) in told {
+                    self.work(connection, vec![work]);
                 }
                 return;
             }
@@ -541,7 +616,7 @@ impl Shelf {
                     .map(|guest| guest.ingest.lost_kept(lost, Ok(whole)));
                 self.work(put.connection, work.unwrap_or_default());
             }
-            What::Init(_) | What::Manifest(..) => {}
+            What::Init(_) | What::Manifest(..) | What::Tombstone(_) => {}
         }
     }
 
@@ -582,11 +657,33 @@ impl Shelf {
     /// Starts over what is in the store, or in `restored`.
     pub fn start(&mut self, restored: Option<Store>) {
         if let Some(store) = restored {
+            // A person who restores a store keeps the tombstones.
+            let tombs = |(name, _): &(Name, Item)| matches!(name, Name::Tombstone(_));
+            let tombs: Vec<_> = std::mem::take(&mut self.items)
+                .into_iter()
+                .filter(tombs)
+                .collect();
             self.items = store.0;
+            self.items.extend(tombs);
+        }
+        for item in self.items.iter().filter(|(_, item)| !item.synced) {
+            if let (Name::Tombstone(recording), _) = item {
+                self.out.push(Out::Note(Happening::Erased {
+                    recording: *recording,
+                }));
+            }
         }
         self.up = true;
         self.catalog.clear();
         self.inits.clear();
+        let tombs = self.items.keys().filter_map(|name| match name {
+            Name::Tombstone(recording) => Some(*recording),
+            _ => None,
+        });
+        self.erased = tombs.collect();
+        let erased = &self.erased;
+        self.items
+            .retain(|name, _| name.recording().is_none_or(|id| !erased.contains(&id)));
         for (name, item) in &mut self.items {
             // What a restarted receiver lists it has synced before it says so.
             item.synced = true;
@@ -608,6 +705,7 @@ impl Shelf {
                     let recording = self.catalog.entry(recording).or_default();
                     recording.insert_lost(range, reason);
                 }
+                Name::Tombstone(_) => {}
             }
         }
         let whole: Vec<RecordingId> = self

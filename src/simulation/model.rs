@@ -19,7 +19,7 @@ use self::machine::{BACKFILL, BOX, Lecture, Machine};
 use self::shelf::{Out, Put, Shelf, Store};
 use super::history::{Happening, History};
 use super::random::Random;
-use crate::media::{Hash, Monotonic, RecordingId, SegmentKey};
+use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, WallClock};
 use crate::spool::twin::TwinDisk;
 use crate::uplink::{Action, Report};
 use crate::wire::message::Message;
@@ -101,6 +101,7 @@ enum Event {
     Sweep(u64, RecordingId),
     ReceiverStart(bool),
     RoomAgain,
+    Tidy(u64, u32),
 }
 
 #[derive(Default)]
@@ -145,6 +146,8 @@ struct World {
     last_word: BTreeMap<u64, Time>,
     shelf: Shelf,
     held_bytes: u64,
+    wall_offset: i64,
+    retention: Duration,
     store_copy: Option<Store>,
     card_copy: Option<TwinDisk>,
     calm: bool,
@@ -161,6 +164,8 @@ impl World {
         let mut random = Random::new(seed);
         let weather = Weather::of(&mut random);
         let held_bytes = random.between(12_000, 60_000);
+        let retention = [0, 30, 7 * 86_400][random.between(0, 2) as usize];
+        let retention = Duration::from_secs(retention);
         let mut world = Self {
             now: SECOND,
             turn: 0,
@@ -182,6 +187,8 @@ impl World {
             last_word: BTreeMap::new(),
             shelf: Shelf::new(BOX, bug),
             held_bytes,
+            wall_offset: 0,
+            retention,
             store_copy: None,
             card_copy: None,
             calm: false,
@@ -238,7 +245,7 @@ impl World {
             12 => Fault::DiskFull(random.between(0, 4000) as usize, away),
             13..=15 => Fault::ReceiverCrash(away),
             16 => Fault::FailingPuts(random.between(1, 6)),
-            17 if std::env::var_os("FORGET").is_some() => Fault::ReceiverRestored(away),
+            17 => Fault::ReceiverRestored(away),
             18 if random.per_million(300_000) => Fault::BoxRestored(away),
             _ => Fault::Copy,
         }
@@ -342,6 +349,16 @@ impl World {
             Event::Sweep(run, recording) => self.shelf.sweep(run, recording),
             Event::ReceiverStart(restored) => self.receiver_start(restored),
             Event::RoomAgain => self.disk.set_room(None),
+            Event::Tidy(run, times) if run == self.run => {
+                let wall = self.wall();
+                if let Some(machine) = &mut self.machine {
+                    machine.tidy(&self.disk, &mut self.history, wall);
+                    if times > 0 {
+                        self.after(20 * SECOND, Event::Tidy(run, times - 1));
+                    }
+                }
+            }
+            Event::Tidy(..) => {}
         }
     }
 
@@ -477,7 +494,7 @@ impl World {
         let (disk, recovering) = Flawed::new(self.disk.clone(), self.bug);
         let started = Machine::start(
             disk,
-            (self.epoch, nonce),
+            (self.epoch, nonce, self.retention),
             (&mut self.history, &mut self.counts.machine),
             self.bug,
             &mut self.random,
@@ -497,6 +514,18 @@ impl World {
                 self.counts.machine.faults += 1;
                 self.after(10 * SECOND, Event::Start);
             }
+        }
+    }
+
+    /// The box's clock: it steps by a day now and then.
+    fn wall(&mut self) -> WallClock {
+        let day = 86_400 * SECOND;
+        if self.random.per_million(100_000) {
+            self.wall_offset += self.random.between(0, 2 * day) as i64 - day as i64;
+        }
+        WallClock {
+            unix_nanos: 1_700_000_000_000_000_000 + self.wall_offset + self.now as i64,
+            uncertainty: Some(Duration::from_secs(1)),
         }
     }
 
@@ -541,6 +570,7 @@ impl World {
             self.note(Happening::ReceiverRestored);
         }
         self.shelf.start(copy);
+        self.serve();
         self.list();
     }
 
@@ -884,6 +914,7 @@ impl World {
         self.receiver_dies(0, false);
         self.start();
         self.shelf.start(None);
+        self.serve();
         self.list();
         let read: Vec<_> = self
             .shelf

@@ -2,12 +2,13 @@
 
 use super::{Bug, Time, at};
 use crate::media::{
-    BoxId, Chunk, Event, Fact, GapLength, Hash, Init, LostReason, MediaTime, Monotonic,
-    RecordingId, SegmentKey, Segmented, StartedBy, StopReason, TrackId,
+    BoxId, Chunk, Event, Fact, GapLength, Hash, Init, MediaTime, Monotonic, RecordingId,
+    SegmentKey, Segmented, StartedBy, StopReason, TrackId, WallClock,
 };
 use crate::simulation::history::{Happening, History};
 use crate::simulation::random::Random;
-use crate::spool::{self, Disk, Recovered, Spool, SyncJob};
+use crate::spool::twin::TwinDisk;
+use crate::spool::{self, Disk, Spool, SyncJob};
 use crate::station::custody::{Custody, Word};
 use crate::uplink::session::{self, Session};
 use crate::uplink::{Offer, Report};
@@ -86,7 +87,7 @@ impl Machine {
     /// Starts over what the disk holds.
     pub fn start(
         disk: Arc<dyn Disk>,
-        (epoch, nonce): (u64, u64),
+        (epoch, nonce, retention): (u64, u64, Duration),
         (history, counts): (&mut History, &mut Counts),
         bug: Option<Bug>,
         random: &mut Random,
@@ -95,6 +96,7 @@ impl Machine {
         let config = spool::Config {
             file_bytes: 6_000,
             reserve_bytes: 0,
+            retention,
             ..spool::Config::new("/spool")
         };
         let (spool, recovered) = Spool::open(disk.clone(), config)?;
@@ -126,7 +128,7 @@ impl Machine {
     /// As the keeper does: offers the backlog, goes on with the latest open recording, ends the others.
     fn take_up(
         &mut self,
-        recovered: &[Recovered],
+        recovered: &[spool::Recovered],
         (history, counts): (&mut History, &mut Counts),
         random: &mut Random,
         now: Time,
@@ -147,15 +149,18 @@ impl Machine {
         open.sort_unstable();
         let latest = open.pop_if(|_| !random.per_million(150_000));
         for (_, span, recording) in open {
-            let lost = recovered
-                .iter()
-                .filter(|found| found.recording == recording)
-                .flat_map(|found| &found.lost);
-            let facts = lost.map(|&(track, first, last)| Event::Lost {
+            let lost: Vec<_> = {
+                let spool = self.custody.spool();
+                spool
+                    .state(recording)
+                    .map(|state| state.lost().collect())
+                    .unwrap_or_default()
+            };
+            let facts = lost.into_iter().map(|(track, range, reason)| Event::Lost {
                 track,
-                first,
-                last,
-                reason: LostReason::Damaged,
+                first: range.first,
+                last: range.last,
+                reason,
             });
             let facts = facts.map(|event| fact(span, event)).collect();
             let reason = StopReason::AwayTooLong;
@@ -164,6 +169,50 @@ impl Machine {
         if let Some((_, _, recording)) = latest {
             self.begin(recording, history, counts, random);
         }
+    }
+
+    /// Lets go what may go, and notes it.
+    pub fn tidy(&mut self, disk: &TwinDisk, history: &mut History, wall: WallClock) {
+        let before = self.held();
+        if before.is_empty() {
+            return;
+        }
+        let cut = disk.crash(0);
+        let released = self.custody.release(Some(wall));
+        self.check(released);
+        let after = self.held();
+        let gone: Vec<_> = before.difference(&after).copied().collect();
+        if gone.is_empty() {
+            return;
+        }
+        // What a power cut at the instant before would have found.
+        let (found, _) = Spool::look(Arc::new(cut), "/spool").unwrap();
+        for key in gone {
+            let state = found.state(key.recording);
+            let recorded = state.is_some_and(|state| {
+                let track = state.tracks.get(&key.track);
+                let held = track.is_some_and(|track| track.acknowledged.contains(key.sequence));
+                state.complete || held
+            });
+            history.note(Happening::Released { key, recorded });
+        }
+    }
+
+    /// What bytes are held of; of a complete recording the spool keeps no list, so its logs are read.
+    fn held(&self) -> BTreeSet<SegmentKey> {
+        let spool = self.custody.spool();
+        let mut held = BTreeSet::new();
+        for (recording, state) in spool.recordings() {
+            for (&track, of_track) in &state.tracks {
+                let segments = of_track.segments.iter().filter(|(_, held)| held.length > 0);
+                held.extend(segments.map(|(&sequence, _)| SegmentKey {
+                    recording,
+                    track,
+                    sequence,
+                }));
+            }
+        }
+        held
     }
 
     pub fn is_recording(&self) -> bool {
@@ -406,9 +455,6 @@ impl Machine {
         if self.faulty {
             return None;
         }
-        for fact in &facts {
-            note_lost(recording, &fact.event, history);
-        }
         let sequence = self.custody.next_sequence(recording, TrackId::EVENTS);
         let ended = self
             .custody
@@ -432,6 +478,15 @@ impl Machine {
         while let Some(word) = self.custody.next_word() {
             match word {
                 Word::Offer(offer) => {
+                    if let Offer::Lost { lost, .. } = &offer {
+                        history.note(Happening::Lost {
+                            recording: lost.recording,
+                            track: lost.track,
+                            first: lost.first,
+                            last: lost.last,
+                            reason: lost.reason,
+                        });
+                    }
                     if let Offer::Chunk {
                         key, live: true, ..
                     } = &offer
@@ -482,8 +537,13 @@ impl Machine {
                     let running = self.running.as_mut();
                     let ours = running.filter(|r| r.recording == recording && r.end.is_none());
                     if let Some(running) = ours {
-                        note_lost(recording, &event, history);
                         running.facts.push(fact(running.span, event));
+                    }
+                }
+                Word::Erased(recording) => {
+                    let ours = |running: &&mut Running| running.recording == recording;
+                    if self.running.as_mut().filter(ours).is_some() {
+                        self.running = None;
                     }
                 }
                 Word::Alarm { .. } => counts.alarms += 1,
@@ -569,23 +629,5 @@ fn fact(span: u32, event: Event) -> Fact {
         span,
         at_nanos: 0,
         event,
-    }
-}
-
-fn note_lost(recording: RecordingId, event: &Event, history: &mut History) {
-    if let Event::Lost {
-        track,
-        first,
-        last,
-        reason,
-    } = *event
-    {
-        history.note(Happening::Lost {
-            recording,
-            track,
-            first,
-            last,
-            reason,
-        });
     }
 }

@@ -168,6 +168,8 @@ pub struct History {
     /// Ever said durable.
     heard: BTreeMap<(RecordingId, TrackId), Sequences>,
     complete: BTreeSet<RecordingId>,
+    /// COMPLETE in a store that was then replaced by an older copy.
+    gone_whole: BTreeSet<RecordingId>,
     lost: BTreeMap<(RecordingId, TrackId), Sequences>,
     ended: BTreeMap<RecordingId, BTreeMap<TrackId, u64>>,
     released: BTreeSet<SegmentKey>,
@@ -551,6 +553,9 @@ impl History {
             }
         }
         if excused {
+            // The box is not asked for what it had already let go of as whole.
+            let gone = self.complete.iter().filter(|id| !complete.contains(id));
+            self.gone_whole.extend(gone);
             self.complete
                 .retain(|recording| complete.contains(recording));
             for (&(recording, track), said) in &mut self.said {
@@ -638,7 +643,8 @@ impl History {
             .map(|(key, _)| key.recording)
             .collect();
         for recording in made {
-            if self.erased.contains(&recording) || self.disputed.contains(&recording) {
+            let excused = [&self.erased, &self.disputed, &self.gone_whole];
+            if excused.iter().any(|set| set.contains(&recording)) {
                 continue;
             }
             match self.incomplete(recording) {

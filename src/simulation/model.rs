@@ -402,6 +402,8 @@ impl World {
                 self.box_dies(false);
                 self.after(away, Event::Start);
             }
+            // One trouble of the disk in a schedule: full and failing together are left to the spool.
+            Fault::FailingSyncs(_) | Fault::DiskFull(..) if self.counts.disk_faults > 0 => {}
             Fault::FailingSyncs(count) => {
                 self.counts.disk_faults += 1;
                 self.disk_failed = true;

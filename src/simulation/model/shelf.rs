@@ -322,7 +322,9 @@ impl Shelf {
             }
         }
         let named = hello.recordings.iter().map(|open| open.recording);
-        let known: Vec<RecordingId> = named.filter(|id| self.catalog.contains_key(id)).collect();
+        let known: Vec<RecordingId> = named
+            .filter(|id| self.catalog.contains_key(id) && !self.erased.contains(id))
+            .collect();
         let held = |id: &RecordingId| HeldRecording {
             recording: *id,
             tracks: held_tracks(&self.catalog[id]),

@@ -8,10 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Where a record's kind stands, and the kind of an acknowledgement.
-const KIND_AT: usize = 4;
-const ACKNOWLEDGEMENT: u8 = 5;
-
 /// See the module.
 pub(super) struct Flawed {
     disk: TwinDisk,
@@ -24,8 +20,6 @@ struct FlawedFile {
     file: Arc<dyn DiskFile>,
     bug: Option<Bug>,
     recovering: Arc<AtomicBool>,
-    /// Something other than acknowledgements was written since the last sync.
-    dirty: AtomicBool,
 }
 
 impl Flawed {
@@ -45,7 +39,6 @@ impl Flawed {
             file,
             bug: self.bug,
             recovering: self.recovering.clone(),
-            dirty: AtomicBool::new(true),
         })
     }
 }
@@ -97,9 +90,6 @@ impl Disk for Flawed {
 
 impl DiskFile for FlawedFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if bytes.get(KIND_AT) != Some(&ACKNOWLEDGEMENT) {
-            self.dirty.store(true, Ordering::Relaxed);
-        }
         self.file.write_at(bytes, offset)
     }
 
@@ -120,10 +110,8 @@ impl DiskFile for FlawedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let dirty = self.dirty.swap(false, Ordering::Relaxed);
         match self.bug {
             Some(Bug::RecoveryDoesNotSync) if self.recovering.load(Ordering::Relaxed) => Ok(()),
-            Some(Bug::ReleaseBeforeRecorded) if !dirty => Ok(()),
             _ => self.file.sync(),
         }
     }

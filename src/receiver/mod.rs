@@ -177,7 +177,8 @@ impl Error {
 
 /// The program: reads its arguments, does one command, says in one line what kept it from it.
 pub fn main() -> ExitCode {
-    let filter = env_logger::Env::default().default_filter_or("info,quinn=warn,rustls=warn");
+    let filter = env_logger::Env::default()
+        .default_filter_or("info,quinn=warn,rustls=warn,object_store=warn");
     env_logger::Builder::from_env(filter).init();
     let arguments = Arguments::parse();
     match command(&arguments) {
@@ -363,8 +364,9 @@ impl Server {
             })?;
         let page = web.local_addr().map_err(address)?;
         let films = Arc::new(Films::new(config.state_dir.join("films")));
-        let erasing = library.clone();
+        let (erasing, others) = (library.clone(), library.clone());
         tokio::spawn(async move { erasing.watch_erased().await });
+        tokio::spawn(async move { others.watch_others().await });
         tokio::spawn(forget_films(library.clone(), films.clone()));
         let router = web::router(library.clone(), films);
         tokio::spawn(async move {

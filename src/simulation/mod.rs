@@ -9,6 +9,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
+#[allow(
+    dead_code,
+    reason = "the runs with real quinn note more than the model does"
+)]
 pub mod history;
 mod model;
 mod random;

@@ -118,7 +118,6 @@ struct Counts {
     events: u64,
     virtual_seconds: u64,
     machine: machine::Counts,
-    shelf: shelf::Counts,
 }
 
 struct World {

@@ -9,5 +9,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
+mod hall;
 #[allow(dead_code, reason = "its first user is being written")]
 pub mod history;
+mod lecture;
+mod network;
+mod random;
+mod schedules;
+mod station;
+mod store;

@@ -40,6 +40,8 @@ pub use index::{RecordingState, SegmentState, TrackState};
 pub use log::{Notice, Spool, SyncJob, SyncResult};
 pub use record::{Opened, Record, RecordError, read_record};
 pub use recover::Recovered;
+#[cfg(test)]
+pub(crate) use twin::TwinDisk;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -22,7 +22,7 @@ struct State {
 
 /// The twin of [`super::LocalDisk`].
 #[derive(Clone, Default)]
-pub(super) struct TwinDisk(Arc<Mutex<State>>);
+pub(crate) struct TwinDisk(Arc<Mutex<State>>);
 
 struct TwinFile {
     disk: TwinDisk,
@@ -31,17 +31,17 @@ struct TwinFile {
 
 impl TwinDisk {
     /// The next `count` syncs of a file fail.
-    pub(super) fn fail_syncs(&self, count: u32) {
+    pub(crate) fn fail_syncs(&self, count: u32) {
         self.0.lock().unwrap().failing_syncs = count;
     }
 
     /// Only `bytes` more can be written; `None` for no limit.
-    pub(super) fn set_room(&self, bytes: Option<usize>) {
+    pub(crate) fn set_room(&self, bytes: Option<usize>) {
         self.0.lock().unwrap().room = bytes;
     }
 
     /// The power is cut: what was not synced is gone, but for the first `torn` bytes of it.
-    pub(super) fn cut_power(&self, torn: usize) -> Self {
+    pub(crate) fn cut_power(&self, torn: usize) -> Self {
         let state = self.0.lock().unwrap();
         let mut after = State::default();
         for (path, bytes) in &state.files {
@@ -68,7 +68,7 @@ impl TwinDisk {
     }
 
     /// Changes the bytes of a file behind everyone's back.
-    pub(super) fn damage(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn damage(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let file = self.0.lock().unwrap().files[path].clone();
         let mut bytes = file.lock().unwrap();
         change(&mut bytes.written);

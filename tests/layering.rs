@@ -64,9 +64,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The two drivers that may name quinn, each with its tests below it, and the network that both meet
-/// on in simulations.
-const QUINN: &[&str] = &["uplink/quic", "receiver/listener", "simulation/network"];
+/// The two drivers that may name quinn, each with its tests below it, our congestion controller, and
+/// the network that both meet on in simulations.
+const QUINN: &[&str] = &[
+    "uplink/quic",
+    "uplink/congestion",
+    "receiver/listener",
+    "simulation/network",
+];
 
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -212,6 +212,7 @@ impl Custody {
         match report {
             Report::Connected
             | Report::Disconnected { .. }
+            | Report::Link { .. }
             | Report::Received { .. }
             | Report::Erase { .. }
             | Report::Fenced { .. } => {}

@@ -94,6 +94,11 @@ pub enum Report {
         /// Why, for people.
         text: String,
     },
+    /// The link has become poorer or better: pictures are wanted at another bit rate.
+    Link {
+        /// 0 for the full rate, [`super::breaker::SPOOL_ONLY`] when nothing is sent live any more.
+        step: u8,
+    },
     /// The receiver has this much of a segment and may show it live. Frees nothing.
     Received {
         /// The segment.

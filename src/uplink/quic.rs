@@ -4,24 +4,27 @@
 //! engine answers. Each stream has a task of its own that reads its bytes on a blocking thread and
 //! waits for the transport, so that a stream that cannot go on holds no other up.
 
+mod link;
 mod streams;
 #[cfg(test)]
 mod tests;
 
 use super::backoff::Backoff;
+use super::congestion::{Congestion, Live};
 use super::identity::{self, Identity};
 use super::session::{self, CONTROL_PRIORITY, Session};
-use super::{Action, Offer, Report, Source, tls};
+use super::{Action, Offer, Report, Source, network, tls};
 use crate::clock::{self, TaskClock};
 use crate::media::Monotonic;
 use crate::wire::ErrorCode;
 use crate::wire::error_code::Reaction;
 use crate::wire::framing::{self, FramingError, MessageReader};
 use crate::wire::message::{Message, Welcome};
+use link::{Link, Verdict};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, RecvStream, SendStream,
-    TransportConfig, VarInt, WriteError,
+    ClientConfig, Connection, ConnectionError, ConnectionStats, Endpoint, IdleTimeout, RecvStream,
+    SendStream, TransportConfig, VarInt, WriteError,
 };
 #[cfg(test)]
 use quinn::{ServerConfig, crypto::rustls::QuicServerConfig};
@@ -30,7 +33,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -54,6 +57,8 @@ pub struct Config {
     pub patience: Duration,
     /// The shortest and the longest nominal delay between two attempts.
     pub retry: (Duration, Duration),
+    /// The congestion controller.
+    pub congestion: Congestion,
     /// Sockets, names and random numbers.
     pub machine: Arc<dyn Machine>,
 }
@@ -68,6 +73,23 @@ pub trait Machine: Debug + Send + Sync {
 
     /// Fills `bytes` with random numbers.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Sees a change when an interface, an address or a route changed; never does without a sender.
+    fn changes(&self) -> watch::Receiver<()> {
+        watch::channel(()).1
+    }
+
+    /// The address from which `far` is reached now; none when it cannot be.
+    fn source(&self, far: SocketAddr) -> Option<IpAddr> {
+        let _ = far;
+        None
+    }
+
+    /// Gives the endpoint another socket that can reach `far`.
+    fn rebind(&self, endpoint: &Endpoint, far: SocketAddr) -> io::Result<()> {
+        let _ = (endpoint, far);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A name being looked up.
@@ -83,14 +105,31 @@ impl Machine for System {
     }
 
     fn endpoint(&self, far: SocketAddr) -> io::Result<Endpoint> {
-        Endpoint::client(match far {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        })
+        Endpoint::client(any(far))
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         identity::random(bytes)
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        network::watch()
+    }
+
+    fn source(&self, far: SocketAddr) -> Option<IpAddr> {
+        network::source_towards(far)
+    }
+
+    fn rebind(&self, endpoint: &Endpoint, far: SocketAddr) -> io::Result<()> {
+        endpoint.rebind(UdpSocket::bind(any(far))?)
+    }
+}
+
+/// Any local address of the family of `far`.
+fn any(far: SocketAddr) -> SocketAddr {
+    match far {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     }
 }
 
@@ -105,6 +144,7 @@ impl Config {
             send_window: 2 * 1024 * 1024,
             patience: Duration::from_secs(10),
             retry: (Duration::from_millis(500), Duration::from_secs(30)),
+            congestion: Congestion::default(),
             machine: Arc::new(System),
         }
     }
@@ -242,6 +282,8 @@ impl Uplink {
             clock: Arc::new(TaskClock::new()),
             session: Session::new(bounds),
             backoff: Backoff::new(first, cap),
+            link: Link::new(),
+            changes: self.config.machine.changes(),
             uplink: self,
             offers,
             reports,
@@ -261,6 +303,8 @@ struct Driver {
     session: Session,
     clock: Arc<TaskClock>,
     backoff: Backoff,
+    link: Link,
+    changes: watch::Receiver<()>,
     offers: mpsc::Receiver<Offer>,
     reports: mpsc::Sender<Report>,
     stop: watch::Receiver<bool>,
@@ -285,25 +329,63 @@ impl Driver {
             let mut random = [0; 4];
             let _ = self.uplink.config.machine.random(&mut random);
             let delay = self.backoff.next(u32::from_le_bytes(random));
-            if self.during(clock::pause(delay)).await.is_err() {
-                return;
+            match self.until_a_change(clock::pause(delay)).await {
+                Ok(_) => {}
+                Err(Stop) => return,
             }
         }
     }
 
+    /// As [`Driver::during`], but given up (`None`) when the network changes: then trying at once is
+    /// worth it.
+    async fn until_a_change<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<Option<T>, Stop> {
+        let mut changes = self.changes.clone();
+        // What changed before says nothing about this work.
+        changes.mark_unchanged();
+        let done = self
+            .during(async {
+                tokio::select! {
+                    biased;
+                    done = work => Some(done),
+                    () = changed(&mut changes) => None,
+                }
+            })
+            .await?;
+        if done.is_none() {
+            log::info!("the network changed: trying the receiver at once");
+            self.backoff.reset();
+        }
+        Ok(done)
+    }
+
     /// One connection from the look-up of its name to its end.
     async fn attempt(&mut self) -> Result<Error, Stop> {
-        let credentials = match self.uplink.identity.credentials() {
-            Ok(credentials) => credentials,
-            Err(error) => return Ok(error.into()),
-        };
-        let work = connect(self.uplink.config.clone(), credentials);
-        let (endpoint, connection) = match self.during(work).await? {
-            Ok(connected) => connected,
-            Err(error) => return Ok(error),
+        let (endpoint, connection) = loop {
+            let credentials = match self.uplink.identity.credentials() {
+                Ok(credentials) => credentials,
+                Err(error) => return Ok(error.into()),
+            };
+            let live = self.link.live().clone();
+            let work = connect(self.uplink.config.clone(), credentials, live);
+            match self.until_a_change(work).await? {
+                Some(Ok(connected)) => break connected,
+                Some(Err(error)) => return Ok(error),
+                None => {}
+            }
         };
         let began = self.clock.now();
-        let ended = self.converse(&connection).await;
+        self.changes.mark_unchanged();
+        let source = self
+            .uplink
+            .config
+            .machine
+            .source(connection.remote_address());
+        self.link.connected(&connection, source, began);
+        let ended = self.converse(&endpoint, &connection).await;
+        self.link.disconnected();
         self.uplink.stats.change(|stats| stats.connected = false);
         if ended.is_err() {
             connection.close(quic_code(ErrorCode::DONE), b"the box stops sending");
@@ -333,6 +415,7 @@ impl Driver {
     /// While there is no connection the engine only has reports to give.
     fn collect_reports(&mut self) {
         while let Action::Report(report) = self.session.next(self.clock.now()) {
+            self.link.reported(&report);
             self.unsent.push_back(report);
         }
         let pending = self.session.pending();
@@ -359,13 +442,13 @@ impl Driver {
             _ = self.stop.wait_for(|stop| *stop) => return Err(Stop),
             offer = self.offers.recv() => {
                 let now = self.clock.now();
-                self.session.offer(offer.ok_or(Stop)?, now);
+                let mut next = Some(offer.ok_or(Stop)?);
                 // What waits is taken together, but not for ever.
                 for _ in 0..256 {
-                    match self.offers.try_recv() {
-                        Ok(offer) => self.session.offer(offer, now),
-                        Err(_) => break,
-                    }
+                    let Some(mut offer) = next else { break };
+                    self.link.offered(&mut offer, now);
+                    self.session.offer(offer, now);
+                    next = self.offers.try_recv().ok();
                 }
             }
             permit = self.reports.reserve(), if !self.unsent.is_empty() => {
@@ -379,7 +462,11 @@ impl Driver {
     }
 
     /// Runs the engine over a connection until that ends.
-    async fn converse(&mut self, connection: &Connection) -> Result<Error, Stop> {
+    async fn converse(
+        &mut self,
+        endpoint: &Endpoint,
+        connection: &Connection,
+    ) -> Result<Error, Stop> {
         let patience = self.uplink.config.patience;
         let opening = clock::within(patience, connection.open_bi());
         let (mut control, replies) = match self.during(opening).await? {
@@ -422,7 +509,24 @@ impl Driver {
                 stats.rtt = Some(connection.rtt());
                 stats.pending = pending;
             });
+            let now = self.clock.now();
+            match self.link.look(connection, now) {
+                Verdict::Well(None) => {}
+                Verdict::Well(Some(step)) => self.step(step),
+                Verdict::Dead => {
+                    connection.close(quic_code(ErrorCode::SILENT), b"no answer");
+                    // It was well a moment ago: the first attempt need not wait long.
+                    self.backoff.reset();
+                    return Ok(Error::coded(
+                        ErrorCode::SILENT,
+                        "no answer on this connection",
+                    ));
+                }
+            }
+            let look = self.link.next_look(now);
+            let until = Some(until.map_or(look, |until| until.min(look)));
             let clock = self.clock.clone();
+            let mut changes = self.changes.clone();
             // In this order, so that a simulation repeats itself; what comes first is bounded by
             // the network or by what was asked of the streams, so nothing after it starves.
             tokio::select! {
@@ -445,10 +549,37 @@ impl Driver {
                     }
                 },
                 Some(_) = tasks.join_next() => {}
+                () = changed(&mut changes) => {
+                    self.changes.mark_unchanged();
+                    self.network_changed(endpoint, connection);
+                }
                 outside = self.outside() => outside?,
                 () = sleep_until(&clock, until) => {}
             }
         }
+    }
+
+    /// Looks for the receiver over the network as it is now.
+    fn network_changed(&mut self, endpoint: &Endpoint, connection: &Connection) {
+        let machine = self.uplink.config.machine.clone();
+        let far = connection.remote_address();
+        let source = machine.source(far);
+        if !self.link.changed(connection, source, self.clock.now()) {
+            return;
+        }
+        // The receiver follows the connection to the new address, or does not answer: then a new one
+        // is made.
+        match machine.rebind(endpoint, far) {
+            Ok(()) => log::info!("the network changed: going on from {source:?}"),
+            Err(error) => log::warn!("the network changed, and there is no new socket: {error}"),
+        }
+    }
+
+    /// The link has become poorer or better.
+    fn step(&mut self, step: u8) {
+        let config = &self.uplink.config;
+        log::warn!("the link to {}: step {step}", config.receiver);
+        self.unsent.push_back(Report::Link { step });
     }
 
     /// Has the time noted that an authenticated receiver tells; nothing waits for it.
@@ -480,6 +611,7 @@ impl Driver {
     }
 
     fn report(&mut self, report: Report) {
+        self.link.reported(&report);
         if let Report::Fenced { epoch } = &report {
             // On a thread of its own this uplink may wait for a disk.
             match self.uplink.identity.raise_epoch_past(*epoch) {
@@ -513,6 +645,13 @@ impl Driver {
     }
 }
 
+/// Completes when the network changed.
+async fn changed(changes: &mut watch::Receiver<()>) {
+    if changes.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
 async fn sleep_until(clock: &TaskClock, until: Option<Monotonic>) {
     match until {
         Some(until) => clock.sleep_until(until).await,
@@ -527,6 +666,7 @@ fn quic_code(code: ErrorCode) -> VarInt {
 async fn connect(
     config: Config,
     credentials: identity::Credentials,
+    live: Arc<Live>,
 ) -> Result<(Endpoint, Connection), Error> {
     let receiver = &config.receiver;
     let look_up = config.machine.look_up(receiver.clone());
@@ -553,7 +693,7 @@ async fn connect(
     let tls = tls::client(credentials).map_err(|e| Error::coded(ErrorCode::CERTIFICATE, e))?;
     let tls = QuicClientConfig::try_from(tls).map_err(|e| Error::Plain(e.to_string()))?;
     let mut client = ClientConfig::new(Arc::new(tls));
-    client.transport_config(Arc::new(transport(&config)));
+    client.transport_config(Arc::new(transport(&config, &live)));
     let mut last = Error::Plain(format!("`{receiver}` has no address"));
     for address in addresses {
         match dial(&config, client.clone(), address).await {
@@ -584,7 +724,7 @@ async fn dial(
     }
 }
 
-fn transport(config: &Config) -> TransportConfig {
+fn transport(config: &Config, live: &Arc<Live>) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .keep_alive_interval(Some(Duration::from_secs(5)))
@@ -592,6 +732,7 @@ fn transport(config: &Config) -> TransportConfig {
         .send_window(config.send_window)
         // Off, it would not only be unfair but break priorities.
         .send_fairness(true)
+        .congestion_controller_factory(config.congestion.factory(live))
         .datagram_receive_buffer_size(None)
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

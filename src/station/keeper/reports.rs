@@ -2,8 +2,10 @@
 
 use super::Keeper;
 use crate::clock;
-use crate::media::SegmentKey;
+use crate::media::{Event, SegmentKey};
+use crate::station::lane::{Command, LADDER};
 use crate::uplink::Report;
+use crate::uplink::breaker::SPOOL_ONLY;
 
 impl Keeper {
     pub(super) fn report(&mut self, report: &Report) {
@@ -18,10 +20,36 @@ impl Keeper {
                 self.travelling.clear();
             }
             Report::Received { key, offset } => self.arrived(*key, *offset),
+            Report::Link { step } => self.link(*step),
             _ => {}
         }
         let outcome = self.parts.custody.report(report);
         self.check(outcome);
+    }
+
+    /// The link asks for another bit rate of pictures.
+    fn link(&mut self, step: u8) {
+        let lowest = LADDER[LADDER.len() - 1];
+        let percent = LADDER.get(usize::from(step)).copied().unwrap_or(lowest);
+        for lane in &self.parts.lanes {
+            lane.tell(Command::BitRate { percent });
+        }
+        let message = match step {
+            0 => "the link carries live again".into(),
+            SPOOL_ONLY.. => "the link does not carry live: what is recorded is kept here and sent \
+                             as far as the link lets it; look at the network"
+                .into(),
+            _ => format!(
+                "the link loses too much or is too slow: pictures are encoded at {percent} % of \
+                 their bit rate; look at the network"
+            ),
+        };
+        self.note(Event::Alarm {
+            code: "link".into(),
+            track: None,
+            raised: step > 0,
+            message,
+        });
     }
 
     fn arrived(&mut self, key: SegmentKey, offset: u64) {
@@ -34,5 +62,16 @@ impl Keeper {
             }
             !there
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_of_the_breaker_but_the_last_is_a_rung_of_the_ladder() {
+        assert_eq!(LADDER.len(), usize::from(SPOOL_ONLY));
+        assert!(LADDER.is_sorted_by(|a, b| a > b));
     }
 }

@@ -1,0 +1,149 @@
+//! How the link to the receiver is: what live costs, whether it is carried, whether anyone answers.
+//!
+//! Joins the pure parts (meter, breaker, path) with the connection's own figures.
+
+use super::{Connection, ConnectionStats};
+use crate::media::Monotonic;
+use crate::uplink::breaker::{self, Breaker, SPOOL_ONLY, Sample, Travelling};
+use crate::uplink::congestion::{Live, Meter};
+use crate::uplink::network::{LOOK, Path, Traffic};
+use crate::uplink::{Offer, Report};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The link, over all connections.
+pub(super) struct Link {
+    meter: Meter,
+    travelling: Travelling,
+    breaker: Breaker,
+    /// The present connection; none between two.
+    path: Option<Path>,
+    /// Packets sent and lost, when the breaker last looked.
+    counted: (u64, u64),
+    sample_at: Monotonic,
+}
+
+/// What came of a look at the link.
+pub(super) enum Verdict {
+    /// Nothing, or a change of the breaker's step.
+    Well(Option<u8>),
+    /// The connection is to be given up.
+    Dead,
+}
+
+impl Link {
+    pub fn new() -> Self {
+        Self {
+            meter: Meter::default(),
+            travelling: Travelling::default(),
+            breaker: Breaker::new(breaker::Config::default()),
+            path: None,
+            counted: (0, 0),
+            sample_at: Monotonic::from_nanos(0),
+        }
+    }
+
+    /// What the controllers of a connection look at.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.meter.live
+    }
+
+    /// The station offers; what is live is measured, or demoted when the link is too poor for live.
+    pub fn offered(&mut self, offer: &mut Offer, now: Monotonic) {
+        if let Offer::Chunk {
+            key,
+            offset,
+            length,
+            live,
+            ..
+        } = offer
+        {
+            *live &= self.breaker.step() < SPOOL_ONLY;
+            // What cannot be sent now pays for nothing later.
+            if *live && self.path.is_some() {
+                self.meter.offered((*length).into(), now);
+                self.travelling
+                    .offered(*key, *offset + u64::from(*length), now);
+            }
+        }
+    }
+
+    /// The receiver said something.
+    pub fn reported(&mut self, report: &Report) {
+        self.travelling.reported(report);
+    }
+
+    /// A connection was made from `source`.
+    pub fn connected(&mut self, connection: &Connection, source: Option<IpAddr>, now: Monotonic) {
+        let stats = connection.stats();
+        self.path = Some(Path::new(source, traffic(&stats)));
+        self.counted = (stats.path.sent_packets, stats.path.lost_packets);
+        self.sample_at = now.plus(LOOK);
+    }
+
+    /// It is gone.
+    pub fn disconnected(&mut self) {
+        self.path = None;
+        self.breaker.disconnected();
+    }
+
+    /// The network changed; true when the connection needs another socket.
+    pub fn changed(
+        &mut self,
+        connection: &Connection,
+        source: Option<IpAddr>,
+        now: Monotonic,
+    ) -> bool {
+        let Some(path) = &mut self.path else {
+            return false;
+        };
+        path.look(now, traffic(&connection.stats()), connection.rtt());
+        path.changed(now, source, connection.rtt())
+    }
+
+    /// When to look next.
+    pub fn next_look(&self, now: Monotonic) -> Monotonic {
+        match &self.path {
+            Some(path) => path.next_look(now).min(self.sample_at.max(now)),
+            None => now.plus(LOOK),
+        }
+    }
+
+    /// Looks at the connection's figures.
+    pub fn look(&mut self, connection: &Connection, now: Monotonic) -> Verdict {
+        let stats = connection.stats();
+        if let Some(path) = &mut self.path
+            && path.look(now, traffic(&stats), stats.path.rtt)
+        {
+            return Verdict::Dead;
+        }
+        if now < self.sample_at {
+            return Verdict::Well(None);
+        }
+        self.sample_at = now.plus(LOOK);
+        let (sent, lost) = (stats.path.sent_packets, stats.path.lost_packets);
+        let (sent_before, lost_before) = std::mem::replace(&mut self.counted, (sent, lost));
+        let sample = Sample {
+            behind: self.travelling.behind(now),
+            sent: sent.saturating_sub(sent_before),
+            lost: lost.saturating_sub(lost_before),
+        };
+        Verdict::Well(self.breaker.sample(now, &sample))
+    }
+}
+
+/// Frames that ask for an acknowledgement, and datagrams that came.
+fn traffic(stats: &ConnectionStats) -> Traffic {
+    let sent = &stats.frame_tx;
+    Traffic {
+        sent: sent.stream
+            + sent.ping
+            + sent.crypto
+            + sent.reset_stream
+            + sent.max_data
+            + sent.max_stream_data
+            + sent.retire_connection_id
+            + sent.new_connection_id,
+        received: stats.udp_rx.datagrams,
+    }
+}

@@ -721,6 +721,7 @@ impl Session {
             limits: Limits::default(),
             software: concat!("hallcast-receiver ", env!("CARGO_PKG_VERSION")).into(),
             erased,
+            abridged: false,
         });
         Some(welcome)
     }

@@ -12,6 +12,7 @@
 mod hall;
 #[allow(dead_code, reason = "its first user is being written")]
 pub mod history;
+mod lateness;
 mod lecture;
 mod network;
 mod random;

@@ -19,15 +19,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// The receiver's address: of documentation (RFC 5737), as all of them here.
 pub(super) const RECEIVER: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4433);
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4433);
 
 /// What one direction does to datagrams.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +87,8 @@ pub(super) struct Network(Arc<Shared>);
 struct Shared {
     clock: TaskClock,
     began: Monotonic,
+    /// What the box sees of changes to its network.
+    changes: watch::Sender<()>,
     state: Mutex<State>,
 }
 
@@ -149,6 +152,7 @@ impl Network {
         Self(Arc::new(Shared {
             began: clock.now(),
             clock,
+            changes: watch::Sender::new(()),
             state: Mutex::new(State {
                 random,
                 up: Transmitter::new(up),
@@ -197,8 +201,11 @@ impl Network {
     }
 
     /// From now on the box's datagrams come from another address, and what is sent to the old one
-    /// goes nowhere. Its own socket notices nothing.
-    pub fn move_box(&self) {
+    /// goes nowhere. Its own sockets notice nothing, but the box may.
+    pub fn move_box(&self, noticed: bool) {
+        if noticed {
+            self.0.changes.send_replace(());
+        }
         let mut state = self.0.state.lock().unwrap();
         state.host = state.host % 250 + 1;
         state.counts.moves += 1;
@@ -240,18 +247,9 @@ impl Network {
     }
 
     fn endpoint(&self, address: SocketAddr, server: Option<ServerConfig>) -> io::Result<Endpoint> {
-        let inbox = Arc::new(Inbox(Mutex::new(Arriving {
-            address,
-            dead: false,
-            due: BTreeMap::new(),
-            waker: None,
-        })));
+        let socket = self.socket(address)?;
         let (seed, cids) = {
             let mut state = self.0.state.lock().unwrap();
-            if state.sockets.contains_key(&address) {
-                return Err(io::ErrorKind::AddrInUse.into());
-            }
-            state.sockets.insert(address, inbox.clone());
             let mut seed = [0; 32];
             state.random.fill(&mut seed);
             (seed, state.random.fork())
@@ -260,12 +258,33 @@ impl Network {
         config
             .rng_seed(Some(seed))
             .cid_generator(move || Box::new(Names(cids.clone())));
-        let socket = Arc::new(Socket {
+        Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
+    }
+
+    fn socket(&self, address: SocketAddr) -> io::Result<Arc<Socket>> {
+        let inbox = Arc::new(Inbox(Mutex::new(Arriving {
+            address,
+            dead: false,
+            due: BTreeMap::new(),
+            waker: None,
+        })));
+        let mut state = self.0.state.lock().unwrap();
+        if state.sockets.contains_key(&address) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        state.sockets.insert(address, inbox.clone());
+        Ok(Arc::new(Socket {
             network: self.clone(),
             inbox,
             timer: Mutex::new(None),
-        });
-        Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
+        }))
+    }
+
+    /// An address that the box has not used yet, where it is now.
+    fn box_address(&self) -> SocketAddr {
+        let mut state = self.0.state.lock().unwrap();
+        state.port = state.port.checked_add(1).unwrap_or(49_152);
+        SocketAddr::new(Ipv4Addr::new(198, 51, 100, state.host).into(), state.port)
     }
 
     /// What becomes of one datagram.
@@ -508,16 +527,24 @@ impl Machine for BoxMachine {
     }
 
     fn endpoint(&self, _: SocketAddr) -> io::Result<Endpoint> {
-        let address = {
-            let mut state = self.0.0.state.lock().unwrap();
-            state.port = state.port.checked_add(1).unwrap_or(49_152);
-            SocketAddr::new(Ipv4Addr::new(198, 51, 100, state.host).into(), state.port)
-        };
-        self.0.endpoint(address, None)
+        self.0.endpoint(self.0.box_address(), None)
     }
 
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
         self.0.0.state.lock().unwrap().random.fill(bytes);
         Ok(())
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.0.0.changes.subscribe()
+    }
+
+    fn source(&self, _: SocketAddr) -> Option<IpAddr> {
+        let host = self.0.0.state.lock().unwrap().host;
+        Some(Ipv4Addr::new(198, 51, 100, host).into())
+    }
+
+    fn rebind(&self, endpoint: &Endpoint, _: SocketAddr) -> io::Result<()> {
+        endpoint.rebind_abstract(self.0.socket(self.0.box_address())?)
     }
 }

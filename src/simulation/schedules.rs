@@ -24,7 +24,8 @@ enum Fault {
     Puts(u32),
     /// The receiver's store is full for so long.
     Full(Duration),
-    Move,
+    /// The box gets another address, and may notice.
+    Move(bool),
     /// The links become others.
     Links,
 }
@@ -74,7 +75,7 @@ fn fault(random: &mut Random) -> Fault {
             false => Fault::Full(away(random)),
         },
         9 => Fault::Puts(random.between(1, 6) as u32),
-        10 => Fault::Move,
+        10 => Fault::Move(random.per_million(500_000)),
         _ => Fault::Links,
     }
 }
@@ -179,7 +180,7 @@ async fn schedule(keys: &Keys, seed: u64) -> Ran {
                 room_back = back(length);
                 hall.objects.set_full(true);
             }
-            Fault::Move => hall.network.move_box(),
+            Fault::Move(noticed) => hall.network.move_box(noticed),
             Fault::Links => hall.network.set_links(link(&mut random), link(&mut random)),
         }
     }

@@ -11,7 +11,7 @@ use hallcast::mp4::{self, Content, ProgressiveTrack, SegmentSource};
 use hallcast::receiver::config::{Config, Flags};
 use hallcast::receiver::manifest::Manifest;
 use hallcast::settings;
-use hallcast::spool::{self, Disk, DiskFile, Spool};
+use hallcast::spool::{self, Disk, DiskFile, Space, Spool};
 use hallcast::station::{Reply, Request};
 use hallcast::wire::event;
 use hallcast::wire::framing::{self, MessageReader};
@@ -278,6 +278,27 @@ impl Disk for Memory {
         let file = files.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(file.clone())
     }
+
+    fn open_to_write(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let removed = self.0.lock().expect(UNPOISONED).remove(path);
+        removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn remove_directory(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl DiskFile for File {
@@ -306,6 +327,10 @@ impl DiskFile for File {
         None
     }
 
+    fn allocate(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
@@ -320,7 +345,11 @@ fn recovery(bytes: &[u8]) -> bool {
     file.write_at(bytes, 0).expect("memory");
     let open = || {
         let disk: Arc<dyn Disk> = disk.clone();
-        Spool::open(disk, spool::Config::new("spool")).expect("a log can be damaged, never fatal")
+        let config = spool::Config {
+            reserve_bytes: 0,
+            ..spool::Config::new("spool")
+        };
+        Spool::open(disk, config).expect("a log can be damaged, never fatal")
     };
     let (spool, recovered) = open();
     let bad: u64 = (recovered.iter())

@@ -18,7 +18,8 @@ use crate::receiver::authority::Authority;
 use crate::receiver::library::Library;
 use crate::receiver::listener::Listener;
 use crate::receiver::roster::{Entry, Roster, fingerprint};
-use crate::spool::{self, Spool, TwinDisk};
+use crate::spool::twin::TwinDisk;
+use crate::spool::{self, Spool};
 use crate::uplink::Source;
 use crate::uplink::identity::Identity;
 use crate::uplink::quic::{self, Uplink};
@@ -72,8 +73,8 @@ impl Keys {
 pub(super) enum Crash {
     /// `kill -9`: the page cache stays.
     Process,
-    /// Of what was not synced, at most so many bytes of each file stay.
-    Power { torn: usize },
+    /// Of what was not synced, this seed decides what stays, and in which order it was written.
+    Power(u64),
 }
 
 struct RunningBox {
@@ -171,6 +172,7 @@ impl Hall {
         }
         let config = spool::Config {
             file_bytes: 64 * 1024,
+            reserve_bytes: 1 << 20,
             ..spool::Config::new("/spool")
         };
         let Ok((spool, recovered)) = Spool::open(Arc::new(self.disk.clone()), config) else {
@@ -254,8 +256,8 @@ impl Hall {
         self.counts.reconnects += stats.reconnects;
         self.counts.bytes_again += stats.bytes_again;
         self.counts.box_crashes += 1;
-        if let Crash::Power { torn } = crash {
-            self.disk = self.disk.cut_power(torn);
+        if let Crash::Power(seed) = crash {
+            self.disk = self.disk.crash(seed);
         }
         self.plan.lock().unwrap().gone = self.network.now();
     }

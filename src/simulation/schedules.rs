@@ -64,9 +64,7 @@ fn fault(random: &mut Random) -> Fault {
         5..=7 => {
             let crash = match random.per_million(300_000) {
                 true => Crash::Process,
-                false => Crash::Power {
-                    torn: random.between(0, 3_000) as usize,
-                },
+                false => Crash::Power(random.next()),
             };
             Fault::Box(crash, away(random))
         }

@@ -1,6 +1,7 @@
 //! The file operations that the spool uses, as a trait: a real disk, and in tests a twin that forgets
 //! what was not synced and fails on demand.
 
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -20,6 +21,25 @@ pub trait Disk: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens an existing file to read and to sync.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens an existing file to read and write.
+    fn open_to_write(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Removes a file; who has it open goes on reading it.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_directory(&self, directory: &Path) -> io::Result<()>;
+    /// Gives a file or directory another name, at once or not at all.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// The space of the file system that holds `directory`.
+    fn space(&self, directory: &Path) -> io::Result<Space>;
+}
+
+/// The space of a file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What can still be written.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
 }
 
 /// An open file, shared between the writer, the syncing thread and readers.
@@ -32,6 +52,8 @@ pub trait DiskFile: Send + Sync {
     fn length(&self) -> io::Result<u64>;
     /// When the file was last written to, by the wall clock of then: nanoseconds since 1970.
     fn modified_nanos(&self) -> Option<i64>;
+    /// Makes the file `bytes` long and takes the space for it: what is written there later needs none.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
     /// Makes the file's bytes survive a power cut (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
 }
@@ -70,6 +92,37 @@ impl Disk for LocalDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         Ok(Arc::new(File::open(path)?))
     }
+
+    fn open_to_write(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(
+            OpenOptions::new().read(true).write(true).open(path)?,
+        ))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        fs::remove_dir(directory)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    #[allow(
+        clippy::useless_conversion,
+        reason = "the fields are 32 bits wide on armv7"
+    )]
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        let about = statvfs(directory)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(about.f_frsize.into());
+        Ok(Space {
+            free: bytes(about.f_bavail.into()),
+            total: bytes(about.f_blocks.into()),
+        })
+    }
 }
 
 impl DiskFile for File {
@@ -94,6 +147,23 @@ impl DiskFile for File {
             .duration_since(UNIX_EPOCH)
             .ok()?;
         i64::try_from(since_1970.as_nanos()).ok()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        match fallocate(self, FallocateFlags::empty(), 0, bytes) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                // What a file system cannot promise is taken by writing.
+                let zeros = [0; 64 << 10];
+                let mut at = 0;
+                while at < bytes {
+                    let length = (bytes - at).min(zeros.len() as u64);
+                    self.write_all_at(&zeros[..length as usize], at)?;
+                    at += length;
+                }
+                Ok(())
+            }
+            other => Ok(other?),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

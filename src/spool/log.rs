@@ -1,22 +1,19 @@
-//! The writer: appends, syncs by time, records acknowledgements, reads back.
-//!
-//! Syncing is split in three so that neither writing nor reading waits for the disk:
-//! [`Spool::start_sync`] hands out a job, the job runs on a thread of its own, and
-//! [`Spool::synced`] takes its result in.
+//! The spool: what is asked of it, as records. How records reach a file is in `write`, when they are
+//! synced in `sync`, what leaves in `release`.
 
-use super::disk::{Disk, DiskFile};
-use super::index::{Place, RecordingState};
-use super::record::{FILE_HEADER, OVERHEAD, Opened, Record, file_header};
+use super::disk::Disk;
+use super::index::RecordingState;
+use super::record::{Opened, Record};
+use super::room::Level;
+use super::write::{Held, Promise, Weight};
 use super::{Config, Error, Recovered, Stats, recover};
-use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, Segmented, Sequences, TrackId};
+use crate::media::{
+    Chunk, Hash, LostReason, Monotonic, Range, RecordingId, SegmentKey, Segmented, Sequences,
+    TrackId,
+};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Records that may wait for a sync: half a minute of three tracks. They are held in memory.
-const MOST_UNKEPT: usize = 512;
-/// Bytes of a record before its body.
-const BODY_AT: u64 = (OVERHEAD - 16) as u64;
 
 /// What happened to bytes given to the spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,95 +47,26 @@ pub enum Notice {
         /// BLAKE3 of its bytes.
         hash: Hash,
     },
+    /// That these segments will never come is kept: now they may be given up.
+    Lost {
+        /// The recording.
+        recording: RecordingId,
+        /// The track.
+        track: TrackId,
+        /// The segments.
+        range: Range,
+        /// Why.
+        reason: LostReason,
+    },
 }
 
-/// What becomes true when a record is kept.
-#[derive(Clone, Copy)]
-enum Promise {
-    Nothing,
-    Kept(SegmentKey, u64),
-    Sealed(SegmentKey, u64, Hash),
-}
-
-/// A record that is written and not kept. Its bytes stay in memory until then: after a failed sync
-/// the page cache cannot be trusted to still hold them.
-struct Unkept {
-    bytes: Vec<u8>,
-    promise: Promise,
-}
-
-/// A log file being written in this run.
-pub(super) struct OpenFile {
-    pub(super) number: u64,
-    path: PathBuf,
-    pub(super) file: Arc<dyn DiskFile>,
-    length: u64,
-    unkept: Vec<Unkept>,
-    /// The file's directory entry is not durable yet.
-    is_new: bool,
-}
-
-/// One recording: what is held, and the files open for it.
-pub(super) struct Held {
-    pub(super) state: RecordingState,
-    pub(super) next_file: u64,
-    /// The last one is written to; those before wait for their sync.
-    pub(super) open: Vec<OpenFile>,
-    hashers: BTreeMap<(TrackId, u64), blake3::Hasher>,
-    /// The first chunk of picture or sound since the recording was taken up is still to come.
-    awaits_first: bool,
-}
-
-impl Held {
-    pub(super) fn new(state: RecordingState, next_file: u64) -> Self {
-        Self {
-            state,
-            next_file,
-            open: Vec::new(),
-            hashers: BTreeMap::new(),
-            awaits_first: false,
-        }
-    }
-}
-
-/// Files to sync. Run it on a thread that may wait for the disk.
-pub struct SyncJob {
-    disk: Arc<dyn Disk>,
-    files: Vec<SyncFile>,
-}
-
-struct SyncFile {
-    recording: RecordingId,
-    number: u64,
-    file: Arc<dyn DiskFile>,
-    /// Directories that name a new file, innermost first.
-    directories: Vec<PathBuf>,
-    /// Records that were written when the job was made.
-    records: usize,
-}
-
-/// How a [`SyncJob`] ended.
-pub struct SyncResult(Vec<(SyncFile, std::io::Result<()>)>);
-
-impl SyncJob {
-    /// Syncs: each file, then the directories that name it.
-    pub fn run(self) -> SyncResult {
-        let sync = |file: &SyncFile| {
-            file.file.sync()?;
-            file.directories
-                .iter()
-                .try_for_each(|directory| self.disk.sync_directory(directory))
-        };
-        SyncResult(
-            self.files
-                .into_iter()
-                .map(|file| {
-                    let result = sync(&file);
-                    (file, result)
-                })
-                .collect(),
-        )
-    }
+/// What [`Spool::forgot`] found of segments that a receiver acknowledged and holds no more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Still here: offer them again.
+    pub again: Vec<SegmentKey>,
+    /// Freed already: recorded as LOST.
+    pub lost: Vec<Range>,
 }
 
 /// The durable queue.
@@ -146,17 +74,43 @@ pub struct Spool {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) config: Config,
     pub(super) recordings: BTreeMap<RecordingId, Held>,
-    syncing: bool,
-    last_sync: Option<Monotonic>,
-    /// A recording's first chunk or its end waits: sync without waiting for the interval.
-    urgent: bool,
-    stats: Stats,
+    pub(super) syncing: bool,
+    pub(super) last_sync: Option<Monotonic>,
+    /// A recording's first chunk, its end or a LOST waits: sync without waiting for the interval.
+    pub(super) urgent: bool,
+    pub(super) stats: Stats,
+    /// UTC in seconds since 1970 as [`Spool::release`] last heard it; 0 while it is not known.
+    pub(super) wall: u32,
+    pub(super) level: Level,
+    /// The preallocated files that are left, by number.
+    pub(super) reserve: Vec<u64>,
+    /// Looked at, never written to.
+    pub(super) read_only: bool,
 }
 
 impl Spool {
-    /// Opens the spool and recovers what an earlier run left, per recording.
+    /// Opens the spool and recovers what an earlier run left, per recording. Damage, and whatever
+    /// does not belong there, is reported and stops nothing.
     pub fn open(disk: Arc<dyn Disk>, config: Config) -> Result<(Self, Vec<Recovered>), Error> {
-        let mut spool = Self {
+        let mut spool = Self::new(disk, config, false);
+        let recovered = recover::recover(&mut spool)?;
+        spool.refill_reserve();
+        Ok((spool, recovered))
+    }
+
+    /// Reads a spool, such as one on a dead box's card, without writing a byte into it. Every
+    /// recording is loaded.
+    pub fn look(
+        disk: Arc<dyn Disk>,
+        directory: impl Into<PathBuf>,
+    ) -> Result<(Self, Vec<Recovered>), Error> {
+        let mut spool = Self::new(disk, Config::new(directory), true);
+        let recovered = recover::recover(&mut spool)?;
+        Ok((spool, recovered))
+    }
+
+    fn new(disk: Arc<dyn Disk>, config: Config, read_only: bool) -> Self {
+        Self {
             disk,
             config,
             recordings: BTreeMap::new(),
@@ -164,21 +118,36 @@ impl Spool {
             last_sync: None,
             urgent: false,
             stats: Stats::default(),
-        };
-        let recovered = recover::recover(&mut spool)?;
-        Ok((spool, recovered))
+            wall: 0,
+            level: Level::Normal,
+            reserve: Vec::new(),
+            read_only,
+        }
     }
 
     /// Takes a recording up, new or after a restart. Give its next sequence numbers to the segmenter.
+    /// A new one is refused where there is no room for a useful length of it (invariant 5).
     pub fn begin(
         &mut self,
         recording: RecordingId,
         opened: Opened,
     ) -> Result<&RecordingState, Error> {
-        self.recordings
-            .entry(recording)
-            .or_insert_with(|| Held::new(RecordingState::default(), 0));
-        self.write(recording, &Record::Opened(opened), Promise::Nothing)?;
+        let is_new = !self.recordings.contains_key(&recording);
+        if is_new {
+            self.refuse_without_room()?;
+        }
+        self.recordings.entry(recording).or_default();
+        let weight = if is_new {
+            Weight::Bulk
+        } else {
+            Weight::Essential
+        };
+        let record = Record::Opened(opened);
+        let begun = self.write(recording, &record, Promise::Nothing, weight);
+        if let (Err(error), true) = (begun, is_new) {
+            self.recordings.remove(&recording);
+            return Err(error);
+        }
         let held = self.held(recording)?;
         held.awaits_first = true;
         Ok(&held.state)
@@ -197,213 +166,244 @@ impl Spool {
                     hash: init.hash,
                     bytes: &init.bytes,
                 };
-                self.write(recording, &record, Promise::Nothing)?;
+                self.write(recording, &record, Promise::Nothing, Weight::Bulk)?;
                 Ok(Some(Notice::InitWritten(init.hash)))
             }
-            Segmented::Chunk(chunk) => {
-                let SegmentKey {
-                    track, sequence, ..
-                } = chunk.key;
-                let held = self.held(recording)?;
-                let known = held
-                    .state
-                    .tracks
-                    .get(&track)
-                    .and_then(|track| track.segments.get(&sequence));
-                let (chunks, offset, sealed) = known.map_or((0, 0, false), |known| {
-                    (known.chunks.len(), known.length, known.seal.is_some())
-                });
-                if chunks != chunk.index as usize || sealed {
-                    return Err(Error::OutOfOrder {
-                        key: chunk.key,
-                        index: chunk.index,
-                    });
-                }
-                let length = chunk.bytes.len() as u64;
-                let record = Record::Chunk {
-                    track,
-                    sequence,
-                    index: chunk.index,
-                    init: chunk.init,
-                    bytes: &chunk.bytes,
-                };
-                self.write(
-                    recording,
-                    &record,
-                    Promise::Kept(chunk.key, offset + length),
-                )?;
-                self.held(recording)?
-                    .hashers
-                    .entry((track, sequence))
-                    .or_default()
-                    .update(&chunk.bytes);
-                if track != TrackId::EVENTS
-                    && std::mem::take(&mut self.held(recording)?.awaits_first)
-                {
-                    self.urgent = true;
-                }
-                self.stats.chunks += 1;
-                self.stats.bytes += length;
-                Ok(Some(Notice::Written {
-                    key: chunk.key,
-                    init: chunk.init,
-                    offset,
-                    length,
-                }))
-            }
+            Segmented::Chunk(chunk) => self.append_chunk(recording, chunk).map(Some),
             Segmented::Seal(key) => {
-                let hasher = self
-                    .held(recording)?
-                    .hashers
-                    .remove(&(key.track, key.sequence));
-                let hash = Hash(*hasher.unwrap_or_default().finalize().as_bytes());
-                self.seal(*key, hash)?;
+                let held = self.held(recording)?;
+                let hasher = held.hashers.remove(&(key.track, key.sequence));
+                // Nothing of it was written: there is nothing to seal.
+                if let Some(hasher) = hasher {
+                    let hash = Hash(*hasher.finalize().as_bytes());
+                    self.seal(*key, hash)?;
+                }
                 Ok(None)
             }
         }
     }
 
-    /// Records that the receiver holds these segments durably.
+    fn append_chunk(&mut self, recording: RecordingId, chunk: &Chunk) -> Result<Notice, Error> {
+        let SegmentKey {
+            track, sequence, ..
+        } = chunk.key;
+        let offset = self.place_of_next(recording, chunk)?;
+        let length = chunk.bytes.len() as u64;
+        let record = Record::Chunk {
+            track,
+            sequence,
+            index: chunk.index,
+            init: chunk.init,
+            bytes: &chunk.bytes,
+        };
+        let promise = Promise::Kept(chunk.key, offset + length);
+        let weight = if track == TrackId::EVENTS {
+            Weight::Essential
+        } else {
+            Weight::Bulk
+        };
+        self.write(recording, &record, promise, weight)?;
+        let held = self.held(recording)?;
+        let hasher = held.hashers.entry((track, sequence)).or_default();
+        hasher.update(&chunk.bytes);
+        if track != TrackId::EVENTS && std::mem::take(&mut held.awaits_first) {
+            self.urgent = true;
+        }
+        self.stats.chunks += 1;
+        self.stats.bytes += length;
+        Ok(Notice::Written {
+            key: chunk.key,
+            init: chunk.init,
+            offset,
+            length,
+        })
+    }
+
+    /// Where a chunk would begin in its segment, if it is the next one.
+    fn place_of_next(&mut self, recording: RecordingId, chunk: &Chunk) -> Result<u64, Error> {
+        let SegmentKey {
+            track, sequence, ..
+        } = chunk.key;
+        let held = self.held(recording)?;
+        let lost = (held.state.tracks.get(&track)).is_some_and(|track| track.is_lost(sequence));
+        let known = held.state.segment(track, sequence);
+        let (chunks, offset, sealed) = known.map_or((0, 0, false), |known| {
+            (known.chunks.len(), known.length, known.seal.is_some())
+        });
+        let over = held.ending.is_some() || held.state.ended;
+        if chunks != chunk.index as usize || sealed || lost || over {
+            return Err(Error::OutOfOrder {
+                key: chunk.key,
+                index: chunk.index,
+            });
+        }
+        Ok(offset)
+    }
+
+    /// Records that the receiver holds these segments durably. What it cannot hold, because its
+    /// trailer has not left the box, is counted and not believed.
     pub fn acknowledge(
         &mut self,
         recording: RecordingId,
         track: TrackId,
         durable: &Sequences,
     ) -> Result<(), Error> {
-        let known = self.held(recording)?.state.tracks.get(&track);
-        let is_new = known.is_some_and(|known| {
-            let mut merged = known.acknowledged.clone();
-            merged.merge(durable);
-            merged != known.acknowledged
-        });
+        let at = self.wall;
+        let state = &self.held(recording)?.state;
+        let Some(known) = state.tracks.get(&track).filter(|_| !state.complete) else {
+            return Ok(());
+        };
+        let mut merged = known.acknowledged.clone();
+        let possible = known.possible(durable);
+        merged.merge(&possible);
+        let is_new = merged != known.acknowledged;
+        if durable.end() > possible.end() {
+            self.stats.impossible_acknowledgements += 1;
+        }
         if is_new {
-            self.write(
-                recording,
-                &Record::Durable {
-                    track,
-                    durable: durable.clone(),
-                },
-                Promise::Nothing,
-            )?;
+            let record = Record::Durable {
+                track,
+                durable: possible.clone(),
+                at,
+            };
+            let promise = Promise::Acknowledged(track, possible);
+            self.write(recording, &record, promise, Weight::Essential)?;
         }
         Ok(())
     }
 
-    /// Records that the recording's `End` fact was appended: it is not taken up again. Somebody waits
-    /// for it, so the next sync is due at once.
-    pub fn end(&mut self, recording: RecordingId) -> Result<(), Error> {
-        self.write(recording, &Record::Ended, Promise::Nothing)?;
+    /// Records that the receiver holds nothing of `track` but `held`, whatever it acknowledged
+    /// before: gives what must be offered again, and what is LOST because it was freed.
+    pub fn forgot(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        held: &Sequences,
+    ) -> Result<Forgotten, Error> {
+        self.load(recording)?;
+        let known = self.held(recording)?.state.tracks.get(&track);
+        let Some(before) = known.map(|known| known.acknowledged.clone()) else {
+            return Ok(Forgotten::default());
+        };
+        let mut remaining = Sequences::default();
+        for range in super::index::within(&before, held) {
+            remaining.insert_range(range);
+        }
+        if remaining == before {
+            return Ok(Forgotten::default());
+        }
+        let record = Record::Forgot {
+            track,
+            held: remaining.clone(),
+        };
+        let promise = Promise::Forgot(track, remaining.clone());
+        // What it frees is not freed from now on, kept or not.
+        let of = self.held(recording)?;
+        of.completed = false;
+        if let Some(track) = of.state.tracks.get_mut(&track) {
+            track.recorded = remaining;
+        }
+        self.write(recording, &record, promise, Weight::Essential)?;
+        let Some(of) = self.held(recording)?.state.tracks.get(&track) else {
+            return Ok(Forgotten::default());
+        };
+        let again = of
+            .waiting()
+            .filter(|(sequence, _)| before.contains(*sequence))
+            .map(|(sequence, _)| SegmentKey {
+                recording,
+                track,
+                sequence,
+            })
+            .collect();
+        let lost = of.missing(false);
+        for &range in &lost {
+            self.lose(recording, track, range, LostReason::ReceiverForgot)?;
+        }
+        Ok(Forgotten { again, lost })
+    }
+
+    /// Records that these segments will never come. They may be given up once [`Notice::Lost`] says
+    /// that this is kept. Numbers not used so far are used by it.
+    pub fn lose(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        range: Range,
+        reason: LostReason,
+    ) -> Result<(), Error> {
+        let record = Record::Lost {
+            track,
+            range,
+            reason,
+        };
+        let promise = Promise::Lost(track, range, reason);
+        self.write(recording, &record, promise, Weight::Essential)?;
+        self.held(recording)?.hashers.retain(|(of, sequence), _| {
+            *of != track || !(range.first..=range.last).contains(sequence)
+        });
         self.urgent = true;
         Ok(())
     }
 
-    /// Records that the receiver has the recording whole.
+    /// Ends the recording with `last`: the whole events segment that holds the `End` fact. It is
+    /// written once all that was written before is kept, in one record with the word that the
+    /// recording is over; [`Notice::Sealed`] for its key then says that it is. Nothing is appended
+    /// after this. Somebody waits for it, so the next sync is due at once.
+    pub fn end(&mut self, recording: RecordingId, last: &Chunk) -> Result<Option<Notice>, Error> {
+        self.place_of_next(recording, last)?;
+        let held = self.held(recording)?;
+        let before = held.unkept();
+        held.ending = Some((last.clone(), before));
+        self.urgent = true;
+        self.write_end(recording)
+    }
+
+    /// Writes the end that waits, once what was written before it is kept.
+    pub(super) fn write_end(&mut self, recording: RecordingId) -> Result<Option<Notice>, Error> {
+        let held = self.held(recording)?;
+        let Some((last, _)) = held.ending.take_if(|(_, before)| *before == 0) else {
+            return Ok(None);
+        };
+        let length = last.bytes.len() as u64;
+        let hash = Hash(*blake3::hash(&last.bytes).as_bytes());
+        let record = Record::Final {
+            sequence: last.key.sequence,
+            bytes: &last.bytes,
+        };
+        let promise = Promise::Ended(last.key, length, hash);
+        if let Err(error) = self.write(recording, &record, promise, Weight::Essential) {
+            self.held(recording)?.ending = Some((last, 0));
+            return Err(error);
+        }
+        self.urgent = true;
+        Ok(Some(Notice::Written {
+            key: last.key,
+            init: None,
+            offset: 0,
+            length,
+        }))
+    }
+
+    /// Records that the receiver has the recording whole. Its place in the spool's memory is freed.
     pub fn complete(&mut self, recording: RecordingId) -> Result<(), Error> {
         if self.held(recording)?.state.complete {
             return Ok(());
         }
-        self.write(recording, &Record::Complete, Promise::Nothing)
+        self.write_complete(recording)
     }
 
-    /// When the next sync is wanted; `None` while nothing waits or one is running.
-    pub fn sync_at(&self) -> Option<Monotonic> {
-        let waits = self
-            .recordings
-            .values()
-            .flat_map(|held| &held.open)
-            .any(|file| !file.unkept.is_empty());
-        (waits && !self.syncing).then(|| match self.last_sync {
-            Some(last) if !self.urgent => last.plus(self.config.sync_interval),
-            _ => Monotonic::default(),
-        })
-    }
-
-    /// The sync that is due at `now`, if any. Its result must come back through [`Spool::synced`].
-    pub fn start_sync(&mut self, now: Monotonic) -> Option<SyncJob> {
-        if self.sync_at().is_none_or(|due| due > now) {
-            return None;
+    /// In a file of its own, so that recovery need read nothing else of this recording.
+    pub(super) fn write_complete(&mut self, recording: RecordingId) -> Result<(), Error> {
+        let at = self.wall;
+        let held = self.held(recording)?;
+        held.roll = true;
+        if let Some(opened) = held.state.opened {
+            let record = Record::Opened(opened);
+            self.write(recording, &record, Promise::Nothing, Weight::Essential)?;
         }
-        (self.syncing, self.urgent, self.last_sync) = (true, false, Some(now));
-        let mut files = Vec::new();
-        for (&recording, held) in &self.recordings {
-            for file in held.open.iter().filter(|file| !file.unkept.is_empty()) {
-                let directory = self.config.directory.join(recording.to_string());
-                let directories = if file.is_new {
-                    vec![directory, self.config.directory.clone()]
-                } else {
-                    Vec::new()
-                };
-                files.push(SyncFile {
-                    recording,
-                    number: file.number,
-                    file: file.file.clone(),
-                    directories,
-                    records: file.unkept.len(),
-                });
-            }
-        }
-        Some(SyncJob {
-            disk: self.disk.clone(),
-            files,
-        })
-    }
-
-    /// Takes a sync's result in: what is kept now. After a failure what was not kept is written
-    /// again into a new file (invariant 3).
-    pub fn synced(&mut self, result: SyncResult) -> (Vec<Notice>, Result<(), Error>) {
-        self.syncing = false;
-        let mut notices = Vec::new();
-        let mut outcome = Ok(());
-        for (job, result) in result.0 {
-            let Some(held) = self.recordings.get_mut(&job.recording) else {
-                continue;
-            };
-            let Some(at) = held.open.iter().position(|file| file.number == job.number) else {
-                continue;
-            };
-            match result {
-                Ok(()) => {
-                    let file = &mut held.open[at];
-                    file.is_new = false;
-                    let kept: Vec<Promise> = file
-                        .unkept
-                        .drain(..job.records)
-                        .map(|record| record.promise)
-                        .collect();
-                    if file.unkept.is_empty() && at + 1 < held.open.len() {
-                        held.open.remove(at);
-                    }
-                    notices.extend(kept.into_iter().filter_map(|promise| held.keep(promise)));
-                    self.stats.syncs += 1;
-                }
-                Err(error) => outcome = outcome.and(self.write_again(job.recording, at, &error)),
-            }
-        }
-        (notices, outcome)
-    }
-
-    /// Gives up the file at `at` among a recording's open ones, whose sync failed, and writes what it
-    /// held unkept into a new one; what follows it too, because recovery takes the chunks of a segment
-    /// in the order of the files.
-    fn write_again(
-        &mut self,
-        recording: RecordingId,
-        at: usize,
-        error: &std::io::Error,
-    ) -> Result<(), Error> {
-        let broken: Vec<OpenFile> = self.held(recording)?.open.drain(at..).collect();
-        let path = broken[0].path.display().to_string();
-        let unkept: Vec<Unkept> = broken.into_iter().flat_map(|file| file.unkept).collect();
-        self.stats.sync_failures += 1;
-        ::log::error!(
-            "{path}: fdatasync failed: {error}; writing {} records again into a new file; check the disk (dmesg)",
-            unkept.len()
-        );
-        self.open_file(recording)?;
-        for record in unkept {
-            self.write_bytes(recording, record.bytes, record.promise)?;
-        }
-        Ok(())
+        let record = Record::Complete { at };
+        self.write(recording, &record, Promise::Complete, Weight::Essential)
     }
 
     /// The recordings held, each with its state.
@@ -427,12 +427,7 @@ impl Spool {
             track,
             sequence,
         } = key;
-        let held = self.held(recording)?;
-        let segment = held
-            .state
-            .tracks
-            .get(&track)
-            .and_then(|track| track.segments.get(&sequence));
+        let segment = self.held(recording)?.state.segment(track, sequence);
         let length = segment.map_or(0, |segment| segment.length);
         let record = Record::Seal {
             track,
@@ -440,11 +435,12 @@ impl Spool {
             length,
             hash,
         };
-        self.write(recording, &record, Promise::Sealed(key, length, hash))
+        let promise = Promise::Sealed(key, length, hash);
+        self.write(recording, &record, promise, Weight::Essential)
     }
 
-    fn held(&mut self, recording: RecordingId) -> Result<&mut Held, Error> {
-        self.recordings.get_mut(&recording).ok_or(Error::NotHeld {
+    pub(super) fn held(&mut self, recording: RecordingId) -> Result<&mut Held, Error> {
+        let absent = Error::NotHeld {
             key: SegmentKey {
                 recording,
                 track: TrackId::EVENTS,
@@ -452,104 +448,20 @@ impl Spool {
             },
             offset: 0,
             length: 0,
-        })
+        };
+        self.recordings.get_mut(&recording).ok_or(absent)
     }
 
-    fn write(
-        &mut self,
-        recording: RecordingId,
-        record: &Record<'_>,
-        promise: Promise,
-    ) -> Result<(), Error> {
-        self.write_bytes(recording, record.encode(), promise)
-    }
-
-    fn write_bytes(
-        &mut self,
-        recording: RecordingId,
-        bytes: Vec<u8>,
-        promise: Promise,
-    ) -> Result<(), Error> {
-        let file_bytes = self.config.file_bytes;
-        let full = self
-            .held(recording)?
-            .open
-            .last()
-            .is_none_or(|file| file.length >= file_bytes);
-        if full {
-            self.open_file(recording)?;
-        }
-        let held = self.held(recording)?;
-        let waiting: usize = held.open.iter().map(|file| file.unkept.len()).sum();
-        let Some(file) = held.open.last_mut() else {
-            return Ok(());
-        };
-        if waiting > MOST_UNKEPT {
-            let hangs = std::io::Error::new(std::io::ErrorKind::TimedOut, "the disk hangs");
-            return Err(Error::disk(&file.path, "waiting for a sync to end", hangs));
-        }
-        // A write that fails half way leaves a torn record; the next one is written over it.
-        file.file
-            .write_at(&bytes, file.length)
-            .map_err(|error| Error::disk(&file.path, "writing a record", error))?;
-        let place = Place {
-            file: file.number,
-            at: file.length + BODY_AT,
-        };
-        file.length += bytes.len() as u64;
-        if let Ok((record, _)) = super::read_record(&bytes) {
-            held.state.apply(&record, place);
-        }
-        file.unkept.push(Unkept { bytes, promise });
-        Ok(())
-    }
-
-    fn open_file(&mut self, recording: RecordingId) -> Result<(), Error> {
-        let number = self.held(recording)?.next_file;
-        let path = self.log_path(recording, number);
-        let directory = self.config.directory.join(recording.to_string());
-        self.disk.make_directory(&directory).map_err(|error| {
-            Error::disk(&directory, "creating the recording's directory", error)
-        })?;
-        let header = file_header(recording);
-        let create = || {
-            let file = self.disk.create(&path)?;
-            file.write_at(&header, 0)?;
-            Ok(file)
-        };
-        let file = create().map_err(|error| Error::disk(&path, "creating a log file", error))?;
-        let held = self.held(recording)?;
-        held.next_file = number + 1;
-        let length = FILE_HEADER as u64;
-        held.open.push(OpenFile {
-            number,
-            path,
-            file,
-            length,
-            unkept: Vec::new(),
-            is_new: true,
-        });
-        Ok(())
+    pub(super) fn directory_of(&self, recording: RecordingId) -> PathBuf {
+        self.config.directory.join(recording.to_string())
     }
 
     pub(super) fn log_path(&self, recording: RecordingId, number: u64) -> PathBuf {
-        self.config
-            .directory
-            .join(recording.to_string())
-            .join(format!("{number:08}.log"))
+        log_path(&self.directory_of(recording), number)
     }
 }
 
-impl Held {
-    fn keep(&mut self, promise: Promise) -> Option<Notice> {
-        match promise {
-            Promise::Nothing => None,
-            Promise::Kept(key, bytes) => Some(Notice::Kept { key, bytes }),
-            Promise::Sealed(key, length, hash) => {
-                let track = self.state.tracks.get_mut(&key.track)?;
-                track.segments.get_mut(&key.sequence)?.seal_kept = true;
-                Some(Notice::Sealed { key, length, hash })
-            }
-        }
-    }
+/// The path of a log file of the recording in `directory`.
+pub(super) fn log_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:08}.log"))
 }

@@ -8,9 +8,9 @@
 //!
 //! Integers are big-endian. A check is the first 16 bytes of the BLAKE3 of all that precedes it in
 //! the file header or record. The magic lets recovery find the next record after damage; the check
-//! decides whether it is one.
+//! decides whether it is one. A kind that is not known here is passed over: a later release wrote it.
 
-use crate::media::{Hash, Range, RecordingId, Sequences, TrackId};
+use crate::media::{Hash, LostReason, Range, RecordingId, Sequences, TrackId};
 
 /// Bytes of a file's header.
 pub(super) const FILE_HEADER: usize = 8 + 2 + 2 + 16 + CHECK;
@@ -22,7 +22,8 @@ pub(super) const MAGIC: &[u8; 4] = b"HcR1";
 const FILE_MAGIC: &[u8; 8] = b"HCSPOOL1";
 const VERSION: u16 = 1;
 const CIPHER_NONE: u16 = 0;
-const HEADER: usize = 4 + 1 + 1 + 2 + 4 + 4 + 8 + 32;
+/// Bytes of a record before its body.
+pub(super) const HEADER: usize = 4 + 1 + 1 + 2 + 4 + 4 + 8 + 32;
 const CHECK: usize = 16;
 /// No body is longer: a chunk is at most 8 MiB on the wire.
 const MOST_BODY: usize = 9 << 20;
@@ -82,11 +83,54 @@ pub enum Record<'a> {
         track: TrackId,
         /// The segments.
         durable: Sequences,
+        /// When it was recorded: seconds since 1970, 0 where the clock was not known.
+        at: u32,
     },
-    /// The recording is over; its `End` fact is among the chunks before this.
+    /// The recording is over; its `End` fact is among the chunks before this. Release 0.1 wrote it
+    /// behind the fact; now a [`Record::Final`] is both, and this restates it once that one is freed.
     Ended,
     /// The receiver's manifest is durable.
-    Complete,
+    Complete {
+        /// When it was recorded, as in [`Record::Durable`].
+        at: u32,
+    },
+    /// Segments that will never come: what is given up or damaged, as a fact that is itself kept.
+    Lost {
+        /// The track.
+        track: TrackId,
+        /// The segments.
+        range: Range,
+        /// Why.
+        reason: LostReason,
+    },
+    /// A whole segment of the events track that ends the recording: chunk, seal and end in one record,
+    /// so that no crash leaves one of them without the others.
+    Final {
+        /// The segment's sequence number.
+        sequence: u64,
+        /// Its bytes.
+        bytes: &'a [u8],
+    },
+    /// The receiver holds these segments and no others, whatever it acknowledged before; it does not
+    /// hold the recording whole.
+    Forgot {
+        /// The track.
+        track: TrackId,
+        /// What it holds.
+        held: Sequences,
+    },
+    /// The seals of segments whose bytes are, or are about to be, freed.
+    Seals {
+        /// The track.
+        track: TrackId,
+        /// Sequence number, length and hash of each.
+        seals: Vec<(u64, u64, Hash)>,
+    },
+    /// The last record of a file that is written to no more: the headers of all records before it,
+    /// each with its body unless that is media. Written once all of them were kept.
+    Index(&'a [u8]),
+    /// A kind of a later release.
+    Other(u8),
 }
 
 /// Why bytes are not a record.
@@ -143,13 +187,26 @@ impl Record<'_> {
                 hash,
                 ..
             } => (4, *track, 0, *sequence, *hash),
-            Self::Durable { track, durable } => (5, *track, 0, durable.cumulative(), zero),
+            Self::Durable { track, durable, at } => (5, *track, *at, durable.cumulative(), zero),
             Self::Ended => (6, TrackId::EVENTS, 0, 0, zero),
-            Self::Complete => (7, TrackId::EVENTS, 0, 0, zero),
+            Self::Complete { at } => (7, TrackId::EVENTS, *at, 0, zero),
+            Self::Lost {
+                track,
+                range,
+                reason,
+            } => (8, *track, reason_number(*reason), range.first, zero),
+            Self::Final { sequence, .. } => (9, TrackId::EVENTS, 0, *sequence, zero),
+            Self::Forgot { track, held } => (10, *track, 0, held.cumulative(), zero),
+            Self::Seals { track, .. } => (11, *track, 0, 0, zero),
+            Self::Index(_) => (12, TrackId::EVENTS, 0, 0, zero),
+            Self::Other(kind) => (*kind, TrackId::EVENTS, 0, 0, zero),
         };
         let mut small = Vec::new();
         let body: &[u8] = match self {
-            Self::Init { bytes, .. } | Self::Chunk { bytes, .. } => bytes,
+            Self::Init { bytes, .. }
+            | Self::Chunk { bytes, .. }
+            | Self::Final { bytes, .. }
+            | Self::Index(bytes) => bytes,
             Self::Opened(opened) => {
                 small.extend(opened.epoch.to_be_bytes());
                 small.extend(opened.span.to_be_bytes());
@@ -160,14 +217,26 @@ impl Record<'_> {
                 small.extend(length.to_be_bytes());
                 &small
             }
-            Self::Durable { durable, .. } => {
+            Self::Durable { durable, .. } | Self::Forgot { held: durable, .. } => {
                 for range in durable.ranges() {
                     small.extend(range.first.to_be_bytes());
                     small.extend(range.last.to_be_bytes());
                 }
                 &small
             }
-            Self::Ended | Self::Complete => &small,
+            Self::Lost { range, .. } => {
+                small.extend(range.last.to_be_bytes());
+                &small
+            }
+            Self::Seals { seals, .. } => {
+                for (sequence, length, hash) in seals {
+                    small.extend(sequence.to_be_bytes());
+                    small.extend(length.to_be_bytes());
+                    small.extend(hash.0);
+                }
+                &small
+            }
+            Self::Ended | Self::Complete { .. } | Self::Other(_) => &small,
         };
         let mut bytes = Vec::with_capacity(OVERHEAD + body.len());
         bytes.extend(MAGIC);
@@ -203,12 +272,17 @@ pub fn read_record(bytes: &[u8]) -> Result<(Record<'_>, usize), RecordError> {
     if check != check_of(checked) {
         return Err(RecordError::Damaged);
     }
-    let body = &checked[HEADER..];
+    let record = parse(header, &checked[HEADER..]).ok_or(RecordError::Damaged)?;
+    Ok((record, whole.len()))
+}
+
+/// The record of this header and body, whose check held; `None` for one that no release writes.
+fn parse<'a>(header: &[u8], body: &'a [u8]) -> Option<Record<'a>> {
     let track = TrackId(header[5]);
     let index = u32::from_be_bytes(array(&header[12..16]));
     let sequence = u64::from_be_bytes(array(&header[16..24]));
     let init = Hash(array(&header[24..56]));
-    let record = match header[4] {
+    Some(match header[4] {
         1 if body.len() == 20 => Record::Opened(Opened {
             epoch: u64::from_be_bytes(array(&body[..8])),
             span: u32::from_be_bytes(array(&body[8..12])),
@@ -235,22 +309,118 @@ pub fn read_record(bytes: &[u8]) -> Result<(Record<'_>, usize), RecordError> {
             length: u64::from_be_bytes(array(body)),
             hash: init,
         },
-        5 if body.len().is_multiple_of(16) => {
-            let mut durable = Sequences::below(sequence);
-            for pair in body.chunks_exact(16) {
-                let first = u64::from_be_bytes(array(&pair[..8]));
-                durable.insert_range(Range {
-                    first,
-                    last: u64::from_be_bytes(array(&pair[8..])),
-                });
-            }
-            Record::Durable { track, durable }
-        }
+        5 if body.len().is_multiple_of(16) => Record::Durable {
+            track,
+            durable: sequences(sequence, body),
+            at: index,
+        },
         6 if body.is_empty() => Record::Ended,
-        7 if body.is_empty() => Record::Complete,
-        _ => return Err(RecordError::Damaged),
+        7 if body.is_empty() => Record::Complete { at: index },
+        8 if body.len() == 8 => Record::Lost {
+            track,
+            range: Range {
+                first: sequence,
+                last: u64::from_be_bytes(array(body)),
+            },
+            reason: reason(index)?,
+        },
+        9 => Record::Final {
+            sequence,
+            bytes: body,
+        },
+        10 if body.len().is_multiple_of(16) => Record::Forgot {
+            track,
+            held: sequences(sequence, body),
+        },
+        11 if body.len().is_multiple_of(48) => Record::Seals {
+            track,
+            seals: body
+                .chunks_exact(48)
+                .map(|seal| {
+                    let number = |at: usize| u64::from_be_bytes(array(&seal[at..at + 8]));
+                    (number(0), number(8), Hash(array(&seal[16..])))
+                })
+                .collect(),
+        },
+        12 => Record::Index(body),
+        0..=12 => return None,
+        kind => Record::Other(kind),
+    })
+}
+
+fn sequences(cumulative: u64, ranges: &[u8]) -> Sequences {
+    let mut set = Sequences::below(cumulative);
+    for pair in ranges.chunks_exact(16) {
+        set.insert_range(Range {
+            first: u64::from_be_bytes(array(&pair[..8])),
+            last: u64::from_be_bytes(array(&pair[8..])),
+        });
+    }
+    set
+}
+
+fn reason_number(reason: LostReason) -> u32 {
+    match reason {
+        LostReason::Damaged => 1,
+        LostReason::NoSpace => 2,
+        LostReason::ReceiverForgot => 3,
+    }
+}
+
+fn reason(number: u32) -> Option<LostReason> {
+    match number {
+        1 => Some(LostReason::Damaged),
+        2 => Some(LostReason::NoSpace),
+        3 => Some(LostReason::ReceiverForgot),
+        _ => None,
+    }
+}
+
+/// What an index tells of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entry<'a> {
+    /// A record of media, and its body's length.
+    Media(Record<'a>, usize),
+    /// A record that is all here.
+    Whole(Record<'a>),
+}
+
+/// Adds a record's line to an index.
+pub(super) fn add_to_index(record: &[u8], index: &mut Vec<u8>) {
+    let is_media = matches!(record.get(4), Some(2 | 3));
+    let end = if is_media {
+        HEADER
+    } else {
+        record.len().saturating_sub(CHECK)
     };
-    Ok((record, whole.len()))
+    index.extend(&record[..end]);
+}
+
+/// The entries of an index, each with where its record begins in the file; gives where the last of
+/// them ends, or `None` if the index is not one after all.
+pub(super) fn read_index(mut index: &[u8], mut each: impl FnMut(Entry<'_>, u64)) -> Option<u64> {
+    let mut at = FILE_HEADER as u64;
+    while !index.is_empty() {
+        let header = index.get(..HEADER)?;
+        if !header.starts_with(MAGIC) {
+            return None;
+        }
+        let length = u32::from_be_bytes(array(&header[8..12])) as usize;
+        let is_media = matches!(header[4], 2 | 3);
+        let end = HEADER + if is_media { 0 } else { length };
+        let record = parse(header, index.get(HEADER..end)?)?;
+        each(
+            if is_media {
+                Entry::Media(record, length)
+            } else {
+                Entry::Whole(record)
+            },
+            at,
+        );
+        at += (OVERHEAD + length) as u64;
+        index = &index[end..];
+    }
+    Some(at)
 }
 
 fn append_check(bytes: &mut Vec<u8>, from: usize) {
@@ -276,7 +446,7 @@ mod tests {
 
     fn any_record<'a>(body: &'a [u8], pick: u8, number: u64) -> Record<'a> {
         let (track, hash) = (TrackId(pick), Hash([7; 32]));
-        match pick % 7 {
+        match pick % 12 {
             0 => Record::Opened(Opened {
                 epoch: number,
                 span: 3,
@@ -306,10 +476,35 @@ mod tests {
                     first: number.saturating_add(3),
                     last: number.saturating_add(5),
                 });
-                Record::Durable { track, durable }
+                Record::Durable {
+                    track,
+                    durable,
+                    at: number as u32,
+                }
             }
             5 => Record::Ended,
-            _ => Record::Complete,
+            6 => Record::Lost {
+                track,
+                range: Range {
+                    first: number,
+                    last: number.saturating_add(2),
+                },
+                reason: LostReason::NoSpace,
+            },
+            7 => Record::Final {
+                sequence: number,
+                bytes: body,
+            },
+            8 => Record::Forgot {
+                track,
+                held: Sequences::below(number),
+            },
+            9 => Record::Seals {
+                track,
+                seals: vec![(number, 3, hash); body.len() % 3],
+            },
+            10 => Record::Index(body),
+            _ => Record::Complete { at: number as u32 },
         }
     }
 
@@ -339,6 +534,48 @@ mod tests {
             prop_assert!(read_record(&bytes).is_err());
             prop_assert!(read_record(&behind_magic).is_err());
         }
+    }
+
+    #[test]
+    fn a_kind_of_a_later_release_is_passed_over_and_a_malformed_one_refused() {
+        let mut bytes = Record::Other(200).encode();
+        assert_eq!(read_record(&bytes), Ok((Record::Other(200), bytes.len())));
+        let end = bytes.len() - CHECK;
+        bytes.truncate(end);
+        bytes[4] = 8;
+        append_check(&mut bytes, 0);
+        assert_eq!(read_record(&bytes), Err(RecordError::Damaged));
+    }
+
+    #[test]
+    fn an_index_tells_what_its_records_told() {
+        let (body, mut index, mut file) = (vec![9; 50], Vec::new(), vec![0; FILE_HEADER]);
+        let records: Vec<Record<'_>> = (0..12).map(|pick| any_record(&body, pick, 7)).collect();
+        for record in &records {
+            let bytes = record.encode();
+            add_to_index(&bytes, &mut index);
+            file.extend(bytes);
+        }
+        let mut seen = 0;
+        let whole = read_index(&index, |entry, at| {
+            let (record, _) = read_record(&file[at as usize..]).unwrap();
+            match (entry, record) {
+                (Entry::Whole(told), record) => assert_eq!(told, record),
+                (
+                    Entry::Media(_, length),
+                    Record::Init { bytes, .. } | Record::Chunk { bytes, .. },
+                ) => {
+                    assert_eq!(length, bytes.len());
+                }
+                other => panic!("{other:?}"),
+            }
+            seen += 1;
+        });
+        assert_eq!((whole, seen), (Some(file.len() as u64), records.len()));
+        for cut in 1..index.len() {
+            read_index(&index[..cut], |_, _| {});
+        }
+        assert_eq!(read_index(&index[..index.len() - 1], |_, _| {}), None);
     }
 
     #[test]

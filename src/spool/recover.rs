@@ -1,13 +1,22 @@
-//! What an earlier run left: read whole, resynchronised after damage, synced before it counts.
+//! What an earlier run left: read, resynchronised after damage, synced before it counts.
+//!
+//! Of a recording that is complete only the last, small file is read, which says so; of a file that
+//! was finished, only its index. Nothing found here stops the start.
 
-use super::Error;
 use super::disk::DiskFile;
 use super::index::{Place, RecordingState};
-use super::log::{Held, Spool};
-use super::record::{FILE_HEADER, MAGIC, OVERHEAD, RecordError, read_file_header, read_record};
-use crate::media::{Hash, RecordingId, SegmentKey, TrackId};
+use super::log::{Spool, log_path};
+use super::record::{Entry, FILE_HEADER, HEADER, Record, file_header};
+use super::release::GONE;
+use super::scan::{Scan, scan, scan_index};
+use super::write::{Held, find_reserve};
+use super::{Error, RESERVE_FILE};
+use crate::media::{Hash, LostReason, RecordingId, SegmentKey, TrackId};
+use std::io;
+use std::sync::Arc;
 
-const READ: usize = 256 << 10;
+/// The last file of a complete recording is no longer than this.
+const LONGEST_COMPLETE: u64 = RESERVE_FILE;
 
 /// What recovery found of one recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,33 +31,83 @@ pub struct Recovered {
     pub torn_bytes: u64,
     /// When its files were last written to, by the wall clock of then: nanoseconds since 1970.
     pub written_nanos: Option<i64>,
-    /// Segments that cannot be given any more and are not acknowledged: track, first, last.
+    /// Segments that cannot be given any more and are not acknowledged: track, first, last. Each is
+    /// recorded as LOST.
     pub lost: Vec<(TrackId, u64, u64)>,
+    /// What else is wrong, for people: files that cannot be read or belong elsewhere.
+    pub problems: Vec<String>,
+}
+
+/// A file as it was found.
+struct Found {
+    number: u64,
+    file: Arc<dyn DiskFile>,
 }
 
 pub(super) fn recover(spool: &mut Spool) -> Result<Vec<Recovered>, Error> {
     let root = spool.config.directory.clone();
     let reading = |error| Error::disk(&root, "opening the spool", error);
-    spool.disk.make_directory(&root).map_err(reading)?;
-    let mut ids: Vec<RecordingId> = spool
-        .disk
-        .list(&root)
-        .map_err(reading)?
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .collect();
-    ids.sort_unstable();
-    let mut found = Vec::new();
-    for id in ids {
-        let recovered = recover_recording(spool, id)?;
-        seal_what_was_cut(spool, id)?;
-        found.push(recovered);
+    if !spool.read_only {
+        spool.disk.make_directory(&root).map_err(reading)?;
+        // Its own name must survive, too.
+        if let Some(up) = root.parent().filter(|up| !up.as_os_str().is_empty())
+            && let Err(error) = spool.disk.sync_directory(up)
+        {
+            ::log::error!("{}: not synced: {error}", up.display());
+        }
     }
-    Ok(found)
+    let names = spool.disk.list(&root).map_err(reading)?;
+    if !spool.read_only {
+        for name in names.iter().filter(|name| name.ends_with(GONE)) {
+            if let Err(error) = spool.remove_gone(&root.join(name)) {
+                ::log::error!("{}: not removed: {error}", root.join(name).display());
+            }
+        }
+        spool.reserve = find_reserve(spool.disk.as_ref(), &root, &names);
+    }
+    let mut ids: Vec<RecordingId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    ids.sort_unstable();
+    let found = ids.into_iter().map(|id| {
+        recover_recording(spool, id, spool.read_only).unwrap_or_else(|error| {
+            ::log::error!("{error}; what it held is left alone");
+            Recovered {
+                ended: true,
+                problems: vec![error.to_string()],
+                ..nothing(id)
+            }
+        })
+    });
+    Ok(found.collect())
 }
 
-fn recover_recording(spool: &mut Spool, recording: RecordingId) -> Result<Recovered, Error> {
-    let directory = spool.config.directory.join(recording.to_string());
+fn nothing(recording: RecordingId) -> Recovered {
+    Recovered {
+        recording,
+        ended: false,
+        damaged_bytes: 0,
+        torn_bytes: 0,
+        written_nanos: None,
+        lost: Vec::new(),
+        problems: Vec::new(),
+    }
+}
+
+impl Spool {
+    /// Reads a complete recording's logs after all, so that its segments can be given again.
+    pub fn load(&mut self, recording: RecordingId) -> Result<(), Error> {
+        if self.held(recording)?.shallow {
+            recover_recording(self, recording, true)?;
+        }
+        Ok(())
+    }
+}
+
+fn recover_recording(
+    spool: &mut Spool,
+    recording: RecordingId,
+    whole: bool,
+) -> Result<Recovered, Error> {
+    let directory = spool.directory_of(recording);
     let reading = |error| Error::disk(&directory, "reading a recording's logs", error);
     let names = spool.disk.list(&directory).map_err(reading)?;
     let mut numbers: Vec<u64> = names
@@ -56,212 +115,288 @@ fn recover_recording(spool: &mut Spool, recording: RecordingId) -> Result<Recove
         .filter_map(|name| name.strip_suffix(".log")?.parse().ok())
         .collect();
     numbers.sort_unstable();
-    let mut state = RecordingState::default();
-    let (mut damaged_bytes, mut torn_bytes) = (0, 0);
+    let mut recovered = nothing(recording);
+    let mut held = Held {
+        next_file: numbers.last().map_or(0, |last| last.saturating_add(1)),
+        ..Held::default()
+    };
     let mut files = Vec::new();
-    let mut written_nanos = None;
-    for &number in &numbers {
-        let path = spool.log_path(recording, number);
-        let file = spool
+    for number in numbers {
+        let path = log_path(&directory, number);
+        match spool
             .disk
             .open(&path)
-            .map_err(|error| Error::disk(&path, "opening a log file", error))?;
-        let (damaged, torn) = scan(file.as_ref(), recording, number, &mut state)
-            .map_err(|error| Error::disk(&path, "reading a log file", error))?;
-        written_nanos = written_nanos.max(file.modified_nanos());
-        damaged_bytes += damaged;
-        torn_bytes += torn;
-        files.push((path, file));
-    }
-    // What was read may still be only in the page cache of a process that died (invariant 4).
-    if !state.complete {
-        for (path, file) in files {
-            file.sync()
-                .map_err(|error| Error::disk(path, "syncing what was recovered", error))?;
+            .and_then(|file| Ok((file.length()?, file)))
+        {
+            Ok((length, file)) => {
+                held.files.insert(number, length);
+                files.push(Found { number, file });
+            }
+            Err(error) => {
+                recovered
+                    .problems
+                    .push(format!("{}: not read: {error}", path.display()));
+            }
         }
-        spool.disk.sync_directory(&directory).map_err(reading)?;
-        spool
-            .disk
-            .sync_directory(&spool.config.directory)
-            .map_err(reading)?;
     }
-    let lost = lost_segments(&state);
-    let ended = state.ended;
-    let next_file = numbers.last().map_or(0, |last| last + 1);
-    spool
-        .recordings
-        .insert(recording, Held::new(state, next_file));
-    Ok(Recovered {
-        recording,
-        ended,
-        damaged_bytes,
-        torn_bytes,
-        written_nanos,
-        lost,
+    if let Some(last) = files.last().filter(|_| !whole)
+        && is_complete(last, recording, &mut held)
+    {
+        (held.completed, held.shallow) = (last.file.sync().is_ok(), true);
+        recovered.ended = true;
+        spool.recordings.insert(recording, held);
+        return Ok(recovered);
+    }
+    for found in &files {
+        let path = log_path(&directory, found.number);
+        match take_in(found, recording, &mut held.state) {
+            Ok(scan) if scan.foreign => {
+                recovered
+                    .problems
+                    .push(format!("{}: belongs to another recording", path.display()));
+            }
+            Ok(scan) => {
+                recovered.damaged_bytes += scan.damaged.iter().map(|(_, bytes)| bytes).sum::<u64>();
+                recovered.torn_bytes += scan.torn;
+            }
+            Err(error) => {
+                recovered
+                    .problems
+                    .push(format!("{}: not read: {error}", path.display()));
+            }
+        }
+        recovered.written_nanos = recovered.written_nanos.max(found.file.modified_nanos());
+    }
+    let mut synced = true;
+    if !spool.read_only && !held.state.complete {
+        synced = make_durable(spool, recording, &files, &mut held).unwrap_or_else(|error| {
+            recovered.problems.push(error.to_string());
+            false
+        });
+    }
+    held.completed = held.state.complete;
+    for track in held.state.tracks.values_mut() {
+        if synced {
+            track.recorded = track.acknowledged.clone();
+        }
+        for segment in track.segments.values_mut() {
+            segment.seal_kept = synced && segment.is_whole();
+        }
+    }
+    recovered.ended = held.state.ended;
+    spool.recordings.insert(recording, held);
+    if !spool.state(recording).is_some_and(|state| state.complete) {
+        settle_what_is_cut(spool, recording, &mut recovered.problems);
+    }
+    let lost = spool
+        .state(recording)
+        .into_iter()
+        .flat_map(RecordingState::lost);
+    recovered.lost = lost
+        .map(|(track, range, _)| (track, range.first, range.last))
+        .collect();
+    Ok(recovered)
+}
+
+/// Whether the last file says that the recording is complete; then the state says no more than that.
+fn is_complete(last: &Found, recording: RecordingId, held: &mut Held) -> bool {
+    if held
+        .files
+        .get(&last.number)
+        .is_none_or(|length| *length > LONGEST_COMPLETE)
+    {
+        return false;
+    }
+    let mut state = RecordingState::default();
+    let read = take_in(last, recording, &mut state);
+    let says_so = read.is_ok() && state.complete;
+    if says_so {
+        (state.ended, state.tracks) = (true, Default::default());
+        held.state = state;
+    }
+    says_so
+}
+
+/// Applies what a file says: from its index, or from every valid record.
+fn take_in(found: &Found, recording: RecordingId, state: &mut RecordingState) -> io::Result<Scan> {
+    let place = |at: u64| Place {
+        file: found.number,
+        at: at + HEADER as u64,
+    };
+    let indexed = scan_index(found.file.as_ref(), recording, |entry, at| match entry {
+        Entry::Media(Record::Init { track, hash, .. }, length) => {
+            state.apply_init(track, hash, length, place(at));
+        }
+        Entry::Media(
+            Record::Chunk {
+                track,
+                sequence,
+                index,
+                init,
+                ..
+            },
+            length,
+        ) => state.apply_chunk((track, sequence, index), init, length as u64, place(at)),
+        Entry::Media(record, _) | Entry::Whole(record) => state.apply(&record, place(at)),
+    });
+    if matches!(indexed, Ok(true)) {
+        return Ok(Scan::default());
+    }
+    scan(found.file.as_ref(), recording, |record, at, _| {
+        state.apply(&record, place(at));
     })
 }
 
-/// Applies every valid record of a file; gives the damaged and the torn bytes.
-fn scan(
-    file: &dyn DiskFile,
+/// Syncs what was read: it may still be only in the page cache of a process that died (invariant 4).
+/// From the first file on that cannot be synced, all is copied into new ones, in order.
+fn make_durable(
+    spool: &Spool,
+    recording: RecordingId,
+    files: &[Found],
+    held: &mut Held,
+) -> Result<bool, Error> {
+    let directory = spool.directory_of(recording);
+    let refuses = |found: &Found| match found.file.sync() {
+        Ok(()) => false,
+        Err(error) => {
+            let path = log_path(&directory, found.number);
+            ::log::error!("{}: fdatasync failed: {error}; copying it", path.display());
+            true
+        }
+    };
+    if let Some(first) = files.iter().position(refuses) {
+        for found in &files[first..] {
+            let number = held.next_file;
+            held.next_file += 1;
+            let path = log_path(&directory, number);
+            let copy = spool.disk.create(&path);
+            let copied = copy.and_then(|copy| copy_records(found, recording, number, copy, held));
+            copied.map_err(|error| Error::disk(path, "copying what cannot be synced", error))?;
+        }
+    }
+    for named in [&directory, &spool.config.directory] {
+        let synced = spool.disk.sync_directory(named);
+        synced.map_err(|error| Error::disk(named, "syncing what was recovered", error))?;
+    }
+    Ok(true)
+}
+
+fn copy_records(
+    found: &Found,
     recording: RecordingId,
     number: u64,
-    state: &mut RecordingState,
-) -> std::io::Result<(u64, u64)> {
-    let length = file.length()?;
-    let mut window = Window {
-        file,
-        length,
-        start: 0,
-        bytes: Vec::new(),
+    copy: Arc<dyn DiskFile>,
+    held: &mut Held,
+) -> io::Result<()> {
+    copy.write_at(&file_header(recording), 0)?;
+    let mut at = FILE_HEADER as u64;
+    let mut written = Ok(());
+    scan(found.file.as_ref(), recording, |record, _, size| {
+        // It told of another file.
+        if written.is_err() || matches!(record, Record::Index(_)) {
+            return;
+        }
+        written = copy.write_at(&record.encode(), at);
+        let place = Place {
+            file: number,
+            at: at + HEADER as u64,
+        };
+        held.state.apply(&record, place);
+        at += size as u64;
+    })?;
+    written?;
+    held.files.insert(number, at);
+    copy.sync()
+}
+
+/// Records as LOST what cannot be given any more, and seals each segment that a crash or damage cut
+/// short at its last kept chunk (invariant 1). What the `End` fact speaks of is not sealed anew: its
+/// root names the hash that it had, so that damage to it is LOST. What cannot be written now, on a full
+/// or read-only disk, is true in memory, and found again by the next recovery.
+fn settle_what_is_cut(spool: &mut Spool, recording: RecordingId, problems: &mut Vec<String>) {
+    let Some(state) = spool.state(recording) else {
+        return;
     };
-    window.fill(FILE_HEADER)?;
-    let mut at = 0;
-    if read_file_header(&window.bytes) == Some(recording) {
-        at = FILE_HEADER as u64;
-    }
-    let (mut damaged, mut bad_from) = (0, None);
-    while at < length {
-        window.advance(at);
-        window.fill(OVERHEAD)?;
-        let outcome = loop {
-            match read_record(&window.bytes) {
-                Err(RecordError::Short) if window.end() < length => {
-                    window.fill(window.bytes.len() + READ)?
-                }
-                other => {
-                    break other.map(|(record, size)| {
-                        let place = Place {
-                            file: number,
-                            at: at + (OVERHEAD - 16) as u64,
-                        };
-                        state.apply(&record, place);
-                        size as u64
-                    });
-                }
-            }
+    let ended = state.ended;
+    let missing: Vec<_> = state
+        .tracks
+        .iter()
+        .flat_map(|(&track, held)| {
+            held.missing(ended)
+                .into_iter()
+                .map(move |range| (track, range))
+        })
+        .collect();
+    for (track, range) in missing {
+        let reason = LostReason::Damaged;
+        let written = if spool.read_only {
+            Ok(false)
+        } else {
+            spool.lose(recording, track, range, reason).map(|()| true)
         };
-        match outcome {
-            Ok(size) => {
-                damaged += bad_from.take().map_or(0, |from| at - from);
-                at += size;
-            }
-            Err(_) => {
-                bad_from.get_or_insert(at);
-                at = window.next_magic(at + 1)?;
-            }
-        }
+        settle(spool, recording, written, problems, |state| {
+            let record = Record::Lost {
+                track,
+                range,
+                reason,
+            };
+            state.apply(&record, Place { file: 0, at: 0 });
+        });
     }
-    Ok((damaged, bad_from.map_or(0, |from| length - from)))
-}
-
-/// A part of a file in memory: logs may be larger than what a box can spare.
-struct Window<'a> {
-    file: &'a dyn DiskFile,
-    length: u64,
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl Window<'_> {
-    fn end(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-
-    /// Forgets what lies before `at`.
-    fn advance(&mut self, at: u64) {
-        let passed = (at - self.start).min(self.bytes.len() as u64);
-        self.bytes.drain(..passed as usize);
-        self.start = at;
-    }
-
-    /// Holds at least `wanted` bytes, or all that the file has.
-    fn fill(&mut self, wanted: usize) -> std::io::Result<()> {
-        let left = (self.length - self.end()) as usize;
-        if self.bytes.len() < wanted && left > 0 {
-            let held = self.bytes.len();
-            let more = (wanted - held).max(READ).min(left);
-            self.bytes.resize(held + more, 0);
-            self.file
-                .read_at(&mut self.bytes[held..], self.start + held as u64)?;
-        }
-        Ok(())
-    }
-
-    /// The next place at or after `from` where a record may begin, or the file's end.
-    fn next_magic(&mut self, mut from: u64) -> std::io::Result<u64> {
-        while from < self.length {
-            self.advance(from);
-            self.fill(READ)?;
-            match self
-                .bytes
-                .windows(MAGIC.len())
-                .position(|bytes| bytes == MAGIC)
-            {
-                Some(at) => return Ok(from + at as u64),
-                // The magic may straddle the window's end.
-                None => from += (self.bytes.len().saturating_sub(MAGIC.len() - 1)).max(1) as u64,
-            }
-        }
-        Ok(self.length)
-    }
-}
-
-/// Every number that nothing can be given for: used, not acknowledged, and without a first chunk.
-fn lost_segments(state: &RecordingState) -> Vec<(TrackId, u64, u64)> {
-    let mut lost: Vec<(TrackId, u64, u64)> = Vec::new();
-    let tracks: Vec<TrackId> = state.tracks.keys().copied().collect();
-    for id in tracks {
-        let next = state.next_sequence(id);
-        let Some(track) = state.tracks.get(&id) else {
-            continue;
-        };
-        for sequence in track.acknowledged.cumulative()..next {
-            if track.acknowledged.contains(sequence) {
-                continue;
-            }
-            let usable = track
-                .segments
-                .get(&sequence)
-                .is_some_and(|segment| segment.length > 0);
-            if !usable {
-                match lost.last_mut() {
-                    Some(run) if run.0 == id && run.2 + 1 == sequence => run.2 = sequence,
-                    _ => lost.push((id, sequence, sequence)),
-                }
-            }
-        }
-    }
-    lost
-}
-
-/// Seals each segment that a crash or damage cut short at its last kept chunk (invariant 1), and
-/// counts the seals that were recovered as kept: they were synced. A seal that names more than is
-/// here was never announced, unless the disk was damaged later; the receiver decides by its hash. What
-/// is acknowledged needs no seal, and its bytes are not looked for any more.
-fn seal_what_was_cut(spool: &mut Spool, recording: RecordingId) -> Result<(), Error> {
     let mut cut = Vec::new();
-    if let Some(held) = spool.recordings.get_mut(&recording) {
-        for (&track, state) in &mut held.state.tracks {
-            for (&sequence, segment) in &mut state.segments {
-                segment.seal_kept = segment.is_whole();
-                let wanted = !state.acknowledged.contains(sequence);
-                if wanted && !segment.is_whole() && segment.length > 0 {
-                    cut.push((
-                        SegmentKey {
-                            recording,
-                            track,
-                            sequence,
-                        },
-                        segment.length,
-                    ));
-                }
-            }
+    for (&track, held) in spool
+        .state(recording)
+        .iter()
+        .flat_map(|state| &state.tracks)
+    {
+        for (sequence, segment) in held.waiting().filter(|(_, segment)| !segment.is_whole()) {
+            let key = SegmentKey {
+                recording,
+                track,
+                sequence,
+            };
+            cut.push((key, segment.length));
         }
     }
     for (key, length) in cut {
-        let hash = Hash(*blake3::hash(&spool.read(key, 0, length)?).as_bytes());
-        spool.seal(key, hash)?;
+        let (track, sequence) = (key.track, key.sequence);
+        let hash = match spool.read(key, 0, length) {
+            Ok(bytes) => Hash(*blake3::hash(&bytes).as_bytes()),
+            Err(error) => {
+                problems.push(error.to_string());
+                continue;
+            }
+        };
+        let written = if spool.read_only {
+            Ok(false)
+        } else {
+            spool.seal(key, hash).map(|()| true)
+        };
+        settle(spool, recording, written, problems, |state| {
+            let record = Record::Seal {
+                track,
+                sequence,
+                length,
+                hash,
+            };
+            state.apply(&record, Place { file: 0, at: 0 });
+        });
     }
-    Ok(())
+}
+
+/// What a record that was not written would have said is true in memory.
+fn settle(
+    spool: &mut Spool,
+    recording: RecordingId,
+    written: Result<bool, Error>,
+    problems: &mut Vec<String>,
+    apply: impl FnOnce(&mut RecordingState),
+) {
+    let written = written.unwrap_or_else(|error| {
+        problems.push(error.to_string());
+        false
+    });
+    if !written && let Some(held) = spool.recordings.get_mut(&recording) {
+        apply(&mut held.state);
+    }
 }

@@ -18,7 +18,11 @@ const OPENED: Opened = Opened {
 };
 
 fn open(disk: &TwinDisk) -> (Spool, Vec<Recovered>) {
-    Spool::open(Arc::new(disk.clone()), Config::new("/spool")).unwrap()
+    let config = Config {
+        reserve_bytes: 0,
+        ..Config::new("/spool")
+    };
+    Spool::open(Arc::new(disk.clone()), config).unwrap()
 }
 
 fn begun(disk: &TwinDisk) -> Spool {
@@ -299,8 +303,9 @@ fn invariant_4_damage_to_the_seal_of_what_is_acknowledged_costs_nothing() {
         append(&mut spool, Segmented::Seal(key(1, sequence)));
     }
     let first = Sequences::below(1);
-    spool.acknowledge(RECORDING, TrackId(1), &first).unwrap();
     sync(&mut spool, 0);
+    spool.acknowledge(RECORDING, TrackId(1), &first).unwrap();
+    sync(&mut spool, LATER);
     let directory = Path::new("/spool").join(RECORDING.to_string());
     disk.damage(&directory.join("00000000.log"), |bytes| {
         // Records: opened, chunk, seal.
@@ -394,7 +399,7 @@ proptest! {
         file_bytes in 200u64..2000,
     ) {
         let disk = TwinDisk::default();
-        let config = Config { file_bytes, ..Config::new("/spool") };
+        let config = Config { file_bytes, reserve_bytes: 0, ..Config::new("/spool") };
         let (mut spool, _) = Spool::open(Arc::new(disk.clone()), config).unwrap();
         spool.begin(RECORDING, OPENED).unwrap();
         let mut now = 0;

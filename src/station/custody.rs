@@ -148,6 +148,20 @@ impl Custody {
         facts: &[Fact],
         now: Monotonic,
     ) -> Result<SegmentKey, Error> {
+        let (key, given) = self.facts(recording, facts, now);
+        for part in &given {
+            self.append(recording, part)?;
+        }
+        Ok(key)
+    }
+
+    /// Facts as the next segment of the recording's events track.
+    fn facts(
+        &self,
+        recording: RecordingId,
+        facts: &[Fact],
+        now: Monotonic,
+    ) -> (SegmentKey, Vec<Segmented>) {
         let sequence = self.next_sequence(recording, TrackId::EVENTS);
         let span = facts.first().map_or(0, |fact| fact.span);
         let mut given = Vec::new();
@@ -155,14 +169,12 @@ impl Custody {
         if let Err(error) = events.push(facts, now, &mut |part| given.push(part)) {
             log::error!("facts of recording {recording} cannot be written: {error}");
         }
-        for part in &given {
-            self.append(recording, part)?;
-        }
-        Ok(SegmentKey {
+        let key = SegmentKey {
             recording,
             track: TrackId::EVENTS,
             sequence,
-        })
+        };
+        (key, given)
     }
 
     /// Writes the recording's last facts and its `End`, at `at_nanos` after the start of `span`. The
@@ -184,8 +196,13 @@ impl Custody {
                 tracks: tracks.unwrap_or_default(),
             },
         });
-        let key = self.write_facts(recording, &facts, now)?;
-        self.spool().end(recording)?;
+        let (key, given) = self.facts(recording, &facts, now);
+        for part in &given {
+            if let Segmented::Chunk(last) = part {
+                let notice = self.spool().end(recording, last)?;
+                notice.into_iter().for_each(|notice| self.notice(notice));
+            }
+        }
         Ok(key)
     }
 
@@ -330,6 +347,8 @@ impl Custody {
                 self.offer(Offer::Sealed { key, length, hash });
                 self.words.push_back(Word::Sealed(key));
             }
+            // What it is about was said when it was lost.
+            Notice::Lost { .. } => {}
         }
     }
 

@@ -31,7 +31,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -192,20 +192,23 @@ fn start_uplink(
 /// The uplink's view of the spool.
 struct SpoolReader(Arc<Mutex<Spool>>);
 
+impl SpoolReader {
+    fn lock(&self) -> MutexGuard<'_, Spool> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Source for SpoolReader {
     fn segment(&self, key: SegmentKey, offset: u64, length: u32) -> io::Result<Vec<u8>> {
-        let spool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spool
-            .read(key, offset, length.into())
-            .map_err(io::Error::other)
+        // The lock is held for the plan only: a disk that is slow to read holds no recording up.
+        let plan = self.lock().plan_read(key, offset, length.into());
+        plan.and_then(|plan| plan.read()).map_err(io::Error::other)
     }
 
     fn init(&self, hash: &Hash) -> io::Result<Vec<u8>> {
-        let spool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spool
-            .read_init(hash)
-            .map_err(io::Error::other)?
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+        let plan = self.lock().plan_read_init(hash);
+        let plan = plan.ok_or(io::ErrorKind::NotFound)?;
+        plan.read().map_err(io::Error::other)
     }
 }
 

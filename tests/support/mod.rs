@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod archive;
+pub mod chance;
 pub mod film;
+pub mod network;
 pub mod programs;
 pub mod rig;
+pub mod timeline;

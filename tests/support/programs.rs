@@ -1,6 +1,7 @@
 //! A receiver and boxes, as the processes that people run, on loopback ports of their own.
 
 use hallcast::clock;
+use hallcast::media::Monotonic;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -86,8 +87,11 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 
 /// Runs a command to its end, however it ends.
 pub fn outcome(program: &str, arguments: &[&str]) -> Output {
+    // Where an ordinary user's shell does not look for ip, tc and mkfs.
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let started = Command::new(program)
         .args(arguments)
+        .env("PATH", path)
         .stdin(Stdio::null())
         .output();
     started.unwrap_or_else(|error| panic!("{program}: {error}"))
@@ -106,16 +110,24 @@ fn text(path: &Path) -> &str {
 }
 
 impl Receiver {
-    /// A receiver with a development authority, its store and state below `home`.
+    /// A receiver on loopback with a development authority, its store and state below `home`.
     pub fn start(home: &Path) -> Self {
+        Self::start_at(home, "127.0.0.1")
+    }
+
+    /// The same with boxes at another of this machine's addresses.
+    pub fn start_at(home: &Path, address: &str) -> Self {
         let home = home.join("receiver");
         fs::create_dir_all(&home).unwrap();
         let state = home.join("state");
-        run(
-            RECEIVER,
-            &["ca", "init", "--development", "--state-dir", text(&state)],
-        );
-        let quic = UdpSocket::bind("127.0.0.1:0")
+        let mut authority = vec!["ca", "init", "--state-dir", text(&state)];
+        // A development authority is good on loopback only.
+        match address {
+            "127.0.0.1" => authority.push("--development"),
+            far => authority.extend(["--name", far]),
+        }
+        run(RECEIVER, &authority);
+        let quic = UdpSocket::bind((address, 0))
             .unwrap()
             .local_addr()
             .unwrap()
@@ -160,10 +172,15 @@ impl Receiver {
 
     /// Kills the process with SIGKILL and starts it again.
     pub fn kill_and_restart(&mut self) {
+        self.kill_and_go_on();
+        self.wait();
+    }
+
+    /// The same without waiting for its page.
+    pub fn kill_and_go_on(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         self.process = Self::spawn(&self.home, &self.quic, &self.web);
-        self.wait();
     }
 
     /// Stops the process; gives what [`Receiver::start_again`] needs.
@@ -301,7 +318,8 @@ impl CaptureBox {
             .unwrap()
     }
 
-    fn wait(&self) {
+    /// Waits until every device is open or in trouble.
+    pub fn wait(&self) {
         wait_until(20, "the box's devices", || {
             self.try_status().is_some_and(|status| {
                 let tracks = status["tracks"].as_array().unwrap();
@@ -314,9 +332,21 @@ impl CaptureBox {
 
     /// Kills the process with SIGKILL and starts it again.
     pub fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// Kills the process with SIGKILL; gives the instant before.
+    pub fn kill(&mut self) -> Monotonic {
+        let before = clock::now();
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.restart();
+        before
+    }
+
+    /// Starts a process that has ended again, and does not wait for anything.
+    pub fn spawn_again(&mut self) {
+        self.process = Self::spawn(&self.home, &self.command);
     }
 
     pub fn pid(&self) -> u32 {
@@ -337,7 +367,7 @@ impl CaptureBox {
 
     /// Starts a process that has ended again.
     pub fn restart(&mut self) {
-        self.process = Self::spawn(&self.home, &self.command);
+        self.spawn_again();
         self.wait();
     }
 
@@ -439,12 +469,8 @@ pub fn enroll(state: &Path, receiver: &Receiver, room: &str) {
 pub fn spool_hashes(
     state: &Path,
 ) -> Vec<(hallcast::media::SegmentKey, u64, hallcast::media::Hash)> {
-    use hallcast::spool::{Config, LocalDisk, Spool};
-    let (spool, _) = Spool::open(
-        std::sync::Arc::new(LocalDisk),
-        Config::new(state.join("spool")),
-    )
-    .unwrap();
+    use hallcast::spool::{LocalDisk, Spool};
+    let (spool, _) = Spool::look(std::sync::Arc::new(LocalDisk), state.join("spool")).unwrap();
     let mut found = Vec::new();
     for (recording, held) in spool.recordings() {
         for (&track, state) in &held.tracks {

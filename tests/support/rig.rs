@@ -2,11 +2,18 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use hallcast::clock;
+use hallcast::media::Monotonic;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 /// Set in the guest, to the folder for results.
 const INSIDE: &str = "HALLCAST_IN_GUEST";
+/// Set in a guest that [`Guest::boot`] booted.
+const TASK: &str = "HALLCAST_TASK";
 /// What the rig says on a machine that it cannot run on.
 const LEFT_OUT: i32 = 3;
 
@@ -15,21 +22,133 @@ pub fn inside() -> Option<PathBuf> {
     std::env::var_os(INSIDE).map(PathBuf::from)
 }
 
-/// Runs the test called `name` of this same file in the guest, for `seconds` at most, with `results`
-/// (a folder below /tmp) for what it finds; fails when it fails there. False when this machine can
-/// have no guest: then it has said what is left out. `HALLCAST_RIG` names another rig than
-/// `tests/rig/rig`.
-pub fn ran_in_the_guest(name: &str, seconds: u64, results: &Path) -> bool {
+/// The command that runs the test called `name` of this same file in the guest.
+fn guest(name: &str, seconds: u64, results: &Path, disk: Option<&Path>) -> Command {
     let root = env!("CARGO_MANIFEST_DIR");
     let rig = std::env::var("HALLCAST_RIG").unwrap_or(format!("{root}/tests/rig/rig"));
-    let output = Command::new(rig)
-        .args(["run", "-t", &seconds.to_string(), "--"])
+    let mut command = Command::new(rig);
+    command.args(["run", "-t", &seconds.to_string()]);
+    if let Some(disk) = disk {
+        command.arg("-d").arg(disk);
+    }
+    command
+        .arg("--")
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, results)
         .current_dir(root)
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::inherit());
+    command
+}
+
+/// A guest with a disk of its own, whose power the host can cut.
+pub struct Guest {
+    process: Child,
+    lines: Receiver<(Monotonic, String)>,
+    /// What it has said, and when that arrived.
+    pub said: Vec<(Monotonic, String)>,
+}
+
+impl Guest {
+    /// Boots one for the test called `name`, which finds `task` in HALLCAST_TASK there. None when this
+    /// machine can have no guest: then it has said what is left out.
+    pub fn boot(name: &str, task: &str, results: &Path, disk: &Path) -> Option<Self> {
+        if std::env::consts::ARCH != "x86_64" {
+            println!("left out: {name}: the rig needs x86-64");
+            return None;
+        }
+        let mut process = guest(name, 600, results, Some(disk))
+            .env(TASK, task)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the rig starts");
+        let output = process.stdout.take().unwrap();
+        let (give, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines() {
+                let Ok(line) = line else { return };
+                if give.send((clock::now(), line)).is_err() {
+                    return;
+                }
+            }
+        });
+        let said = Vec::new();
+        Some(Self {
+            process,
+            lines,
+            said,
+        })
+    }
+
+    /// Waits for a line that begins with `word`; gives what follows it.
+    pub fn wait_for(&mut self, word: &str, seconds: u64) -> String {
+        let patience = clock::now().plus(Duration::from_secs(seconds));
+        loop {
+            let left = patience.since(clock::now());
+            match self.lines.recv_timeout(left) {
+                Ok((at, line)) => {
+                    let found = line.strip_prefix(word).map(|rest| rest.trim().to_owned());
+                    self.said.push((at, line));
+                    if let Some(found) = found {
+                        return found;
+                    }
+                }
+                Err(error) => panic!(
+                    "the guest says no `{word}` ({error}); it said\n{}",
+                    self.told()
+                ),
+            }
+        }
+    }
+
+    fn told(&self) -> String {
+        let lines = self.said.iter().map(|(_, line)| line.as_str());
+        let told: Vec<&str> = lines.filter(|line| !line.starts_with("now ")).collect();
+        told.join("\n")
+    }
+
+    /// Cuts its power: the host's kernel ends it with SIGKILL, and with it goes everything that its
+    /// kernel had not written to the disk. Gives the instant.
+    pub fn cut(mut self) -> (Monotonic, Vec<(Monotonic, String)>) {
+        let at = clock::now();
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.said.extend(self.lines.iter());
+        (at, std::mem::take(&mut self.said))
+    }
+
+    /// Waits for its test to end well.
+    pub fn finish(mut self) {
+        let status = self.process.wait().unwrap();
+        self.said.extend(self.lines.iter());
+        for (_, line) in &self.said {
+            if !line.starts_with("now ") {
+                println!("guest: {line}");
+            }
+        }
+        assert!(status.success(), "in the guest: {status}");
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the host wants of a guest that it booted by [`Guest::boot`].
+pub fn task() -> String {
+    std::env::var(TASK).unwrap()
+}
+
+/// Runs the test called `name` of this same file in the guest, for `seconds` at most, with `results`
+/// (a folder below /tmp) for what it finds; fails when it fails there. False when this machine can
+/// have no guest: then it has said what is left out. `HALLCAST_RIG` names another rig than
+/// `tests/rig/rig`.
+pub fn ran_in_the_guest(name: &str, seconds: u64, results: &Path) -> bool {
+    let output = guest(name, seconds, results, None)
         .output()
         .expect("the rig starts");
     // Marked, so that the guest's own summary is not counted beside this one's.

@@ -92,6 +92,7 @@ mod tests {
             torn_bytes: 0,
             written_nanos,
             lost: Vec::new(),
+            problems: Vec::new(),
         };
         for (written, wall, over) in [
             (Some(100 * minute), 110 * minute, false),

@@ -1,0 +1,381 @@
+//! What leaves the spool: the acknowledged after its retention or for want of space, the erased at once.
+//!
+//! A recording leaves whole by getting another name (`.gone`), which is one durable step; what carries
+//! that name is removed, now or by the next recovery. A file of a recording that stays leaves only
+//! once every fact that is recorded in it (sequence numbers, hashes, acknowledgements, LOST, the end)
+//! is restated in a later file and kept there.
+
+use super::Error;
+use super::log::Spool;
+use super::record::Record;
+use super::room::Level;
+use super::write::{Held, Promise, Weight};
+use crate::media::{RecordingId, TrackId, WallClock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+/// Ends the name of a recording's directory that is being removed.
+pub(super) const GONE: &str = ".gone";
+/// Seals restated in one record.
+const SEALS: usize = 4096;
+
+/// What [`Spool::release`] let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// The recording.
+    pub recording: RecordingId,
+    /// Bytes that leave, some of them once their facts are restated and kept.
+    pub bytes: u64,
+    /// It is gone as a whole.
+    pub whole: bool,
+}
+
+impl Held {
+    /// Files of which nothing is wanted any more, each with when that was acknowledged (0: not known):
+    /// every segment in them is acknowledged, on record, or LOST. The last file stays.
+    fn releasable(&self) -> BTreeMap<u64, u32> {
+        let last = self.files.last_key_value().map(|(number, _)| *number);
+        let open: BTreeSet<u64> = self.open.iter().map(|file| file.number).collect();
+        let mut files: BTreeMap<u64, u32> = self
+            .files
+            .keys()
+            .filter(|number| Some(**number) != last && !open.contains(number))
+            .map(|&number| (number, 1))
+            .collect();
+        if self.shallow || self.freeing {
+            return BTreeMap::new();
+        }
+        for track in self.state.tracks.values() {
+            for (sequence, segment) in &track.segments {
+                let (free, at) = (track.recorded.contains(*sequence), segment.acknowledged_at);
+                for (place, _) in &segment.chunks {
+                    if !free {
+                        files.remove(&place.file);
+                    } else if let Some(known) = files.get_mut(&place.file) {
+                        *known = if at == 0 || *known == 0 {
+                            0
+                        } else {
+                            at.max(*known)
+                        };
+                    }
+                }
+            }
+        }
+        files
+    }
+
+    /// Bytes that may leave when space is wanted.
+    pub(super) fn freeable(&self) -> u64 {
+        if self.completed {
+            return self.bytes();
+        }
+        let files = self.releasable();
+        files.keys().filter_map(|file| self.files.get(file)).sum()
+    }
+}
+
+impl Spool {
+    /// Lets go what the receiver has held durably for the retention time, as `wall` says, and for want
+    /// of space more of it, oldest first (invariant 5). A clock that was never set lets nothing go by
+    /// its age. Call it every few seconds: it also settles what is owed, and makes the reserve whole.
+    pub fn release(&mut self, wall: Option<WallClock>) -> Result<Vec<Released>, Error> {
+        let known = wall.filter(|wall| wall.uncertainty.is_some());
+        let seconds = known.map_or(0, |wall| wall.unix_nanos / 1_000_000_000);
+        self.wall = u32::try_from(seconds).unwrap_or(0);
+        let ids: Vec<RecordingId> = self.recordings.keys().copied().collect();
+        for &recording in &ids {
+            let mut settled = self.settle(recording, Weight::Bulk);
+            if self.wall > 0 {
+                settled = settled.and_then(|()| self.date(recording));
+            }
+            if let Err(error) = settled {
+                // What is freed below may make it possible; the next call tries again.
+                ::log::debug!("{error}");
+            }
+        }
+        let mut released = Vec::new();
+        for &recording in &ids {
+            released.extend(self.release_aged(recording)?);
+        }
+        let mut wanted = self.wanted()?;
+        // Complete ones first, then parts of the others; oldest first.
+        let mut order: Vec<(bool, (u64, i64), RecordingId)> = self
+            .recordings
+            .iter()
+            .map(|(&id, held)| {
+                (
+                    !held.completed,
+                    held.state
+                        .opened
+                        .map_or((0, 0), |opened| (opened.epoch, opened.wall_nanos)),
+                    id,
+                )
+            })
+            .collect();
+        order.sort_unstable();
+        for (_, _, recording) in order {
+            if wanted == 0 {
+                break;
+            }
+            let bytes = self.release_for_space(recording, wanted)?;
+            wanted = wanted.saturating_sub(bytes.map_or(0, |released| released.bytes));
+            released.extend(bytes);
+        }
+        if self.level < Level::Degrade(super::GiveUp::BitRate) {
+            self.refill_reserve();
+        }
+        Ok(released)
+    }
+
+    /// Bytes that should be freed now.
+    fn wanted(&mut self) -> Result<u64, Error> {
+        let room = self.room()?;
+        if room.level < Level::FreeAcknowledged {
+            return Ok(0);
+        }
+        let enough = self.config.thresholds.free_acknowledged.as_secs();
+        let enough = enough
+            .saturating_mul(room.rate)
+            .max(self.config.thresholds.floor_bytes);
+        Ok(enough.saturating_add(enough / 4).saturating_sub(room.free))
+    }
+
+    /// Gives acknowledgements that were recorded under an unknown clock their date, now that it is
+    /// known: their retention begins now.
+    fn date(&mut self, recording: RecordingId) -> Result<(), Error> {
+        let held = self.held(recording)?;
+        if held.completed {
+            if held.state.completed_at == 0 {
+                self.write_complete(recording)?;
+            }
+            return Ok(());
+        }
+        let undated: Vec<TrackId> = held
+            .state
+            .tracks
+            .iter()
+            .filter(|(_, track)| {
+                let mut segments = track.segments.iter();
+                segments.any(|(sequence, segment)| {
+                    segment.acknowledged_at == 0
+                        && segment.length > 0
+                        && track.recorded.contains(*sequence)
+                })
+            })
+            .map(|(&id, _)| id)
+            .collect();
+        let at = self.wall;
+        for track in undated {
+            let state = self.held(recording)?.state.tracks.get(&track);
+            let Some(durable) = state.map(|track| track.recorded.clone()) else {
+                continue;
+            };
+            let promise = Promise::Acknowledged(track, durable.clone());
+            let record = Record::Durable { track, durable, at };
+            self.write(recording, &record, promise, Weight::Essential)?;
+        }
+        Ok(())
+    }
+
+    fn release_aged(&mut self, recording: RecordingId) -> Result<Option<Released>, Error> {
+        let (wall, retention) = (self.wall, self.config.retention.as_secs());
+        let aged = |at: u32| at > 0 && u64::from(wall.saturating_sub(at)) >= retention && wall > 0;
+        let held = self.held(recording)?;
+        if held.completed {
+            if aged(held.state.completed_at) {
+                return self.release_whole(recording).map(Some);
+            }
+            return Ok(None);
+        }
+        let files = held.releasable().into_iter();
+        let files = files.filter(|(_, at)| aged(*at)).map(|(number, _)| number);
+        let files = files.collect();
+        self.release_files(recording, files)
+    }
+
+    fn release_for_space(
+        &mut self,
+        recording: RecordingId,
+        wanted: u64,
+    ) -> Result<Option<Released>, Error> {
+        let held = self.held(recording)?;
+        if held.completed {
+            return self.release_whole(recording).map(Some);
+        }
+        let (mut files, mut bytes) = (Vec::new(), 0);
+        for number in held.releasable().into_keys() {
+            if bytes >= wanted {
+                break;
+            }
+            bytes += held.files.get(&number).copied().unwrap_or(0);
+            files.push(number);
+        }
+        self.release_files(recording, files)
+    }
+
+    fn release_whole(&mut self, recording: RecordingId) -> Result<Released, Error> {
+        let bytes = self.held(recording)?.bytes();
+        self.remove_recording(recording)?;
+        self.stats.freed_bytes += bytes;
+        Ok(Released {
+            recording,
+            bytes,
+            whole: true,
+        })
+    }
+
+    /// Restates what the recording's records say; once that is kept, `synced` removes the files.
+    fn release_files(
+        &mut self,
+        recording: RecordingId,
+        files: Vec<u64>,
+    ) -> Result<Option<Released>, Error> {
+        let held = self.held(recording)?;
+        let sizes = files.iter().filter_map(|number| held.files.get(number));
+        let bytes = sizes.sum();
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let state = &held.state;
+        let ended = state.ended;
+        let Some(opened) = state.opened else {
+            return Ok(None);
+        };
+        let inits: Vec<_> = state
+            .inits
+            .iter()
+            .filter(|(_, (place, ..))| files.contains(&place.file))
+            .map(|(hash, &(place, length, track))| (*hash, place, length, track))
+            .collect();
+        let mut records = Vec::new();
+        for (&track, state) in &state.tracks {
+            let seals: Vec<_> = state
+                .segments
+                .iter()
+                .filter_map(|(&sequence, segment)| {
+                    let (length, hash) = segment.seal?;
+                    Some((sequence, length, hash))
+                })
+                .collect();
+            for seals in seals.chunks(SEALS) {
+                let seals = seals.to_vec();
+                records.push((Record::Seals { track, seals }, Promise::Nothing));
+            }
+            let dated = state.segments.iter().filter(|(sequence, segment)| {
+                segment.length > 0 && state.recorded.contains(**sequence)
+            });
+            let dates = dated.map(|(_, segment)| segment.acknowledged_at);
+            let at = dates.reduce(|one, other| {
+                if one == 0 || other == 0 {
+                    0
+                } else {
+                    one.max(other)
+                }
+            });
+            let durable = state.recorded.clone();
+            let promise = Promise::Acknowledged(track, durable.clone());
+            let at = at.unwrap_or(0);
+            records.push((Record::Durable { track, durable, at }, promise));
+            for &(range, reason) in &state.lost {
+                let record = Record::Lost {
+                    track,
+                    range,
+                    reason,
+                };
+                records.push((record, Promise::Nothing));
+            }
+        }
+        if ended {
+            records.push((Record::Ended, Promise::Nothing));
+        }
+        records.push((Record::Opened(opened), Promise::Freed(files)));
+        for (hash, place, length, track) in inits {
+            let bytes = self.plan_place(recording, place, length).read()?;
+            let record = Record::Init {
+                track,
+                hash,
+                bytes: &bytes,
+            };
+            self.write(recording, &record, Promise::Nothing, Weight::Essential)?;
+        }
+        for (record, promise) in records {
+            self.write(recording, &record, promise, Weight::Essential)?;
+        }
+        self.held(recording)?.freeing = true;
+        self.stats.freed_bytes += bytes;
+        Ok(Some(Released {
+            recording,
+            bytes,
+            whole: false,
+        }))
+    }
+
+    /// Removes files whose facts are kept elsewhere. That is not synced: what comes back is removed
+    /// again.
+    pub(super) fn remove_files(&mut self, recording: RecordingId, files: &[u64]) {
+        for &number in files {
+            let path = self.log_path(recording, number);
+            let removed = self.disk.remove(&path);
+            let Some(held) = self.recordings.get_mut(&recording) else {
+                return;
+            };
+            held.freeing = false;
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    ::log::error!("{}: not removed: {error}", path.display());
+                    continue;
+                }
+                _ => held.files.remove(&number),
+            };
+            for track in held.state.tracks.values_mut() {
+                for segment in track.segments.values_mut() {
+                    if segment.chunks.iter().any(|(place, _)| place.file == number) {
+                        segment.forget_bytes();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Deletes a recording for good. The word that it goes is durable first, whatever happens then:
+    /// once this or a later call returns well, nothing of it comes back. Stop it before, if it runs.
+    pub fn erase(&mut self, recording: RecordingId) -> Result<(), Error> {
+        self.remove_recording(recording)
+    }
+
+    fn remove_recording(&mut self, recording: RecordingId) -> Result<(), Error> {
+        let directory = self.directory_of(recording);
+        let gone = self.config.directory.join(format!("{recording}{GONE}"));
+        match self.disk.rename(&directory, &gone) {
+            // Renamed before, or nothing of it was ever written.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(Error::disk(
+                    &directory,
+                    "marking a recording as gone",
+                    error,
+                ));
+            }
+            Ok(()) => {}
+        }
+        self.disk
+            .sync_directory(&self.config.directory)
+            .map_err(|error| Error::disk(&directory, "marking a recording as gone", error))?;
+        self.recordings.remove(&recording);
+        self.remove_gone(&gone)
+            .map_err(|error| Error::disk(gone, "removing a recording", error))
+    }
+
+    /// Removes what carries the name of the gone.
+    pub(super) fn remove_gone(&self, directory: &Path) -> io::Result<()> {
+        let names = match self.disk.list(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        for name in names {
+            self.disk.remove(&directory.join(name))?;
+        }
+        self.disk.remove_directory(directory)
+    }
+}

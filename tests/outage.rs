@@ -1,0 +1,335 @@
+//! What fails is killed, cut off or copied while it records; nothing is lost, and nothing is mixed.
+//!
+//! Real programs; the network between them is two namespaces of the test's own.
+
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+#![cfg(all(feature = "software", feature = "receiver"))]
+
+mod support;
+
+use hallcast::clock;
+use hallcast::media::{Monotonic, TrackId};
+use hallcast::station::{Reply, Request, Status, ask};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use support::archive::{assert_archive_is_the_spool, facts};
+use support::chance::{Chance, Stalls, spread};
+use support::film::Film;
+use support::network::{HERE, Network, in_a_network_of_its_own};
+use support::programs::{
+    BOX, CaptureBox, Receiver, alone, pause, run, small_bench, soak, wait_until,
+};
+use support::timeline::spans;
+
+/// What a kill or a power cut may take from the end of a recording.
+const PROMISE: Duration = Duration::from_secs(1);
+
+/// A box on `small-bench` at its end of the network.
+fn box_behind(network: &Network, home: &Path, receiver: &Receiver) -> CaptureBox {
+    let mut program = network.enter();
+    program.push(BOX.into());
+    let program: Vec<&str> = program.iter().map(String::as_str).collect();
+    let board = small_bench(home);
+    CaptureBox::start_through(&program, home, "hall", Some(receiver), &["--board", &board])
+}
+
+/// One kill of the box's process.
+struct Kill {
+    at: Monotonic,
+    /// The epoch that the process had, if it came that far.
+    epoch: u64,
+    spawned: Monotonic,
+}
+
+#[test]
+fn two_hundred_kills_cost_at_most_the_last_second_each() {
+    let name = "two_hundred_kills_cost_at_most_the_last_second_each";
+    let _alone = alone();
+    if !in_a_network_of_its_own(name) {
+        return;
+    }
+    let kills = soak(200, 1000);
+    let mut chance = Chance::new(name);
+    let home = tempfile::tempdir().unwrap();
+    let network = Network::new(None);
+    let mut receiver = Receiver::start_at(home.path(), HERE);
+    let mut capture_box = box_behind(&network, home.path(), &receiver);
+    let epoch_now = |capture_box: &CaptureBox| -> u64 {
+        let text = fs::read_to_string(capture_box.home.join("state/epoch")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let stalls = Stalls::watch();
+    let recording = capture_box.record();
+    let mut of_box: Vec<Kill> = Vec::new();
+    let mut of_receiver = 0;
+    let mut spawned = clock::now();
+    let began = clock::now();
+    for _ in 0..kills {
+        // One in eight falls into a start or a recovery.
+        let most = if chance.below(8) == 0 { 100 } else { 1500 };
+        clock::sleep(chance.within(most));
+        if chance.below(2) == 0 {
+            let at = capture_box.kill();
+            let epoch = epoch_now(&capture_box);
+            of_box.push(Kill { at, epoch, spawned });
+            spawned = clock::now();
+            capture_box.spawn_again();
+        } else {
+            receiver.kill_and_go_on();
+            of_receiver += 1;
+        }
+    }
+    let lasted = clock::now().since(began);
+    capture_box.wait();
+    wait_until(10, "the recording to be taken up", || {
+        capture_box.status()["state"] == "recording"
+    });
+    pause(2);
+    assert_eq!(capture_box.stop(), recording, "one recording");
+    let stopped = clock::now();
+    let manifest = receiver.wait_complete(&recording, 60);
+    let complete_after = clock::now().since(stopped);
+    assert_eq!(manifest["ended_by"], "socket", "{manifest}");
+    let kept = fs::read_dir(receiver.home.join("store/recordings")).unwrap();
+    assert_eq!(kept.count(), 1, "one recording at the receiver");
+    let segments = assert_archive_is_the_spool(&receiver, &capture_box, &recording);
+    let lost = facts(&receiver, &recording)
+        .into_iter()
+        .filter(|fact| matches!(fact.event, hallcast::media::Event::Lost { .. }))
+        .count();
+    Film::open(&receiver.film(&recording)).assert_decodes();
+
+    let spans = spans(&receiver.archive(&recording), began);
+    let by_epoch = |epoch: u64| spans.iter().find(|span| span.epoch == epoch);
+    let (mut losses, mut starts, mut nothing) = (Vec::new(), Vec::new(), 0);
+    let mut seen = 0;
+    for kill in &of_box {
+        if kill.epoch == seen {
+            continue; // killed before it was anybody: it had captured nothing
+        }
+        seen = kill.epoch;
+        let span = by_epoch(kill.epoch);
+        if let Some(begin) = span.and_then(support::timeline::Span::begin) {
+            starts.push(begin.since(kill.spawned));
+        }
+        // Without a chunk of a track, everything since the start is what the kill took of it.
+        let tracks = [TrackId(1), TrackId(3)];
+        let ends = tracks.map(|track| span.and_then(|span| span.end_of(track)));
+        nothing += usize::from(ends.contains(&None));
+        let end = ends.into_iter().flatten().min();
+        let end = end
+            .filter(|_| !ends.contains(&None))
+            .unwrap_or(kill.spawned);
+        let loss = kill.at.since(end);
+        let stood = stalls.between(end, kill.at);
+        assert!(
+            loss <= PROMISE + stood,
+            "epoch {}: {loss:?} before the kill are missing ({stood:?} of them the machine stood still); it had run for {:?}",
+            kill.epoch,
+            kill.at.since(kill.spawned)
+        );
+        losses.push(loss);
+    }
+    let (stood, longest) = stalls.summary();
+    let (least, median, most) = spread(&losses);
+    println!(
+        "{} kills of the box and {of_receiver} of the receiver in {:.0} s; {} spans, {segments} objects, {lost} LOST, complete {:.1} s after the stop",
+        of_box.len(),
+        lasted.as_secs_f64(),
+        spans.len(),
+        complete_after.as_secs_f64()
+    );
+    println!(
+        "taken by a kill of the box: least {least}, median {median}, most {most} ms; {nothing} were killed before both tracks had a chunk"
+    );
+    println!(
+        "from the start of a process to its first picture: {:?} ms (least, median, most)",
+        spread(&starts)
+    );
+    println!("the machine stood still for 50 ms or more {stood} times, at most {longest:?}");
+    assert_eq!(lost, 0);
+    assert!(
+        losses.len() as u64 > kills / 4,
+        "{} kills judged",
+        losses.len()
+    );
+}
+
+/// The box's status, asked by this process.
+fn status(capture_box: &CaptureBox) -> Status {
+    match ask(&capture_box.home.join("control"), &Request::Status).unwrap() {
+        Reply::Status(status) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Chunks of the presenter that were timed from capture to RECEIVED: live ones.
+fn live_received(status: &Status) -> usize {
+    let presenter = &status.tracks[0];
+    presenter
+        .capture_to_received_ms
+        .map_or(0, |(_, _, count)| count)
+}
+
+#[test]
+fn after_a_minute_without_a_link_live_comes_first_and_all_of_it_in_order() {
+    let name = "after_a_minute_without_a_link_live_comes_first_and_all_of_it_in_order";
+    let _alone = alone();
+    if !in_a_network_of_its_own(name) {
+        return;
+    }
+    let seconds = soak(60, 600);
+    let home = tempfile::tempdir().unwrap();
+    // Narrow enough that what waits takes a while.
+    let network = Network::new(Some("2mbit"));
+    let receiver = Receiver::start_at(home.path(), HERE);
+    let capture_box = box_behind(&network, home.path(), &receiver);
+    wait_until(20, "the connection", || {
+        status(&capture_box).uplink.connected
+    });
+    let recording = capture_box.record();
+    pause(5);
+    network.cut();
+    let cut = clock::wall();
+    pause(seconds);
+    let before = status(&capture_box);
+    assert_eq!(before.state, "recording");
+    network.join();
+    let (joined, joined_wall) = (clock::now(), clock::wall());
+    wait_until(60, "the connection", || {
+        status(&capture_box).uplink.connected
+    });
+    let connected = clock::now().since(joined);
+    wait_until(20, "a live chunk", || {
+        live_received(&status(&capture_box)) > live_received(&before)
+    });
+    let (live, at_live, live_wall) = (
+        clock::now().since(joined),
+        status(&capture_box),
+        clock::wall(),
+    );
+    wait_until(300, "the backlog", || {
+        status(&capture_box).spool.waiting_bytes < before.spool.waiting_bytes / 10
+    });
+    let caught_up = clock::now().since(joined);
+    pause(2);
+    capture_box.stop();
+    receiver.wait_complete(&recording, 30);
+    assert_archive_is_the_spool(&receiver, &capture_box, &recording);
+    Film::open(&receiver.film(&recording)).assert_decodes();
+
+    // When each of the presenter's segments became an object.
+    let folder = receiver.archive(&recording).join("1");
+    let mut objects: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            (
+                entry.file_name(),
+                entry.metadata().unwrap().modified().unwrap(),
+            )
+        })
+        .collect();
+    objects.sort();
+    let nanos = |time: &std::time::SystemTime| {
+        time.duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_nanos() as i64
+    };
+    let arrived: Vec<i64> = objects.iter().map(|(_, time)| nanos(time)).collect();
+    let first_of_outage = arrived.iter().position(|at| *at > cut.unix_nanos).unwrap();
+    let captured_in_outage = (seconds / 2) as usize - 1;
+    let backlog = &arrived[first_of_outage..first_of_outage + captured_in_outage];
+    assert!(backlog.iter().all(|at| *at > joined_wall.unix_nanos));
+    let after_live = backlog
+        .iter()
+        .filter(|at| **at > live_wall.unix_nanos)
+        .count();
+    // Two or three are under way at once, and each waits for a disk of its own.
+    let early = backlog.windows(4).filter(|of| of[0] > of[3]).count();
+    println!(
+        "{seconds} s without a link, {} kB waited; connected {connected:.1?} after it, first live chunk RECEIVED after {live:.1?} with {} kB waiting, caught up after {caught_up:.1?}",
+        before.spool.waiting_bytes / 1000,
+        at_live.spool.waiting_bytes / 1000,
+    );
+    println!(
+        "{after_live} of the {} segments that waited became objects after the first live chunk was there; {early} of them before the third one older",
+        backlog.len()
+    );
+    assert!(
+        2 * after_live > backlog.len(),
+        "live waited for the backlog"
+    );
+    assert_eq!(early, 0, "the oldest goes first");
+}
+
+#[test]
+fn a_copied_card_is_told_and_mixes_nothing() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    let board = small_bench(home.path());
+    let mut first = CaptureBox::start(home.path(), "first", Some(&receiver), &["--board", &board]);
+    wait_until(10, "the connection", || status(&first).uplink.connected);
+    let _ = first.terminate();
+    // The card as it is, down to the epoch.
+    fs::create_dir_all(home.path().join("second")).unwrap();
+    let (from, to) = (first.home.join("state"), home.path().join("second/state"));
+    run("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()]);
+    first.restart();
+    let address = receiver.quic.clone();
+    let second = CaptureBox::start(
+        home.path(),
+        "second",
+        None,
+        &["--board", &board, "--receiver", &address],
+    );
+    assert_eq!(status(&first).box_id, status(&second).box_id);
+    let recordings = [(&first, first.record()), (&second, second.record())];
+    let seconds = soak(20, 300);
+    let told = |capture_box: &CaptureBox| {
+        let error = status(capture_box).uplink.error;
+        error.is_some_and(|error| error.contains("cloned"))
+    };
+    let mut ever_told = false;
+    let end = clock::now().plus(Duration::from_secs(seconds));
+    while clock::now() < end {
+        ever_told |= told(&first) || told(&second);
+        clock::sleep(Duration::from_millis(100));
+    }
+    let log = receiver.log();
+    let admitted = log.matches(": session of epoch ").count();
+    let refused = log.matches("cloned").count();
+    println!(
+        "one key on two machines for {seconds} s: {admitted} connections admitted, {refused} lines with `cloned` in the receiver's log"
+    );
+    assert!(ever_told, "a box's status says that its key is used twice");
+    assert!(refused > 0, "the receiver's log says it");
+    assert!(
+        admitted as u64 <= 10 + seconds / 20,
+        "a fencing war: {admitted}"
+    );
+    for (capture_box, recording) in &recordings {
+        assert_eq!(&capture_box.stop(), recording);
+    }
+    // Whose recording arrives depends on who was first; none of it comes from the other.
+    pause(5);
+    let mut whole = 0;
+    for (capture_box, recording) in &recordings {
+        let folder = receiver.archive(recording);
+        let sealed = support::programs::spool_hashes(&capture_box.home.join("state"));
+        for (key, length, hash) in sealed
+            .iter()
+            .filter(|(key, _, _)| key.recording.to_string() == *recording)
+        {
+            let path = folder.join(format!("{}/{:08}.m4s", key.track, key.sequence));
+            let Ok(bytes) = fs::read(&path) else { continue };
+            let found = (bytes.len() as u64, blake3::hash(&bytes).into());
+            assert_eq!(found, (*length, hash.0), "{key}");
+        }
+        whole += usize::from(receiver.manifest(recording).is_some());
+    }
+    println!("{whole} of the 2 recordings are complete at the receiver");
+    assert!(whole >= 1, "one of the two may send");
+}

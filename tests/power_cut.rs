@@ -1,0 +1,308 @@
+//! True power cuts: the rig's guest records onto an ext4 disk of its own and is killed from the host,
+//! with everything that its kernel had not written yet.
+//!
+//! What was captured is known from outside: the guest says its monotonic clock all the time, so the
+//! host knows the instant of the cut; the pictures carry the instant at which they were captured.
+
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+#![cfg(all(feature = "software", feature = "receiver"))]
+
+mod support;
+
+use hallcast::clock;
+use hallcast::media::{Monotonic, TrackId};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use support::archive::{alarms, assert_archive_is_the_spool};
+use support::chance::{Chance, spread};
+use support::programs::{CaptureBox, Receiver, alone, pause, run, soak, wait_until};
+use support::rig::{self, Guest};
+use support::timeline::{Span, spans};
+
+/// What a power cut may take from the end of a recording.
+const PROMISE: Duration = Duration::from_secs(1);
+/// Where the guest's disk is mounted.
+const DISK: &str = "/run/disk";
+/// How often the guest says its clock.
+const BEAT: Duration = Duration::from_millis(10);
+
+const PRESENTER: TrackId = TrackId(1);
+const SLIDES: TrackId = TrackId(2);
+const MICROPHONE: TrackId = TrackId(3);
+
+// ---- in the guest ----
+
+/// A line for the host, at once.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}
+
+/// The receiver and the box of the guest, as far as the host's task says.
+fn in_the_guest(results: &Path) {
+    std::thread::spawn(|| {
+        loop {
+            say(&format!("now {}", clock::now().as_nanos()));
+            clock::sleep(BEAT);
+        }
+    });
+    fs::create_dir_all(DISK).unwrap();
+    run("mount", &["-t", "ext4", "/dev/ubda", DISK]);
+    let home = PathBuf::from(DISK).join("home");
+    let board = results.join("board.toml");
+    let arguments = ["--board", board.to_str().unwrap()];
+    let places = results.join("addresses");
+    let first = !places.exists();
+    if first {
+        fs::create_dir_all(&home).unwrap();
+        let receiver = Receiver::start(&home);
+        let capture_box = CaptureBox::start(&home, "hall", Some(&receiver), &arguments);
+        fs::write(&places, format!("{} {}", receiver.quic, receiver.web)).unwrap();
+        run("sync", &[]);
+        say(&format!("recording {}", capture_box.record()));
+        wait_until(10, "the first chunk", || {
+            capture_box.status()["state"] == "recording"
+        });
+        say("up");
+        watch(&capture_box);
+    }
+    let places = fs::read_to_string(places).unwrap();
+    let (quic, web) = places.split_once(' ').unwrap();
+    say("up");
+    let store = home.join("receiver");
+    let receiver = std::thread::spawn({
+        let (quic, web) = (quic.to_owned(), web.to_owned());
+        move || Receiver::start_again(store, quic, web)
+    });
+    let all = [&arguments[..], &["--receiver", quic]].concat();
+    let capture_box = CaptureBox::start(&home, "hall", None, &all);
+    if rig::task() == "cut" {
+        watch(&capture_box);
+    }
+    wait_until(10, "the recording to be taken up", || {
+        capture_box.status()["state"] == "recording"
+    });
+    pause(2);
+    let recording = capture_box.stop();
+    let receiver = receiver.join().unwrap();
+    receiver.wait_complete(&recording, 60);
+    let objects = assert_archive_is_the_spool(&receiver, &capture_box, &recording);
+    let kept = fs::read_dir(receiver.home.join("store/recordings")).unwrap();
+    assert_eq!(kept.count(), 1, "one recording");
+    let forgot: Vec<_> = alarms(&receiver, &recording)
+        .into_iter()
+        .filter(|(code, _, _)| code == "receiver-forgot")
+        .collect();
+    assert_eq!(
+        forgot,
+        [],
+        "the receiver had acknowledged what a cut took from it"
+    );
+    let (from, to) = (receiver.archive(&recording), results.join("archive"));
+    run("cp", &["-r", from.to_str().unwrap(), to.to_str().unwrap()]);
+    say(&format!("objects {objects}"));
+}
+
+/// Says what the box says of its recording, until the power is gone.
+fn watch(capture_box: &CaptureBox) -> ! {
+    let mut told = 0;
+    loop {
+        let log = capture_box.log();
+        for line in log[told..]
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+        {
+            told += line.len();
+            if let Some((_, span)) = line.split_once(", span ") {
+                let epoch = fs::read_to_string(capture_box.home.join("state/epoch")).unwrap();
+                let recording = line.split("recording ").nth(1).unwrap().split(',').next();
+                let epoch = epoch.trim();
+                say(&format!(
+                    "span {} {epoch} {}",
+                    recording.unwrap(),
+                    span.trim()
+                ));
+            }
+        }
+        clock::sleep(BEAT);
+    }
+}
+
+// ---- on the host ----
+
+/// A folder that the guest can write to.
+fn results() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new()
+        .prefix("hallcast")
+        .tempdir_in("/tmp");
+    folder.unwrap()
+}
+
+/// A board whose moving picture, still picture and sound are each there or not.
+fn board(results: &Path, moving: bool, sound: bool) {
+    let still = results.join("still.yuv");
+    // A slide: dark text on light ground, as far as an encoder can tell.
+    let luma: Vec<u8> = (0..320 * 180)
+        .map(|n| if n / 7 % 3 == 0 { 60 } else { 200 })
+        .collect();
+    fs::write(&still, [luma, vec![128; 320 * 180 / 2]].concat()).unwrap();
+    let mut text = String::from("schema = 1\nname = \"board\"\n[panel.simulated]\n");
+    if moving {
+        text += "[presenter.pattern]\nwidth = 320\nheight = 180\nrate = \"30\"\n";
+    }
+    text += &format!(
+        "[slides.replay]\nfile = \"{}\"\nwidth = 320\nheight = 180\nrate = \"30\"\n",
+        still.display()
+    );
+    if sound {
+        text += "[microphone.tone]\n";
+    }
+    fs::write(results.join("board.toml"), text).unwrap();
+}
+
+/// One power cut, on the guest's own clock.
+struct Cut {
+    at: Monotonic,
+    /// The span that was being recorded, its epoch, and when it began.
+    span: Option<(u32, u64, Monotonic)>,
+}
+
+/// What a guest said, up to its end: when its power was cut, and in which span.
+fn judge(cut_at: Monotonic, said: &[(Monotonic, String)], recording: &mut Option<String>) -> Cut {
+    let (mut now, mut heard, mut span) = (Monotonic::from_nanos(0), cut_at, None);
+    for (arrived, line) in said {
+        if let Some(nanos) = line.strip_prefix("now ") {
+            // The power may have gone in the middle of a line.
+            if let Ok(nanos) = nanos.parse::<u64>()
+                && nanos >= now.as_nanos()
+            {
+                (now, heard) = (Monotonic::from_nanos(nanos), *arrived);
+            }
+        } else if let Some(words) = line.strip_prefix("span ") {
+            let mut words = words.split(' ');
+            let (id, epoch, number) = (words.next(), words.next(), words.next());
+            let same = recording.get_or_insert_with(|| id.unwrap().to_owned());
+            assert_eq!(id, Some(same.as_str()), "the same recording goes on");
+            if let Some(Ok(number)) = number.map(str::parse) {
+                span = Some((number, epoch.unwrap().parse().unwrap(), now));
+            }
+        }
+    }
+    Cut {
+        // What it might still have captured after its last word.
+        at: now.plus(cut_at.since(heard).min(PROMISE)),
+        span,
+    }
+}
+
+/// Cuts the power `times` times during one recording; gives the cuts and the spans that came through.
+fn cuts(
+    name: &str,
+    times: u64,
+    results: &Path,
+    chance: &mut Chance,
+) -> Option<(Vec<Cut>, Vec<Span>)> {
+    let disk = results.join("disk");
+    fs::File::create(&disk).unwrap().set_len(512 << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-F", disk.to_str().unwrap()]);
+    let (mut found, mut recording, mut boots) = (Vec::new(), None, Vec::new());
+    for _ in 0..times {
+        let booted = clock::now();
+        let mut guest = Guest::boot(name, "cut", results, &disk)?;
+        guest.wait_for("up", 60);
+        boots.push(clock::now().since(booted));
+        clock::sleep(chance.within(4000));
+        let (at, said) = guest.cut();
+        found.push(judge(at, &said, &mut recording));
+    }
+    Guest::boot(name, "deliver", results, &disk)?.finish();
+    println!(
+        "{times} power cuts; a boot takes {:?} ms (least, median, most)",
+        spread(&boots)
+    );
+    let spans = spans(&results.join("archive"), Monotonic::from_nanos(0));
+    Some((found, spans))
+}
+
+#[test]
+fn a_power_cut_costs_at_most_the_last_second_of_moving_and_still_pictures_and_sound() {
+    let name = "a_power_cut_costs_at_most_the_last_second_of_moving_and_still_pictures_and_sound";
+    if let Some(results) = rig::inside() {
+        return in_the_guest(&results);
+    }
+    let _alone = alone();
+    let results = results();
+    board(results.path(), true, true);
+    let mut chance = Chance::new(name);
+    let Some((cuts, spans)) = cuts(name, soak(30, 200), results.path(), &mut chance) else {
+        return;
+    };
+    let mut losses: BTreeMap<TrackId, Vec<Duration>> = BTreeMap::new();
+    let mut early = 0;
+    for cut in &cuts {
+        let Some((number, epoch, began)) = cut.span else {
+            early += 1;
+            continue;
+        };
+        let same = |span: &&Span| (span.number, span.epoch) == (number, epoch);
+        let span = spans.iter().find(same);
+        for track in [PRESENTER, SLIDES, MICROPHONE] {
+            let end = span.and_then(|span| span.end_of(track));
+            let loss = cut.at.since(end.unwrap_or(began));
+            losses.entry(track).or_default().push(loss);
+        }
+    }
+    println!(
+        "{} spans; {early} cuts came before the box recorded again",
+        spans.len()
+    );
+    for (track, what) in [
+        (PRESENTER, "moving"),
+        (SLIDES, "still"),
+        (MICROPHONE, "sound"),
+    ] {
+        let (least, median, most) = spread(&losses[&track]);
+        println!("taken by a power cut, {what}: least {least}, median {median}, most {most} ms");
+    }
+    let worst = losses.values().flatten().max().unwrap();
+    assert!(*worst <= PROMISE, "{worst:?}");
+    assert!(early < cuts.len() / 2);
+}
+
+#[test]
+fn a_still_slide_with_nothing_beside_it_loses_no_more() {
+    let name = "a_still_slide_with_nothing_beside_it_loses_no_more";
+    if let Some(results) = rig::inside() {
+        return in_the_guest(&results);
+    }
+    let _alone = alone();
+    let results = results();
+    board(results.path(), false, false);
+    let mut chance = Chance::new(name);
+    let Some((cuts, spans)) = cuts(name, soak(8, 100), results.path(), &mut chance) else {
+        return;
+    };
+    let mut losses = Vec::new();
+    for cut in &cuts {
+        let Some((number, epoch, began)) = cut.span else {
+            continue;
+        };
+        let same = |span: &&Span| (span.number, span.epoch) == (number, epoch);
+        let still = spans
+            .iter()
+            .find(same)
+            .and_then(|span| span.tracks.get(&SLIDES));
+        // No picture tells its time here: the span begins where the box says that it does.
+        let end = still.map_or(0, |extent| extent.end.max(0) as u64);
+        losses.push(cut.at.since(began.plus(Duration::from_nanos(end))));
+    }
+    println!(
+        "taken by a power cut, a still slide alone: {:?} ms (least, median, most)",
+        spread(&losses)
+    );
+    assert!(losses.iter().max().unwrap() <= &PROMISE);
+}

@@ -1,0 +1,119 @@
+//! Chance that can be repeated, and what the machine itself did while a test ran.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use hallcast::clock;
+use hallcast::media::Monotonic;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Random numbers from a seed (splitmix64).
+pub struct Chance(u64);
+
+impl Chance {
+    /// A new seed each time, or the one in HALLCAST_SEED; prints it.
+    pub fn new(test: &str) -> Self {
+        let given = std::env::var("HALLCAST_SEED").ok();
+        let seed = match given {
+            Some(text) => text.parse().expect("HALLCAST_SEED is a number"),
+            None => clock::wall().unix_nanos as u64,
+        };
+        println!("{test}: HALLCAST_SEED={seed}");
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `most`.
+    pub fn below(&mut self, most: u64) -> u64 {
+        self.next() % most
+    }
+
+    /// A time up to `most_ms` milliseconds.
+    pub fn within(&mut self, most_ms: u64) -> Duration {
+        Duration::from_micros(self.below(most_ms * 1000))
+    }
+}
+
+/// A bare loop that sleeps: what keeps it from waking in time keeps every program of this machine from
+/// working.
+pub struct Stalls {
+    found: Arc<Mutex<Vec<(Monotonic, Duration)>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How long the loop sleeps at a time.
+const NAP: Duration = Duration::from_millis(10);
+/// What counts as a stall.
+const STALL: Duration = Duration::from_millis(50);
+
+impl Stalls {
+    pub fn watch() -> Self {
+        let (found, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let thread = std::thread::spawn({
+            let (found, stop): (Arc<Mutex<Vec<_>>>, _) = (Arc::clone(&found), stop.clone());
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let due = clock::now().plus(NAP);
+                    clock::sleep_until(due);
+                    let late = clock::now().since(due);
+                    if late >= STALL {
+                        found.lock().unwrap().push((due, late));
+                    }
+                }
+            }
+        });
+        Self {
+            found,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// How long the machine stood still between two instants.
+    pub fn between(&self, from: Monotonic, to: Monotonic) -> Duration {
+        let found = self.found.lock().unwrap();
+        let overlap = |(start, late): &(Monotonic, Duration)| {
+            let end = (*start).plus(*late).min(to);
+            end.since((*start).max(from))
+        };
+        found.iter().map(overlap).sum()
+    }
+
+    /// How many there were, and the longest.
+    pub fn summary(&self) -> (usize, Duration) {
+        let found = self.found.lock().unwrap();
+        let longest = found.iter().map(|(_, late)| *late).max();
+        (found.len(), longest.unwrap_or_default())
+    }
+}
+
+impl Drop for Stalls {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The least, the median and the most of some times, in milliseconds.
+pub fn spread(times: &[Duration]) -> (u128, u128, u128) {
+    let mut times: Vec<u128> = times.iter().map(Duration::as_millis).collect();
+    times.sort_unstable();
+    let at = |n: usize| times.get(n).copied().unwrap_or_default();
+    (
+        at(0),
+        at(times.len() / 2),
+        at(times.len().saturating_sub(1)),
+    )
+}

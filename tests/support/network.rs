@@ -1,0 +1,126 @@
+//! A network of the test's own: two network namespaces and a wire between them that can be cut.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use super::programs::{outcome, run};
+use std::process::{Child, Command, Stdio};
+
+/// Set where the test runs in a namespace of its own.
+const INSIDE: &str = "HALLCAST_IN_NETWORK";
+
+/// Addresses of the test's end (and the receiver's) and of the box's.
+pub const HERE: &str = "10.77.0.1";
+const THERE: &str = "10.77.0.2";
+
+/// Runs the test called `name` of this same file in a network namespace of its own, unless this is
+/// there already: then it gives true and the test does its work.
+pub fn in_a_network_of_its_own(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let root = rustix::process::geteuid().is_root();
+    // Without root a user namespace gives the right to have networks, and to mount what shows them.
+    let namespaces = if root { "-nm" } else { "-Urnm" };
+    let allowed = outcome("unshare", &[namespaces, "true"]);
+    assert!(
+        allowed.status.success(),
+        "this machine allows no namespaces (`unshare {namespaces} true`: {}): as root it takes the capability \
+         SYS_ADMIN, as another user kernel.unprivileged_userns_clone=1 and user.max_user_namespaces above 0",
+        String::from_utf8_lossy(&allowed.stderr).trim()
+    );
+    let program = std::env::current_exe().unwrap();
+    let output = Command::new("unshare")
+        .arg(namespaces)
+        .arg(program)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        println!("inside: {line}");
+    }
+    assert!(
+        output.status.success(),
+        "{name} in a network of its own: {}",
+        output.status
+    );
+    false
+}
+
+/// The box's end of the wire: a namespace that a sleeping process holds.
+pub struct Network {
+    holder: Child,
+}
+
+impl Network {
+    /// Makes both ends, with `rate` (as tc writes it) from the box to here if it is given.
+    pub fn new(rate: Option<&str>) -> Self {
+        let holder = Command::new("unshare")
+            .args(["-n", "sleep", "infinity"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let network = Self { holder };
+        let pid = network.holder.id().to_string();
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        super::programs::wait_until(10, "the box's namespace", || {
+            std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|its| its != own)
+        });
+        let here = |words: &str| tool(&[], words);
+        here("ip link set lo up");
+        here(&format!(
+            "ip link add here type veth peer name there netns {pid}"
+        ));
+        here(&format!("ip addr add {HERE}/24 dev here"));
+        here("ip link set here up");
+        network.there("ip link set lo up");
+        network.there(&format!("ip addr add {THERE}/24 dev there"));
+        network.there("ip link set there up");
+        if let Some(rate) = rate {
+            network.there(&format!(
+                "tc qdisc add dev there root tbf rate {rate} burst 32kb latency 200ms"
+            ));
+        }
+        network
+    }
+
+    /// What to put before a command that shall run at the box's end.
+    pub fn enter(&self) -> Vec<String> {
+        let pid = self.holder.id().to_string();
+        ["nsenter", "-t", &pid, "-n", "--"]
+            .map(String::from)
+            .to_vec()
+    }
+
+    fn there(&self, words: &str) {
+        tool(&self.enter(), words);
+    }
+
+    /// Pulls the plug at this end: the box loses its carrier.
+    pub fn cut(&self) {
+        tool(&[], "ip link set here down");
+    }
+
+    /// Puts it back.
+    pub fn join(&self) {
+        tool(&[], "ip link set here up");
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn tool(enter: &[String], words: &str) {
+    let all: Vec<&str> = enter
+        .iter()
+        .map(String::as_str)
+        .chain(words.split(' '))
+        .collect();
+    run(all[0], &all[1..]);
+}

@@ -233,8 +233,7 @@ impl Station {
                     running.end = Some(key);
                 }
             } else if !facts.is_empty() {
-                let key = self.custody.write_facts(recording, &facts, now)?;
-                self.wrote_facts(key);
+                self.custody.write_facts(recording, &facts, now)?;
             }
         }
         Ok(())
@@ -343,14 +342,9 @@ impl Station {
         self.note(Happening::Segmented { key, offset, bytes });
     }
 
-    /// What custody itself has put into the events track.
-    fn wrote_facts(&mut self, key: SegmentKey) {
-        let bytes = {
-            let spool = self.custody.spool();
-            let state = spool.state(key.recording).unwrap();
-            let length = state.tracks[&key.track].segments[&key.sequence].length;
-            spool.read(key, 0, length).unwrap()
-        };
+    /// Facts were written, which custody makes into a segment by itself.
+    fn wrote_facts(&mut self, key: SegmentKey, length: u64) {
+        let bytes = self.custody.spool().read(key, 0, length).unwrap();
         self.segmented(key, 0, bytes);
     }
 
@@ -363,13 +357,11 @@ impl Station {
     ) -> Result<SegmentKey, spool::Error> {
         let now = self.now();
         let key = self.custody.end(recording, facts, (span, 0), reason, now)?;
-        self.wrote_facts(key);
-        let totals = {
-            let spool = self.custody.spool();
-            let state = spool.state(recording).unwrap();
-            let total = |track: &TrackId| (*track, state.next_sequence(*track));
-            state.tracks.keys().map(total).collect()
-        };
+        // The segment of the end itself may be written later.
+        let mut totals = vec![(TrackId::EVENTS, key.sequence + 1)];
+        for track in [PICTURES, SOUND] {
+            totals.push((track, self.custody.next_sequence(recording, track)));
+        }
         self.note(Happening::Ended { recording, totals });
         Ok(key)
     }
@@ -379,8 +371,24 @@ impl Station {
         while let Some(word) = self.custody.next_word() {
             match word {
                 Word::Offer(offer) => {
-                    if let Offer::Sealed { key, length, hash } = offer {
-                        self.note(Happening::Trailer { key, length, hash });
+                    match offer {
+                        Offer::Sealed { key, length, hash } => {
+                            // The segment of the end is kept and sealed in one.
+                            let ends = self.unkept.get_mut(&key).map(std::mem::take);
+                            if let (TrackId::EVENTS, Some(bytes)) =
+                                (key.track, ends.and_then(|ends| ends.back().copied()))
+                            {
+                                self.note(Happening::Kept { key, bytes });
+                            }
+                            self.note(Happening::Trailer { key, length, hash });
+                        }
+                        Offer::Chunk {
+                            key,
+                            length,
+                            live: true,
+                            ..
+                        } if key.track == TrackId::EVENTS => self.wrote_facts(key, length.into()),
+                        _ => {}
                     }
                     let _ = self.ends.offers.send(offer).await;
                 }

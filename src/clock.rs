@@ -16,13 +16,28 @@ pub fn now() -> Monotonic {
     Monotonic::from_nanos(nanos_of(clock_gettime(rustix::time::ClockId::Monotonic)) as u64)
 }
 
-/// UTC now. `uncertainty` is unknown: it takes an NTP client's word to state one.
+/// UTC now; how far off it may be is the word of the NTP client that keeps the kernel's clock, and
+/// `None` without one.
 pub fn wall() -> WallClock {
     let unix_nanos = nanos_of(clock_gettime(rustix::time::ClockId::Realtime));
     WallClock {
         unix_nanos,
-        uncertainty: None,
+        uncertainty: crate::sys::clock_error(),
     }
+}
+
+/// CLOCK_BOOTTIME now, in nanoseconds: as [`now`], and it goes on in suspend.
+pub fn since_boot() -> u64 {
+    nanos_of(clock_gettime(rustix::time::ClockId::Boottime)) as u64
+}
+
+/// What tells this boot of the machine from every other one; `None` where the kernel does not say.
+pub fn boot() -> Option<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16)
+        .ok()
+        .map(u128::to_be_bytes)
 }
 
 /// CPU time that this process has used.
@@ -117,6 +132,19 @@ mod tests {
         let deadline = now().plus(Duration::from_millis(2));
         sleep_until(deadline);
         assert!(now() >= deadline);
+    }
+
+    #[test]
+    fn a_boot_has_a_name_and_a_clock_of_its_own() {
+        assert_eq!(boot(), boot());
+        let (monotonic, since) = (now(), since_boot());
+        println!(
+            "boot {:?}, {} s old, UTC {:?}",
+            boot(),
+            since / 1_000_000_000,
+            wall()
+        );
+        assert!(since >= monotonic.as_nanos());
     }
 
     #[tokio::test(start_paused = true)]

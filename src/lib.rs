@@ -20,7 +20,7 @@
 //! receiver -> wire, mp4, layer 0                           (never a stage, never station)
 //! stages   -> layer 0, and: source: board · segmenter: mp4, wire · uplink: wire · panel: board
 //!                                                          (never another stage)
-//! wire, mp4, board -> layer 0;   clock -> media;   media, blocking, settings -> nothing of ours
+//! wire, mp4, board -> layer 0;   clock -> media, sys;   media, sys, blocking, settings -> nothing of ours
 //! ```
 //!
 //! Engines (`pacer`, `uplink::session`, `receiver::ingest`, `station::recorder`, `spool::index`)
@@ -28,6 +28,9 @@
 
 // Layer 0: the values that stages hand to each other.
 pub mod media;
+
+// Layer 1: the only unsafe code, one file per kernel interface.
+pub mod sys;
 
 // Layer 0: the only file that reads or sleeps on a clock.
 pub mod clock;

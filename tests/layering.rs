@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 /// Room, and the rooms it may name with `crate::`.
 const TABLE: &[(&str, &[&str])] = &[
     ("media", &[]),
-    ("clock", &["media"]),
+    ("sys", &[]),
+    ("clock", &["media", "sys"]),
     ("blocking", &[]),
     ("settings", &[]),
     ("wire", &["media"]),

@@ -12,13 +12,14 @@ use hallcast::media::{Monotonic, TrackId};
 use hallcast::station::{Reply, Request, Status, ask};
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use support::archive::{assert_archive_is_the_spool, facts};
 use support::chance::{Chance, Stalls, spread};
 use support::film::Film;
 use support::network::{HERE, Network, in_a_network_of_its_own};
 use support::programs::{
-    BOX, CaptureBox, Receiver, alone, pause, run, small_bench, soak, wait_until,
+    BOX, CaptureBox, RECEIVER, Receiver, alone, pause, run, small_bench, soak, wait_until,
 };
 use support::timeline::spans;
 
@@ -332,4 +333,153 @@ fn a_copied_card_is_told_and_mixes_nothing() {
     }
     println!("{whole} of the 2 recordings are complete at the receiver");
     assert!(whole >= 1, "one of the two may send");
+}
+
+/// The names in a directory; none where there is none.
+fn names(directory: &Path) -> Vec<String> {
+    let Ok(listing) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let name =
+        |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    listing.map(name).collect()
+}
+
+#[test]
+fn what_is_erased_does_not_come_back_whatever_is_killed() {
+    let name = "what_is_erased_does_not_come_back_whatever_is_killed";
+    let _alone = alone();
+    let mut chance = Chance::new(name);
+    let home = tempfile::tempdir().unwrap();
+    let mut receiver = Receiver::start(home.path());
+    let board = small_bench(home.path());
+    let mut capture_box =
+        CaptureBox::start(home.path(), "hall", Some(&receiver), &["--board", &board]);
+    let record = |capture_box: &CaptureBox| {
+        let recording = capture_box.record();
+        pause(2);
+        assert_eq!(capture_box.stop(), recording);
+        recording
+    };
+    let stays = record(&capture_box);
+    let mut erased: Vec<String> = (0..soak(4, 20)).map(|_| record(&capture_box)).collect();
+    for recording in erased.iter().chain([&stays]) {
+        receiver.wait_complete(recording, 20);
+    }
+    // One of which the receiver has the beginning and the box the rest.
+    let partly = capture_box.record();
+    pause(3);
+    receiver.kill();
+    pause(2);
+    assert_eq!(capture_box.stop(), partly);
+    erased.push(partly);
+    let _ = capture_box.terminate();
+    receiver.kill_and_restart();
+    // What a card looks like that is put back months later.
+    let state = capture_box.home.join("state");
+    let old = home.path().join("old-card");
+    let copy = |from: &Path, to: &Path| {
+        run("rm", &["-rf", to.to_str().unwrap()]);
+        run("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()]);
+    };
+    copy(&state, &old);
+
+    // The command and the receiver are killed while it works.
+    let places = [receiver.home.join("state"), receiver.home.join("store")];
+    let [state_dir, store_dir] = places.each_ref().map(|path| path.to_str().unwrap());
+    let mut kills = 0;
+    for recording in &erased {
+        let arguments = [
+            "erase",
+            recording,
+            "--yes",
+            "--state-dir",
+            state_dir,
+            "--store-dir",
+            store_dir,
+        ];
+        for _ in 0..2 {
+            let mut command = Command::new(RECEIVER)
+                .args(arguments)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            clock::sleep(chance.within(30));
+            command.kill().unwrap();
+            command.wait().unwrap();
+            receiver.kill_and_go_on();
+            kills += 2;
+        }
+        run(RECEIVER, &arguments);
+    }
+    // The box returns, and both are killed while it learns what is gone.
+    capture_box.spawn_again();
+    for _ in 0..soak(12, 100) {
+        clock::sleep(chance.within(300));
+        if chance.below(3) == 0 {
+            receiver.kill_and_go_on();
+        } else {
+            capture_box.kill();
+            capture_box.spawn_again();
+        }
+        kills += 1;
+    }
+    let only_one_is_left = |capture_box: &mut CaptureBox, receiver: &Receiver| {
+        capture_box.wait();
+        wait_until(60, "the box's copies to go", || {
+            status(capture_box).spool.recordings == 1
+        });
+        // What might still come would come now.
+        pause(2);
+        let _ = capture_box.terminate();
+        let spool = names(&capture_box.home.join("state/spool"));
+        assert!(spool.iter().any(|name| name.contains(&stays)), "{spool:?}");
+        let archive = names(&receiver.home.join("store/recordings"));
+        assert_eq!(archive, [stays.as_str()], "the archive");
+        for recording in &erased {
+            assert!(
+                !spool.iter().any(|name| name.contains(recording.as_str())),
+                "{recording} in {spool:?}"
+            );
+            let page = String::from_utf8(receiver.get("/")).unwrap();
+            assert!(
+                !page.contains(recording.as_str()),
+                "{recording} on the page"
+            );
+        }
+        names(&receiver.home.join("store/erased"))
+    };
+    let tombstones = only_one_is_left(&mut capture_box, &receiver);
+    for recording in &erased {
+        assert!(
+            tombstones
+                .iter()
+                .any(|name| name.starts_with(recording.as_str())),
+            "{tombstones:?}"
+        );
+    }
+    let confirmed = tombstones.iter().filter(|name| name.contains('.')).count();
+    // The old card comes back with all of it.
+    copy(&old, &state);
+    capture_box.spawn_again();
+    only_one_is_left(&mut capture_box, &receiver);
+    run(
+        RECEIVER,
+        &[
+            "verify",
+            "--all",
+            "--state-dir",
+            state_dir,
+            "--store-dir",
+            store_dir,
+        ],
+    );
+    capture_box.restart();
+    assert_archive_is_the_spool(&receiver, &capture_box, &stays);
+    println!(
+        "{} recordings erased through {kills} kills and a restored card; {confirmed} tombstones carry their box's word",
+        erased.len()
+    );
+    assert_eq!(confirmed, erased.len());
 }

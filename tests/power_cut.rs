@@ -11,6 +11,7 @@ mod support;
 
 use hallcast::clock;
 use hallcast::media::{Monotonic, TrackId};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -42,8 +43,31 @@ fn say(line: &str) {
     out.flush().unwrap();
 }
 
-/// The receiver and the box of the guest, as far as the host's task says.
+/// The rest of a word of the host's task.
+fn told(word: &str) -> Option<String> {
+    let task = rig::task();
+    let mut words = task.split(' ').map(str::to_owned);
+    words.find_map(|found| found.strip_prefix(word).map(str::to_owned))
+}
+
+/// What an NTP client does: the kernel's clock is right, within 10 ms. (adjtimex(2) with MAXERROR,
+/// ESTERROR and STATUS; no program for it is on every Debian, but perl is.)
+fn keep_the_clock() {
+    let call = "exit(syscall(159, pack('L x4 q q q q l x204', 0x1c, 0, 0, 10000, 10000, 1)) < 0)";
+    run("perl", &["-e", call]);
+}
+
+/// The receiver and the box of the guest. What the host's task says: `cut` until the power is gone, or
+/// `deliver` to the end; `clock=T` and `kept`, whether the clock is set and kept at first; `ntp=T`, a
+/// clock that is right later; `over`, that the recording ends by itself then.
 fn in_the_guest(results: &Path) {
+    if let Some(time) = told("clock=") {
+        run("date", &["-s", &format!("@{time}")]);
+    }
+    if told("kept").is_some() {
+        keep_the_clock();
+    }
+    say_the_clock();
     std::thread::spawn(|| {
         loop {
             say(&format!("now {}", clock::now().as_nanos()));
@@ -80,14 +104,31 @@ fn in_the_guest(results: &Path) {
     });
     let all = [&arguments[..], &["--receiver", quic]].concat();
     let capture_box = CaptureBox::start(&home, "hall", None, &all);
-    if rig::task() == "cut" {
+    if told("cut").is_some() {
         watch(&capture_box);
     }
     wait_until(10, "the recording to be taken up", || {
         capture_box.status()["state"] == "recording"
     });
+    let recording = capture_box.status()["recording"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     pause(2);
-    let recording = capture_box.stop();
+    if let Some(time) = told("ntp=") {
+        run("date", &["-s", &format!("@{time}")]);
+        keep_the_clock();
+        say_the_clock();
+        pause(2);
+    }
+    if told("over").is_some() {
+        wait_until(10, "the recording to end", || {
+            capture_box.status()["state"] == "idle"
+        });
+        say(&format!("alarms {}", capture_box.status()["alarms"]));
+    } else {
+        assert_eq!(capture_box.stop(), recording);
+    }
     let receiver = receiver.join().unwrap();
     receiver.wait_complete(&recording, 60);
     let objects = assert_archive_is_the_spool(&receiver, &capture_box, &recording);
@@ -105,6 +146,12 @@ fn in_the_guest(results: &Path) {
     let (from, to) = (receiver.archive(&recording), results.join("archive"));
     run("cp", &["-r", from.to_str().unwrap(), to.to_str().unwrap()]);
     say(&format!("objects {objects}"));
+}
+
+/// Says what the wall clock is at an instant of the monotonic one.
+fn say_the_clock() {
+    let (now, wall) = (clock::now(), clock::wall().unix_nanos);
+    say(&format!("\nclock {} {wall}", now.as_nanos()));
 }
 
 /// Says what the box says of its recording, until the power is gone.
@@ -162,6 +209,15 @@ fn board(results: &Path, moving: bool, sound: bool) {
         text += "[microphone.tone]\n";
     }
     fs::write(results.join("board.toml"), text).unwrap();
+}
+
+/// An empty disk for a guest.
+fn disk(results: &Path) -> PathBuf {
+    let disk = results.join("disk");
+    let file = fs::File::create(&disk).unwrap();
+    file.set_len(512 << 20).unwrap();
+    run("mkfs.ext4", &["-q", "-F", disk.to_str().unwrap()]);
+    disk
 }
 
 /// One power cut, on the guest's own clock.
@@ -305,4 +361,99 @@ fn a_still_slide_with_nothing_beside_it_loses_no_more() {
         spread(&losses)
     );
     assert!(losses.iter().max().unwrap() <= &PROMISE);
+}
+
+/// One recording with one power cut: the clocks as the two boots are told. Gives the manifest, how long
+/// the box was away by the test's own reckoning, and what the second guest said.
+fn away(
+    name: &str,
+    first: &str,
+    second: impl Fn(i64) -> String,
+) -> Option<(Value, Duration, String)> {
+    let results = results();
+    board(results.path(), true, true);
+    let disk = disk(results.path());
+    let mut guest = Guest::boot(name, first, results.path(), &disk)?;
+    guest.wait_for("up", 60);
+    pause(3);
+    let (_, said) = guest.cut();
+    let clocks = |said: &[(Monotonic, String)]| -> Vec<(i64, i64)> {
+        let clocks = said
+            .iter()
+            .filter_map(|(_, line)| line.strip_prefix("clock "));
+        let pair = |words: &str| {
+            let (now, wall) = words.split_once(' ').unwrap();
+            (now.parse().unwrap(), wall.parse().unwrap())
+        };
+        clocks.map(pair).collect()
+    };
+    let (now, wall) = clocks(&said)[0];
+    let guest = Guest::boot(name, &second(wall / 1_000_000_000), results.path(), &disk)?;
+    let said = guest.finish();
+    let (then, later) = *clocks(&said).last().unwrap();
+    let spans = spans(&results.path().join("archive"), Monotonic::from_nanos(0));
+    assert_eq!(spans.len(), 2, "one recording of two spans");
+    let end = [PRESENTER, SLIDES, MICROPHONE]
+        .map(|track| spans[0].end_of(track))
+        .into_iter()
+        .max();
+    let end_wall = end.flatten().unwrap().as_nanos() as i64 - now + wall;
+    let begin_wall = spans[1].begin().unwrap().as_nanos() as i64 - then + later;
+    let away = Duration::from_nanos((begin_wall - end_wall).max(0) as u64);
+    let text = fs::read(results.path().join("archive/manifest.json")).unwrap();
+    let alarms = said
+        .iter()
+        .find_map(|(_, line)| line.strip_prefix("alarms "));
+    Some((
+        serde_json::from_slice(&text).unwrap(),
+        away,
+        alarms.unwrap_or_default().to_owned(),
+    ))
+}
+
+/// The gap before the second span as the manifest has it, and how far off it may be.
+fn gap(manifest: &Value) -> Option<(Duration, Duration)> {
+    let span = &manifest["spans"][1];
+    let nanos = |name: &str| Some(Duration::from_nanos(span[name].as_u64()?));
+    Some((nanos("away_ns")?, nanos("away_uncertainty_ns")?))
+}
+
+#[test]
+fn a_gap_is_amended_once_the_clock_is_known_and_ends_what_was_away_for_too_long() {
+    let name = "a_gap_is_amended_once_the_clock_is_known_and_ends_what_was_away_for_too_long";
+    if let Some(results) = rig::inside() {
+        return in_the_guest(&results);
+    }
+    let _alone = alone();
+    // Nine and a half minutes without power, then a boot in 1970, and UTC only later.
+    for (seconds, over, ended_by) in [(570, "", "socket"), (780, " over", "away-too-long")] {
+        let second = |wall: i64| format!("deliver clock=60 ntp={}{over}", wall + seconds);
+        let Some((manifest, truth, alarms)) = away(name, "cut kept", second) else {
+            return;
+        };
+        let (gap, error) = gap(&manifest).expect("the gap is known in the end");
+        println!(
+            "1970, then UTC: away for {:.2} s, the manifest says {:.2} s +- {:.3} s; ended by {}; alarms {alarms}",
+            truth.as_secs_f64(),
+            gap.as_secs_f64(),
+            error.as_secs_f64(),
+            manifest["ended_by"]
+        );
+        assert!(gap.abs_diff(truth) <= error + Duration::from_millis(100));
+        assert_eq!(manifest["ended_by"], ended_by, "{manifest}");
+        assert_eq!(
+            !alarms.is_empty() && alarms.contains("away"),
+            !over.is_empty()
+        );
+    }
+    // UTC was never known before the cut: nobody can say how long it was, and nobody claims to.
+    let Some((manifest, _, _)) = away(name, "cut clock=60", |_| "deliver kept".into()) else {
+        return;
+    };
+    println!(
+        "UTC unknown before the cut, known after: {}",
+        manifest["spans"]
+    );
+    assert_eq!(gap(&manifest), None);
+    assert_eq!(manifest["ended_by"], "socket", "{manifest}");
 }

@@ -36,6 +36,31 @@ pub enum Event {
         /// How long the box was away before it; none for the first span.
         gap: Option<GapLength>,
     },
+    /// Where a span lies, once UTC is known: it amends the span's [`Event::Span`].
+    SpanPlaced {
+        /// The span concerned.
+        span: u32,
+        /// Its start in UTC.
+        wall: WallClock,
+        /// How long the box was away before it; none for the first span.
+        gap: Option<GapLength>,
+    },
+    /// What a later run needs to go on from here; noted at the start of each span.
+    Run {
+        /// The boot of the machine; absent where it has no name.
+        boot: Option<[u8; 16]>,
+        /// The span's start in nanoseconds since that boot, suspend included.
+        boot_nanos: u64,
+        /// Nanoseconds recorded in the spans before.
+        recorded_nanos: u64,
+    },
+    /// The wall clock stepped. Nothing else did: media time counts on the monotonic clock.
+    ClockStepped {
+        /// UTC after the step.
+        wall: WallClock,
+        /// By how much, in nanoseconds; negative for a step back.
+        by_nanos: i64,
+    },
     /// A track exists from here on, or has a new init.
     Track(TrackInfo),
     /// A stretch that the device did not deliver, filled in the track so that the timeline holds.

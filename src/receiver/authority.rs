@@ -10,11 +10,14 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::time_provider::TimeProvider;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 
@@ -57,6 +60,7 @@ pub enum Error {
 pub struct Authority {
     ca_pem: String,
     ca_key: KeyPair,
+    made: i64,
     development: bool,
     server_chain: Vec<CertificateDer<'static>>,
     server_key: PrivateKeyDer<'static>,
@@ -81,6 +85,17 @@ fn file<'a>(
         path,
         source,
         advice,
+    }
+}
+
+#[derive(Debug)]
+struct NotBefore(i64);
+
+impl TimeProvider for NotBefore {
+    fn current_time(&self) -> Option<UnixTime> {
+        let wall = crate::clock::wall().unix_nanos / 1_000_000_000;
+        let seconds = u64::try_from(wall.max(self.0)).unwrap_or(0);
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }
 
@@ -136,6 +151,7 @@ impl Authority {
         let ca_der =
             CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| content(&ca_path, &e))?;
         let (_, parsed) = X509Certificate::from_der(&ca_der).map_err(|e| content(&ca_path, &e))?;
+        let made = parsed.validity().not_before.timestamp();
         let development = parsed
             .subject()
             .iter_organization()
@@ -151,6 +167,7 @@ impl Authority {
         Ok(Self {
             ca_pem,
             ca_key,
+            made,
             development,
             server_chain: vec![leaf, ca_der],
             server_key,
@@ -165,6 +182,12 @@ impl Authority {
     /// The authority's certificate: whom the receiver trusts to be a box.
     pub fn root(&self) -> CertificateDer<'static> {
         self.server_chain[1].clone()
+    }
+
+    /// The time by which certificates are judged: this machine's, but never before the authority's own
+    /// certificate. A receiver that wakes in 1970 shuts no box out for it.
+    pub fn clock(&self) -> Arc<dyn TimeProvider> {
+        Arc::new(NotBefore(self.made))
     }
 
     /// This receiver's certificate, leaf first, and its key.

@@ -61,6 +61,8 @@ pub struct SpanFact {
     pub epoch: u64,
     /// Its start in UTC, as far as it is known.
     pub wall: Option<WallClock>,
+    /// Nanoseconds after its start from which UTC was known; `None` before it is.
+    pub known_from: Option<u64>,
     /// How long the box was away before it.
     pub gap: Option<crate::media::GapLength>,
 }
@@ -208,12 +210,36 @@ impl Recording {
         self.started().map(|started| started.0).or(self.sender)
     }
 
-    /// Its spans; the last word on a span counts (its clock may have been corrected).
+    /// Its spans; the last word on where a span lies counts.
     pub fn spans(&self) -> BTreeMap<u32, SpanFact> {
         let mut spans = BTreeMap::new();
         for fact in self.facts() {
-            if let Event::Span { epoch, wall, gap } = fact.event {
-                spans.insert(fact.span, SpanFact { epoch, wall, gap });
+            match fact.event {
+                Event::Span { epoch, wall, gap } => {
+                    let known = wall.is_some_and(|wall| wall.uncertainty.is_some());
+                    let known_from = known.then_some(0);
+                    let span = SpanFact {
+                        epoch,
+                        wall,
+                        known_from,
+                        gap,
+                    };
+                    spans.insert(fact.span, span);
+                }
+                Event::SpanPlaced { span, wall, gap } => {
+                    if let Some(placed) = spans.get_mut(&span) {
+                        placed.wall = Some(wall);
+                        placed.gap = gap;
+                        // A later span knows it too late for what was shown of this one.
+                        let from = if fact.span == span {
+                            fact.at_nanos
+                        } else {
+                            u64::MAX
+                        };
+                        placed.known_from.get_or_insert(from);
+                    }
+                }
+                _ => {}
             }
         }
         spans

@@ -222,7 +222,7 @@ fn server_config(authority: &Authority) -> Result<quinn::ServerConfig, Error> {
         .build()
         .map_err(|e| tls_error(&e))?;
     let (chain, key) = authority.server();
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+    let mut tls = rustls::ServerConfig::builder_with_details(provider, authority.clock())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| tls_error(&e))?
         .with_client_cert_verifier(verifier)

@@ -185,11 +185,17 @@ pub fn media(recording: &Recording, track: TrackId) -> Option<String> {
             }
             span = stored.span;
             if dated != Some(span) {
-                let wall = spans.get(&span).and_then(|span| span.wall);
+                // What a growing playlist has said stands: a clock that became known in the middle of
+                // a span dates the segments from there on, and all of it once the playlist is whole.
+                let known = spans.get(&span).filter(|span| {
+                    let from = span.known_from.map(|nanos| nanos / 1000);
+                    over || from.is_some_and(|from| from <= start_micros(stored))
+                });
+                let wall = known.and_then(|span| span.wall);
                 if let Some(date) = wall.and_then(|wall| date(wall, start_micros(stored))) {
                     let _ = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{date}");
+                    dated = Some(span);
                 }
-                dated = Some(span);
             }
         } else {
             text.push_str("#EXT-X-GAP\n");

@@ -1,7 +1,7 @@
 //! Tests of the playlists, read back with an independent parser.
 
 use super::*;
-use crate::media::{Event, MediaTime};
+use crate::media::{Event, GapLength, MediaTime, RecordingId};
 use crate::receiver::samples::*;
 use m3u8_rs::{MediaPlaylist, MediaPlaylistType, Playlist};
 use proptest::prelude::*;
@@ -140,6 +140,57 @@ fn a_new_span_is_a_discontinuity_with_its_map_and_its_date() {
     recording.insert(2, AUDIO, stored(AUDIO, 2, 2, 0), vec![]);
     let text = media(&recording, AUDIO).unwrap();
     assert_eq!(text.matches("#EXT-X-DISCONTINUITY\n").count(), 2, "{text}");
+}
+
+#[test]
+fn a_clock_known_in_the_middle_of_a_span_dates_what_follows_and_all_of_it_in_the_end() {
+    let mut recording = recording(4);
+    let opened = Event::Span {
+        epoch: 2,
+        wall: None,
+        gap: Some(GapLength::Unknown),
+    };
+    let mut placed = fact(
+        1,
+        Event::SpanPlaced {
+            span: 1,
+            wall: wall(),
+            gap: Some(GapLength::Known {
+                nanos: 600_000_000_000,
+                uncertainty_nanos: 5,
+            }),
+        },
+    );
+    placed.at_nanos = 3_000_000_000;
+    for (sequence, fact) in [(1, fact(1, opened)), (2, placed)] {
+        let events = stored(TrackId::EVENTS, sequence, 1, 0);
+        recording.insert(sequence, TrackId::EVENTS, events, vec![fact]);
+    }
+    for n in 0..3 {
+        recording.insert(4 + n, VIDEO, stored(VIDEO, 4 + n, 1, n), vec![]);
+    }
+    let dated = |recording: &Recording| -> Vec<usize> {
+        let segments = parse(recording, VIDEO).segments.into_iter().enumerate();
+        segments
+            .filter(|(_, segment)| segment.program_date_time.is_some())
+            .map(|(at, _)| at)
+            .collect()
+    };
+    assert_eq!(dated(&recording), [0, 6], "what was shown stands");
+    recording.complete = true;
+    assert_eq!(dated(&recording), [0, 4]);
+    let span = recording.spans()[&1];
+    assert_eq!(span.epoch, 2);
+    assert!(matches!(
+        span.gap,
+        Some(GapLength::Known {
+            nanos: 600_000_000_000,
+            ..
+        })
+    ));
+    let manifest = crate::receiver::manifest::Manifest::of(RecordingId([1; 16]), &recording);
+    assert_eq!(manifest.spans[1].away_ns, Some(600_000_000_000));
+    assert_eq!(manifest.spans[1].start_uncertainty_ns, Some(5_000_000));
 }
 
 #[test]

@@ -4,11 +4,19 @@ use super::Error;
 use crate::media::{
     Chunk, Fact, MediaTime, Monotonic, Provenance, RecordingId, SegmentKey, Segmented, TrackId,
 };
-use crate::mp4::events_segment;
+use crate::mp4::{Content, events_segment, parse_segment};
 use crate::wire;
 
 /// Units per second of the events track's timeline.
 const NANOS: u32 = 1_000_000_000;
+
+/// The facts in the bytes of a whole segment of an events track; `None` if they are none.
+pub fn read_facts(segment: &[u8]) -> Option<Vec<Fact>> {
+    match parse_segment(segment).ok()?.content {
+        Content::Events(batch) => wire::event::decode(batch).ok(),
+        Content::Media(_) => None,
+    }
+}
 
 /// Numbers the batches of one span.
 pub struct Events {

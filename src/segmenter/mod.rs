@@ -17,7 +17,7 @@ mod events;
 
 pub use crate::mp4::events_segment;
 pub use cut::Cut;
-pub use events::Events;
+pub use events::{Events, read_facts};
 
 use crate::media::{
     AccessUnit, Chunk, Hash, Init, MediaTime, Provenance, RecordingId, SegmentKey, Segmented,

@@ -71,12 +71,15 @@ pub struct Receiver {
 pub struct Recording {
     /// A recording ends by itself after this many minutes, 1 to 1440.
     pub maximum_minutes: u32,
+    /// A recording goes on after the box was away for so many minutes, 1 to 1440; after more it ends.
+    pub resume_within_minutes: u32,
 }
 
 impl Default for Recording {
     fn default() -> Self {
         Self {
             maximum_minutes: 240,
+            resume_within_minutes: 10,
         }
     }
 }
@@ -167,6 +170,8 @@ pub struct Config {
     pub receiver: Option<Receiver>,
     /// The longest recording.
     pub maximum: Duration,
+    /// The longest absence of the box that a recording survives.
+    pub resume_within: Duration,
     /// The presenter's track.
     pub presenter: Option<VideoTrack>,
     /// The slides' track.
@@ -279,6 +284,14 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         )
         .into());
     }
+    let within = file.recording.resume_within_minutes;
+    if !(1..=1440).contains(&within) {
+        return Err(invalid(
+            "recording.resume-within-minutes",
+            format!("{within} is not from 1 to 1440 minutes"),
+        )
+        .into());
+    }
     let is_address = |address: &str| {
         address.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
@@ -316,6 +329,7 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         control_socket: flags.socket.clone().unwrap_or(file.control_socket),
         receiver,
         maximum: Duration::from_secs(60 * u64::from(minutes)),
+        resume_within: Duration::from_secs(60 * u64::from(within)),
         presenter,
         slides,
         microphone: microphone.map(|microphone| AudioTrack {
@@ -379,6 +393,10 @@ mod tests {
             (
                 "board = \"bench\"\n[recording]\nmaximum-minutes = 0",
                 "box.toml:3: `recording.maximum-minutes`: 0 is not from 1 to 1440",
+            ),
+            (
+                "board = \"bench\"\n[recording]\nresume-within-minutes = 1441",
+                "box.toml:3: `recording.resume-within-minutes`: 1441 is not from 1 to 1440",
             ),
             (
                 "board = \"bench\"\n[receiver]\naddress = \"there\"",

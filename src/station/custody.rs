@@ -228,6 +228,7 @@ impl Custody {
     pub(crate) fn report(&mut self, report: &Report) -> Result<(), Error> {
         match report {
             Report::Connected
+            | Report::Clock { .. }
             | Report::Disconnected { .. }
             | Report::Link { .. }
             | Report::Received { .. }

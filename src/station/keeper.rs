@@ -7,17 +7,21 @@
 
 mod reports;
 mod requests;
+mod spans;
 mod take_up;
 
+use super::alarms::{Alarms, Concern};
 use super::control::{Reply, Request};
 use super::custody::{Custody, Word};
 use super::lane::{Command, LaneView, Take};
+use super::past::{Past, Place};
 use super::recorder::{Action, Input as Happening, Recorder, Refusal};
 use super::status::Lateness;
+use super::utc::Utc;
 use crate::clock;
 use crate::media::{
-    BoxId, Event, Fact, GapLength, LostReason, Monotonic, Rate, RecordingId, SegmentKey, Segmented,
-    StartedBy, StopReason, TrackId,
+    BoxId, Event, Fact, LostReason, Monotonic, RecordingId, SegmentKey, Segmented, StartedBy,
+    StopReason, TrackId,
 };
 use crate::panel::SimulatedButton;
 use crate::spool::{self, Spool, SyncJob, SyncResult};
@@ -74,6 +78,8 @@ pub struct Parts {
     pub board: String,
     /// The longest recording.
     pub maximum: Duration,
+    /// The longest absence of the box that a recording survives.
+    pub resume_within: Duration,
 }
 
 /// The recording in hand.
@@ -87,6 +93,14 @@ struct Running {
     /// The events segment that holds the `End` fact.
     end: Option<SegmentKey>,
     waiting: Vec<Sender<Reply>>,
+    /// Where the span begins on the clocks that outlive the process.
+    place: Place,
+    /// The span before it, in a recording that was taken up.
+    past: Option<Past>,
+    /// The machine slept: the span ends here, and another one begins.
+    broken: Option<Monotonic>,
+    /// Who wanted a recording while it was not known whether this one goes on rightly.
+    wanted: Option<StartedBy>,
 }
 
 /// The keeper.
@@ -94,7 +108,17 @@ pub struct Keeper {
     parts: Parts,
     recorder: Recorder,
     running: Option<Running>,
-    alarms: BTreeMap<(String, Option<TrackId>), String>,
+    /// The last span of the recording that is about to be taken up.
+    past: Option<Past>,
+    utc: Utc,
+    /// When the clocks were last looked at.
+    looked: Option<Monotonic>,
+    /// How long the machine had slept since it booted, when it was last looked at.
+    slept: Duration,
+    /// When the process started.
+    started: Monotonic,
+    boot: Option<[u8; 16]>,
+    alarms: Alarms,
     reachable: bool,
     /// Why the receiver is away, for people.
     uplink_error: Option<String>,
@@ -118,7 +142,13 @@ impl Keeper {
             parts,
             recorder,
             running: None,
-            alarms: BTreeMap::new(),
+            past: None,
+            utc: Utc::default(),
+            looked: None,
+            slept: spans::slept(),
+            started: clock::now(),
+            boot: clock::boot(),
+            alarms: Alarms::default(),
             reachable: false,
             uplink_error: None,
             terminating: false,
@@ -128,6 +158,7 @@ impl Keeper {
             travelling: VecDeque::new(),
             lateness: BTreeMap::new(),
         };
+        keeper.keep_time(clock::now());
         keeper.take_up(recovered);
         keeper
     }
@@ -156,6 +187,7 @@ impl Keeper {
                 self.act(action);
             }
             self.lose_patience(now);
+            self.keep_time(now);
             let press = self.button.poll(now);
             self.pressed(press);
             self.hear();
@@ -192,7 +224,7 @@ impl Keeper {
                     });
                 }
             }
-            Input::Noted(event) => self.note(event),
+            Input::Noted(event) => self.noticed(event),
             Input::Finished(recording, track) => {
                 let ours = self.runs(recording);
                 if let Some(running) = self.running.as_mut().filter(|_| ours) {
@@ -223,23 +255,17 @@ impl Keeper {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Begin(recording, by) => self.begin(recording, Some(by)),
-            Action::Continue(recording) => self.begin(recording, None),
+            Action::Begin(recording, by) => self.begin(recording, Some(by), None),
+            Action::Continue(recording) => {
+                let past = self.past.take();
+                self.begin(recording, None, past);
+            }
             Action::End(reason) => {
                 log::info!("the recording is ending ({reason:?})");
                 if let Some(running) = &mut self.running {
                     running.ending = Some(reason);
                 }
-                let end = clock::now();
-                if let Some(running) = &mut self.running {
-                    running.patience = Some(end.plus(PATIENCE));
-                    for lane in &self.parts.lanes {
-                        if !lane.tell(Command::End(running.take.recording, end)) {
-                            running.unfinished.remove(&lane.track);
-                        }
-                    }
-                }
-                self.finish();
+                self.call_in(clock::now());
             }
             Action::Abandon => {
                 for lane in &self.parts.lanes {
@@ -255,65 +281,6 @@ impl Keeper {
                         .for_each(|reply| drop(reply.send(refusal.clone())));
                 }
             }
-        }
-    }
-
-    /// Begins a recording, or takes one up in a new span (`by` is none then).
-    fn begin(&mut self, recording: RecordingId, by: Option<StartedBy>) {
-        let wall = clock::wall();
-        let span = match self.parts.custody.begin(recording, wall.unix_nanos) {
-            Ok(span) => span,
-            Err(error) => return self.fault(&error),
-        };
-        let next = |lane: &LaneView| {
-            let next = self.parts.custody.next_sequence(recording, lane.track);
-            (lane.track, next)
-        };
-        let first_sequences = self.parts.lanes.iter().map(next).collect();
-        let rhythm = self.parts.lanes.iter().find_map(LaneView::rhythm);
-        let take = Arc::new(Take {
-            recording,
-            epoch: self.parts.custody.epoch(),
-            span,
-            start: start_on_a_picture(clock::now(), rhythm),
-            rate: rhythm.map_or(Rate::THIRTY, |(_, rate)| rate),
-            first_sequences,
-        });
-        log::info!("recording {recording}, span {span}");
-        self.running = Some(Running {
-            take: take.clone(),
-            facts: Vec::new(),
-            unfinished: self.parts.lanes.iter().map(|lane| lane.track).collect(),
-            ending: None,
-            patience: None,
-            end: None,
-            waiting: Vec::new(),
-        });
-        if let Some(by) = by {
-            let room = self.parts.room.clone();
-            self.note(Event::Started {
-                box_id: self.parts.box_id,
-                by,
-                room,
-                title: None,
-            });
-        }
-        let gap = (span > 0).then_some(GapLength::Unknown);
-        self.note(Event::Span {
-            epoch: self.parts.custody.epoch(),
-            wall: Some(wall),
-            gap,
-        });
-        for ((code, track), message) in self.alarms.clone() {
-            self.note(Event::Alarm {
-                code,
-                track,
-                raised: true,
-                message,
-            });
-        }
-        for lane in &self.parts.lanes {
-            lane.tell(Command::Begin(take.clone()));
         }
     }
 
@@ -344,6 +311,7 @@ impl Keeper {
                     if self.runs(key.recording) && key.track != TrackId::EVENTS {
                         // `Kept` is refused in no state.
                         let _ = self.happen(Happening::Kept);
+                        self.calm("spool", (None, None), "bytes are kept again");
                     }
                 }
                 Word::Sealed(key) => {
@@ -355,16 +323,11 @@ impl Keeper {
                 Word::Fact(recording, event) if self.runs(recording) => self.note(event),
                 Word::Fact(..) => {}
                 Word::Alarm {
+                    recording,
                     code,
                     track,
                     message,
-                    ..
-                } => self.note(Event::Alarm {
-                    code: code.into(),
-                    track,
-                    raised: true,
-                    message,
-                }),
+                } => self.alarm(code, (Some(recording), track), &message),
             }
         }
     }
@@ -395,6 +358,10 @@ impl Keeper {
                 recording: recording.to_string(),
             });
         }
+        if let (Some(StopReason::AwayTooLong), Some(by)) = (running.ending, running.wanted) {
+            log::info!("a start was asked for while the old recording ran: it begins now");
+            let _ = self.start(by);
+        }
     }
 
     /// Ends the recording without the lanes that do not finish.
@@ -405,23 +372,21 @@ impl Keeper {
         };
         running.patience = None;
         for track in std::mem::take(&mut running.unfinished) {
-            log::error!(
-                "track {track} did not finish in time; the recording ends without its last part"
-            );
+            log::error!("track {track} did not finish in time: its last part is missing");
         }
         self.finish();
     }
 
-    /// Writes the `End` fact once every lane has given out what it held.
+    /// Goes on once every lane has given out what it held: with the `End` fact, or with the next span.
     fn finish(&mut self) {
         let Some(running) = &mut self.running else {
             return;
         };
-        let Some(reason) = running
-            .ending
-            .filter(|_| running.unfinished.is_empty() && running.end.is_none())
-        else {
+        if !running.unfinished.is_empty() || running.end.is_some() {
             return;
+        }
+        let Some(reason) = running.ending else {
+            return self.next_span();
         };
         let (recording, span, start) = (
             running.take.recording,
@@ -441,22 +406,50 @@ impl Keeper {
         }
     }
 
+    /// Raises an alarm: in the log, in the status, and as a fact of the recording it concerns.
+    fn alarm(&mut self, code: &str, concern: Concern, message: &str) {
+        if let Some(event) = self.alarms.raise(code, concern, message) {
+            log::warn!("{code}: {message}");
+            self.note_of(concern, event);
+        }
+    }
+
+    /// Ends an alarm, if it stands.
+    fn calm(&mut self, code: &str, concern: Concern, message: &str) {
+        if let Some(event) = self.alarms.clear(code, concern, message) {
+            log::info!("{code}: {message}");
+            self.note_of(concern, event);
+        }
+    }
+
+    fn note_of(&mut self, concern: Concern, event: Event) {
+        if concern.0.is_none_or(|recording| self.runs(recording)) {
+            self.note(event);
+        }
+    }
+
+    /// What a lane noticed: its alarms stand until it takes them back.
+    fn noticed(&mut self, event: Event) {
+        let noted = match &event {
+            Event::Alarm {
+                code,
+                track,
+                raised: true,
+                message,
+            } => self.alarms.raise(code, (None, *track), message),
+            Event::Alarm {
+                code,
+                track,
+                message,
+                ..
+            } => self.alarms.clear(code, (None, *track), message),
+            _ => Some(event),
+        };
+        noted.into_iter().for_each(|event| self.note(event));
+    }
+
     /// Adds a fact to the running recording; without one it is only logged by whoever noticed it.
     fn note(&mut self, event: Event) {
-        if let Event::Alarm {
-            code,
-            track,
-            raised,
-            message,
-        } = &event
-        {
-            let key = (code.clone(), *track);
-            if *raised {
-                self.alarms.insert(key, message.clone());
-            } else {
-                self.alarms.remove(&key);
-            }
-        }
         // Nothing follows the `End` fact.
         if let Some(running) = self
             .running
@@ -496,24 +489,9 @@ impl Keeper {
 
     fn fault(&mut self, error: &spool::Error) {
         log::error!("{error}");
-        self.alarms
-            .insert(("spool".into(), None), error.to_string());
+        self.alarm("spool", (None, None), &error.to_string());
         let _ = self.happen(Happening::Fault);
     }
-}
-
-/// The next instant at which the first camera captures a picture: the grid then lies on its pictures,
-/// and choosing the nearest one moves nothing. `now` when no camera has a rhythm.
-fn start_on_a_picture(now: Monotonic, rhythm: Option<(Monotonic, Rate)>) -> Monotonic {
-    let Some((last, rate)) = rhythm else {
-        return now;
-    };
-    let age = now.since(last);
-    if age > IDLE {
-        return now;
-    }
-    let ticks = rate.ticks_covering(age + Duration::from_nanos(1));
-    last.plus(Duration::from_nanos(rate.tick_nanos(ticks)))
 }
 
 fn fact(span: u32, start: Monotonic, event: Event) -> Fact {

@@ -4,16 +4,19 @@
 //! stops, `keeper` carries it out, `config` says what to start with, `control` is how people
 //! ask. What does not belong here: anything a stage can do by itself.
 
+mod alarms;
 mod config;
 mod control;
 pub(crate) mod custody;
 mod keeper;
 mod lane;
+mod past;
 mod pipeline;
 mod recorder;
 mod sound;
 mod status;
 mod supervise;
+mod utc;
 mod video;
 
 pub use control::{Reply, Request, ask};

@@ -101,6 +101,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         room: config.room.clone(),
         board: config.board.clone(),
         maximum: config.maximum,
+        resume_within: config.resume_within,
     };
     super::notify_ready();
     Keeper::new(parts, &recovered).run(&happenings);

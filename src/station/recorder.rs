@@ -41,6 +41,8 @@ pub struct Running {
     pub recording: RecordingId,
     /// When it was begun, or taken up after a restart.
     pub since: Monotonic,
+    /// How much of it earlier runs had recorded.
+    pub before: Duration,
     /// When a chunk of it was last kept.
     pub kept: Monotonic,
 }
@@ -50,8 +52,8 @@ pub struct Running {
 pub enum Input {
     /// Somebody wants a recording under this fresh id.
     Start(RecordingId, StartedBy),
-    /// A recording that an earlier run left open is taken up again.
-    Resume(RecordingId),
+    /// A recording that an earlier run left open, with so much in it, is taken up again.
+    Resume(RecordingId, Duration),
     /// Somebody wants the end.
     Stop(StopReason),
     /// A chunk of the recording is kept.
@@ -127,9 +129,11 @@ impl Recorder {
     /// When [`Recorder::poll`] next has something to say.
     pub fn poll_at(&self) -> Option<Monotonic> {
         match self.state {
-            State::Starting(running) | State::Recording(running) => {
-                Some(running.since.plus(self.maximum))
-            }
+            State::Starting(running) | State::Recording(running) => Some(
+                running
+                    .since
+                    .plus(self.maximum.saturating_sub(running.before)),
+            ),
             _ => None,
         }
     }
@@ -152,22 +156,24 @@ impl Recorder {
                 State::Starting(Running {
                     recording,
                     since: now,
+                    before: Duration::ZERO,
                     kept: now,
                 }),
                 Some(Action::Begin(recording, by)),
             ),
-            (State::Idle | State::Fault, Input::Resume(recording)) => (
+            (State::Idle | State::Fault, Input::Resume(recording, before)) => (
                 State::Starting(Running {
                     recording,
                     since: now,
+                    before,
                     kept: now,
                 }),
                 Some(Action::Continue(recording)),
             ),
-            (State::Starting(_) | State::Recording(_), Input::Start(..) | Input::Resume(_)) => {
+            (State::Starting(_) | State::Recording(_), Input::Start(..) | Input::Resume(..)) => {
                 return Err(Refusal::AlreadyRecording);
             }
-            (State::Stopping(_), Input::Start(..) | Input::Resume(_) | Input::Stop(_)) => {
+            (State::Stopping(_), Input::Start(..) | Input::Resume(..) | Input::Stop(_)) => {
                 return Err(Refusal::Stopping);
             }
             (State::Idle | State::Fault, Input::Stop(_)) => return Err(Refusal::NotRecording),
@@ -219,6 +225,7 @@ mod tests {
         let running = Running {
             recording: FIRST,
             since: at(0),
+            before: Duration::ZERO,
             kept: at(0),
         };
         let inputs = [
@@ -292,5 +299,21 @@ mod tests {
             Some(Action::End(StopReason::MaximumLength))
         );
         assert_eq!(recorder.poll(at(3600)), None);
+    }
+
+    #[test]
+    fn the_maximum_length_counts_what_earlier_runs_recorded() {
+        let mut recorder = Recorder::new(HOUR);
+        let resume = Input::Resume(FIRST, Duration::from_secs(3000));
+        recorder.handle(resume, at(100)).unwrap();
+        assert_eq!(recorder.poll_at(), Some(at(700)));
+        let mut recorder = Recorder::new(HOUR);
+        recorder
+            .handle(Input::Resume(FIRST, 2 * HOUR), at(100))
+            .unwrap();
+        assert_eq!(
+            recorder.poll(at(100)),
+            Some(Action::End(StopReason::MaximumLength))
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! What passes between the station, the session engine and its driver.
 
-use crate::media::{Hash, RecordingId, SegmentKey, TrackId, TrackKind};
+use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock};
 use crate::wire::message::Lost;
 use crate::wire::{ErrorCode, Message, Sequences};
 use std::io;
@@ -87,6 +87,13 @@ pub enum Offer {
 pub enum Report {
     /// A receiver answered; what follows comes from it.
     Connected,
+    /// UTC by the receiver's clock, from a receiver that knows it; an annotation.
+    Clock {
+        /// UTC, and how far off it may be, the way of the message included.
+        wall: WallClock,
+        /// When that was.
+        at: Monotonic,
+    },
     /// The connection is gone; it will be tried again.
     Disconnected {
         /// Why, where either end gave a code.

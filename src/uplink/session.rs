@@ -127,6 +127,8 @@ pub struct Session {
     parked: BTreeSet<(Monotonic, SegmentKey)>,
     /// Segments that are live and may become late.
     live: BTreeSet<SegmentKey>,
+    /// When the present connection was greeted.
+    greeted_at: Monotonic,
     /// Of the present connection.
     inits_sent: BTreeSet<Hash>,
     greeted: BTreeSet<RecordingId>,
@@ -156,6 +158,7 @@ impl Session {
             flight: BTreeSet::new(),
             parked: BTreeSet::new(),
             live: BTreeSet::new(),
+            greeted_at: Monotonic::default(),
             inits_sent: BTreeSet::new(),
             greeted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
@@ -396,6 +399,7 @@ impl Session {
             })
             .collect();
         self.greeted = recordings.iter().map(|open| open.recording).collect();
+        self.greeted_at = now;
         self.link = Link::Greeting(now.plus(self.config.welcome_within));
         self.out.push_back(Action::Control(Message::Hello(Hello {
             box_id: self.config.box_id,

@@ -21,6 +21,9 @@ const MARK: u16 = 5;
 const ALARM: u16 = 6;
 const LOST: u16 = 7;
 const END: u16 = 8;
+const SPAN_PLACED: u16 = 9;
+const RUN: u16 = 10;
+const CLOCK_STEPPED: u16 = 11;
 
 /// Bytes that are not a sequence of facts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +90,9 @@ fn event_of(kind: u16, body: &[u8]) -> Event {
         ALARM => read::<Alarm>(body).map(Event::from),
         LOST => read::<Lost>(body).map(Event::from),
         END => read::<End>(body).map(Event::from),
+        SPAN_PLACED => read::<SpanPlaced>(body).map(Event::from),
+        RUN => read::<Run>(body).map(Event::from),
+        CLOCK_STEPPED => read::<ClockStepped>(body).map(Event::from),
         _ => None,
     };
     known.unwrap_or_else(|| Event::Other {
@@ -169,6 +175,22 @@ fn body_of(event: &Event) -> (u16, Vec<u8>) {
             },
         ),
         Event::End { reason, tracks } => write(END, End { reason, tracks }),
+        Event::SpanPlaced { span, wall, gap } => write(SPAN_PLACED, SpanPlaced { span, wall, gap }),
+        Event::Run {
+            boot,
+            boot_nanos,
+            recorded_nanos,
+        } => write(
+            RUN,
+            Run {
+                boot,
+                boot_nanos,
+                recorded_nanos,
+            },
+        ),
+        Event::ClockStepped { wall, by_nanos } => {
+            write(CLOCK_STEPPED, ClockStepped { wall, by_nanos })
+        }
         Event::Other { kind, body } => (kind, body),
     }
 }
@@ -196,6 +218,30 @@ body!(Gap { 0 track: TrackId, 1 start: MediaTime, 2 duration: u64, 3 cause: GapC
 body!(Alarm { 0 code: String, 1 track: Option<TrackId>, 2 raised: bool, 3 message: String });
 body!(Lost { 0 track: TrackId, 1 first: u64, 2 last: u64, 3 reason: LostReason });
 body!(End { 0 reason: StopReason, 1 tracks: Vec<TrackTotal> });
+
+body!(SpanPlaced { 0 span: u32, 1 wall: WallClock, 2 gap: Option<GapLength> });
+body!(ClockStepped { 0 wall: WallClock, 1 by_nanos: i64 });
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Run {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    boot: Option<[u8; 16]>,
+    #[n(1)]
+    boot_nanos: u64,
+    #[n(2)]
+    recorded_nanos: u64,
+}
+
+impl From<Run> for Event {
+    fn from(body: Run) -> Self {
+        Self::Run {
+            boot: body.boot,
+            boot_nanos: body.boot_nanos,
+            recorded_nanos: body.recorded_nanos,
+        }
+    }
+}
 
 #[derive(Encode, Decode)]
 #[cbor(map)]

@@ -178,9 +178,14 @@ impl Receiver {
 
     /// The same without waiting for its page.
     pub fn kill_and_go_on(&mut self) {
+        self.kill();
+        self.process = Self::spawn(&self.home, &self.quic, &self.web);
+    }
+
+    /// Kills the process with SIGKILL.
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.process = Self::spawn(&self.home, &self.quic, &self.web);
     }
 
     /// Stops the process; gives what [`Receiver::start_again`] needs.

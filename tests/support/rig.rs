@@ -118,8 +118,8 @@ impl Guest {
         (at, std::mem::take(&mut self.said))
     }
 
-    /// Waits for its test to end well.
-    pub fn finish(mut self) {
+    /// Waits for its test to end well; gives what it said.
+    pub fn finish(mut self) -> Vec<(Monotonic, String)> {
         let status = self.process.wait().unwrap();
         self.said.extend(self.lines.iter());
         for (_, line) in &self.said {
@@ -128,6 +128,7 @@ impl Guest {
             }
         }
         assert!(status.success(), "in the guest: {status}");
+        std::mem::take(&mut self.said)
     }
 }
 

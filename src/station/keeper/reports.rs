@@ -2,7 +2,7 @@
 
 use super::Keeper;
 use crate::clock;
-use crate::media::{Event, SegmentKey};
+use crate::media::SegmentKey;
 use crate::station::lane::{Command, LADDER};
 use crate::uplink::Report;
 use crate::uplink::breaker::SPOOL_ONLY;
@@ -19,6 +19,8 @@ impl Keeper {
                 self.reachable = false;
                 self.travelling.clear();
             }
+            Report::Clock { wall, at } => self.utc.hear(*wall, *at),
+            Report::Complete { recording } => self.alarms.forget(*recording),
             Report::Received { key, offset } => self.arrived(*key, *offset),
             Report::Link { step } => self.link(*step),
             _ => {}
@@ -34,7 +36,7 @@ impl Keeper {
         for lane in &self.parts.lanes {
             lane.tell(Command::BitRate { percent });
         }
-        let message = match step {
+        let message: String = match step {
             0 => "the link carries live again".into(),
             SPOOL_ONLY.. => "the link does not carry live: what is recorded is kept here and sent \
                              as far as the link lets it; look at the network"
@@ -44,12 +46,10 @@ impl Keeper {
                  their bit rate; look at the network"
             ),
         };
-        self.note(Event::Alarm {
-            code: "link".into(),
-            track: None,
-            raised: step > 0,
-            message,
-        });
+        if step == 0 {
+            return self.calm("link-slow", (None, None), &message);
+        }
+        self.alarm("link-slow", (None, None), &message);
     }
 
     fn arrived(&mut self, key: SegmentKey, offset: u64) {

@@ -63,8 +63,16 @@ impl Keeper {
         }
     }
 
-    fn start(&mut self, by: StartedBy) -> Result<(), Refusal> {
-        self.happen(Happening::Start(RecordingId(random()), by))
+    pub(super) fn start(&mut self, by: StartedBy) -> Result<(), Refusal> {
+        let outcome = self.happen(Happening::Start(RecordingId(random()), by));
+        match (&outcome, &mut self.running) {
+            // What runs may turn out to be a recording that should have ended long ago.
+            (Err(Refusal::AlreadyRecording), Some(running)) if running.place.wall.is_none() => {
+                running.wanted = running.past.map(|_| by);
+            }
+            _ => {}
+        }
+        outcome
     }
 
     /// Ends the recording; `waiting` is answered once its end is kept.
@@ -130,7 +138,7 @@ impl Keeper {
                 connected: self.reachable,
                 error: self.uplink_error.clone(),
             },
-            alarms: self.alarms.values().cloned().collect(),
+            alarms: self.alarms.texts(),
             resident_bytes: status::resident_bytes(),
             cpu_seconds: status::cpu_seconds(),
         }

@@ -2,7 +2,7 @@
 
 use super::segment::Phase;
 use super::{Ahead, Breach, Link, Session};
-use crate::media::{Monotonic, RecordingId, SegmentKey, TrackId};
+use crate::media::{Monotonic, RecordingId, SegmentKey, TrackId, WallClock};
 use crate::uplink::{Action, Report};
 use crate::wire::message::{self, Message, Welcome};
 use crate::wire::{MAX_RANGES, Range, Sequences};
@@ -23,6 +23,19 @@ impl Session {
                 most.clamp(1, self.config.backfill)
             });
         self.out.push_back(Action::Report(Report::Connected));
+        if let Some(told) = welcome.clock
+            && let Some(error) = told.uncertainty
+        {
+            // It was read at some time between our greeting and now.
+            let half = now.since(self.greeted_at) / 2;
+            let nanos = i64::try_from(half.as_nanos()).unwrap_or(i64::MAX);
+            let wall = WallClock {
+                unix_nanos: told.unix_nanos.saturating_add(nanos),
+                uncertainty: Some(error.saturating_add(half)),
+            };
+            let clock = Report::Clock { wall, at: now };
+            self.out.push_back(Action::Report(clock));
+        }
         for recording in &welcome.erased {
             self.erase(*recording);
         }

@@ -225,6 +225,25 @@ fn track_info() -> impl Strategy<Value = TrackInfo> {
     )
 }
 
+fn gap() -> impl Strategy<Value = GapLength> {
+    prop_oneof![
+        Just(GapLength::Unknown),
+        any::<(u64, u64)>().prop_map(|(nanos, uncertainty_nanos)| GapLength::Known {
+            nanos,
+            uncertainty_nanos
+        }),
+    ]
+}
+
+fn some_clock() -> impl Strategy<Value = WallClock> {
+    clock().prop_map(|clock| {
+        clock.unwrap_or(WallClock {
+            unix_nanos: 0,
+            uncertainty: None,
+        })
+    })
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let by = select(vec![
         StartedBy::Button,
@@ -248,13 +267,6 @@ fn event() -> impl Strategy<Value = Event> {
         GapCause::Paused,
         GapCause::BoxAway,
     ]);
-    let gap = prop_oneof![
-        Just(GapLength::Unknown),
-        any::<(u64, u64)>().prop_map(|(nanos, uncertainty_nanos)| GapLength::Known {
-            nanos,
-            uncertainty_nanos
-        }),
-    ];
     let total =
         (track(), any::<u64>(), any::<u64>(), hash()).prop_map(|(track, segments, bytes, root)| {
             TrackTotal {
@@ -273,11 +285,25 @@ fn event() -> impl Strategy<Value = Event> {
                 title,
             }
         }),
-        (any::<u64>(), clock(), of(gap)).prop_map(|(epoch, wall, gap)| Event::Span {
+        (any::<u64>(), clock(), of(gap())).prop_map(|(epoch, wall, gap)| Event::Span {
             epoch,
             wall,
             gap
         }),
+        (any::<u32>(), some_clock(), of(gap())).prop_map(|(span, wall, gap)| Event::SpanPlaced {
+            span,
+            wall,
+            gap
+        }),
+        (of(any::<[u8; 16]>()), any::<u64>(), any::<u64>()).prop_map(
+            |(boot, boot_nanos, recorded_nanos)| Event::Run {
+                boot,
+                boot_nanos,
+                recorded_nanos
+            }
+        ),
+        (some_clock(), any::<i64>())
+            .prop_map(|(wall, by_nanos)| Event::ClockStepped { wall, by_nanos }),
         track_info().prop_map(Event::Track),
         (track(), any::<i64>(), any::<u64>(), cause).prop_map(|(track, start, duration, cause)| {
             Event::Gap {

@@ -1,0 +1,98 @@
+//! What is wrong now: raised once, cleared once, and attributed to the recording it concerns.
+//!
+//! An alarm of the box (a device, the clock, the disk) concerns whatever is recorded while it lasts; one
+//! of a recording concerns that recording only, which may be long over.
+
+use crate::media::{Event, RecordingId, TrackId};
+use std::collections::BTreeMap;
+
+/// Whom an alarm concerns: a recording, or none for the box; and a track.
+pub(super) type Concern = (Option<RecordingId>, Option<TrackId>);
+
+/// The alarms that stand.
+#[derive(Debug, Default)]
+pub(super) struct Alarms(BTreeMap<(String, Concern), String>);
+
+impl Alarms {
+    /// Raises an alarm; the fact, unless it stands already.
+    pub(super) fn raise(&mut self, code: &str, concern: Concern, message: &str) -> Option<Event> {
+        let known = self.0.insert((code.into(), concern), message.into());
+        known.is_none().then(|| event(code, concern, true, message))
+    }
+
+    /// Clears an alarm; the fact, unless it did not stand.
+    pub(super) fn clear(&mut self, code: &str, concern: Concern, message: &str) -> Option<Event> {
+        let known = self.0.remove(&(code.into(), concern));
+        known.map(|_| event(code, concern, false, message))
+    }
+
+    /// Clears all alarms of a recording.
+    pub(super) fn forget(&mut self, recording: RecordingId) {
+        self.0
+            .retain(|(_, concern), _| concern.0 != Some(recording));
+    }
+
+    /// Clears all alarms of this code: they were for whoever came next.
+    pub(super) fn drop_all(&mut self, code: &str) {
+        self.0.retain(|(raised, _), _| raised != code);
+    }
+
+    /// The alarms of the box as facts, for a recording that begins.
+    pub(super) fn of_the_box(&self) -> Vec<Event> {
+        let of_the_box = self
+            .0
+            .iter()
+            .filter(|((_, concern), _)| concern.0.is_none());
+        of_the_box
+            .map(|((code, concern), message)| event(code, *concern, true, message))
+            .collect()
+    }
+
+    /// All of them, for people.
+    pub(super) fn texts(&self) -> Vec<String> {
+        let text =
+            |((code, _), message): (&(String, Concern), &String)| format!("{code}: {message}");
+        self.0.iter().map(text).collect()
+    }
+}
+
+fn event(code: &str, (_, track): Concern, raised: bool, message: &str) -> Event {
+    Event::Alarm {
+        code: code.into(),
+        track,
+        raised,
+        message: message.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_is_a_fact_once_when_it_comes_and_once_when_it_goes() {
+        let mut alarms = Alarms::default();
+        let camera = (None, Some(TrackId(1)));
+        let of_one = (Some(RecordingId([1; 16])), None);
+        assert!(alarms.raise("camera-missing", camera, "gone").is_some());
+        assert_eq!(alarms.raise("camera-missing", camera, "still gone"), None);
+        assert!(
+            alarms
+                .raise("receiver-forgot", of_one, "it forgot")
+                .is_some()
+        );
+        assert_eq!(
+            alarms.texts(),
+            ["camera-missing: still gone", "receiver-forgot: it forgot"]
+        );
+        assert_eq!(
+            alarms.of_the_box().len(),
+            1,
+            "another recording is not concerned"
+        );
+        assert!(alarms.clear("camera-missing", camera, "back").is_some());
+        assert_eq!(alarms.clear("camera-missing", camera, "back"), None);
+        alarms.forget(RecordingId([1; 16]));
+        assert!(alarms.texts().is_empty());
+    }
+}

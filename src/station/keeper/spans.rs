@@ -1,0 +1,263 @@
+//! Spans: where each begins on the clocks that outlive a process, and what ends one.
+//!
+//! Media time counts from a span's start and is never corrected. Where the span lies in UTC, and how
+//! long the box was away before it, are facts that may come later: [`Event::SpanPlaced`].
+
+use super::{IDLE, Keeper, Running};
+use crate::clock;
+use crate::media::{
+    Event, GapLength, Monotonic, Rate, RecordingId, StartedBy, StopReason, WallClock,
+};
+use crate::station::lane::{Command, LaneView, Take};
+use crate::station::past::{Past, Place, is_too_long};
+use crate::station::recorder::Input as Happening;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The clocks are looked at so often.
+const LOOK: Duration = Duration::from_millis(250);
+/// CLOCK_BOOTTIME gained so much on CLOCK_MONOTONIC: the machine slept.
+const SLEPT: Duration = Duration::from_millis(500);
+/// A box that does not know UTC for so long after its start says so.
+const CLOCK_DUE: Duration = Duration::from_secs(60);
+
+impl Keeper {
+    /// Begins a recording, or the next span of one (`past` is the one before it).
+    pub(super) fn begin(
+        &mut self,
+        recording: RecordingId,
+        by: Option<StartedBy>,
+        past: Option<Past>,
+    ) {
+        let rhythm = self.parts.lanes.iter().find_map(LaneView::rhythm);
+        let start = start_on_a_picture(clock::now(), rhythm);
+        let place = self.place_of(start);
+        let wall = place.wall.unwrap_or_else(|| WallClock {
+            uncertainty: None,
+            ..clock::wall()
+        });
+        let span = match self.parts.custody.begin(recording, wall.unix_nanos) {
+            Ok(span) => span,
+            Err(error) => return self.fault(&error),
+        };
+        let next = |lane: &LaneView| {
+            let next = self.parts.custody.next_sequence(recording, lane.track);
+            (lane.track, next)
+        };
+        let take = Arc::new(Take {
+            recording,
+            epoch: self.parts.custody.epoch(),
+            span,
+            start,
+            rate: rhythm.map_or(Rate::THIRTY, |(_, rate)| rate),
+            first_sequences: self.parts.lanes.iter().map(next).collect(),
+        });
+        log::info!("recording {recording}, span {span}");
+        let before = self.running.take();
+        self.running = Some(Running {
+            take: take.clone(),
+            facts: Vec::new(),
+            unfinished: self.parts.lanes.iter().map(|lane| lane.track).collect(),
+            ending: None,
+            patience: None,
+            end: None,
+            waiting: before.map(|running| running.waiting).unwrap_or_default(),
+            place,
+            past,
+            broken: None,
+            wanted: None,
+        });
+        if let Some(by) = by {
+            self.alarms.drop_all("away-too-long");
+            let room = self.parts.room.clone();
+            self.note(Event::Started {
+                box_id: self.parts.box_id,
+                by,
+                room,
+                title: None,
+            });
+        }
+        let recorded = past.map_or(Duration::ZERO, |past| past.recorded());
+        self.note(Event::Span {
+            epoch: self.parts.custody.epoch(),
+            wall: Some(wall),
+            gap: past.map(|past| past.away(&place)),
+        });
+        self.note(Event::Run {
+            boot: place.boot.map(|(boot, _)| boot),
+            boot_nanos: place.boot.map_or(0, |(_, nanos)| nanos),
+            recorded_nanos: u64::try_from(recorded.as_nanos()).unwrap_or(u64::MAX),
+        });
+        self.alarms
+            .of_the_box()
+            .into_iter()
+            .for_each(|alarm| self.note(alarm));
+        for lane in &self.parts.lanes {
+            lane.tell(Command::Begin(take.clone()));
+        }
+    }
+
+    /// Where an instant lies on the clocks that outlive the process.
+    pub(super) fn place_of(&self, instant: Monotonic) -> Place {
+        let now = clock::now();
+        let nanos = i64::try_from(clock::since_boot()).unwrap_or(i64::MAX);
+        let nanos = nanos.saturating_add(instant.offset_from(now));
+        let nanos = u64::try_from(nanos).unwrap_or(0);
+        Place {
+            wall: self.utc.at(instant),
+            boot: self.boot.map(|boot| (boot, nanos)),
+        }
+    }
+
+    /// Looks at the clocks: a step is noted, sleep ends a span, and UTC places a span once it is known.
+    pub(super) fn keep_time(&mut self, now: Monotonic) {
+        if self.looked.is_some_and(|looked| now.since(looked) < LOOK) {
+            return;
+        }
+        self.looked = Some(now);
+        if let Some(step) = self.utc.look(clock::wall(), now) {
+            log::warn!("the clock was set: {step:?}");
+            self.note(step);
+        }
+        if self.utc.at(now).is_some() {
+            self.calm("clock-unknown", (None, None), "UTC is known");
+        } else if now.since(self.started) > CLOCK_DUE {
+            let message = "nobody keeps the clock (no NTP, and no receiver that knows the time): dates are guesses until somebody does";
+            self.alarm("clock-unknown", (None, None), message);
+        }
+        self.place_span();
+        let slept = slept();
+        if slept.saturating_sub(self.slept) > SLEPT {
+            self.woke(now, slept.saturating_sub(self.slept));
+        }
+        self.slept = slept;
+    }
+
+    /// Notes where the running span lies, as soon as that is known; a recording that should not have
+    /// been taken up ends then.
+    fn place_span(&mut self) {
+        let Some(running) = self.running.as_mut().filter(|r| r.place.wall.is_none()) else {
+            return;
+        };
+        let Some(wall) = self.utc.at(running.take.start) else {
+            return;
+        };
+        running.place.wall = Some(wall);
+        let gap = running.past.map(|past| past.away(&running.place));
+        let (recording, span) = (running.take.recording, running.take.span);
+        log::info!("recording {recording}, span {span}: UTC is known now, {gap:?}");
+        self.note(Event::SpanPlaced { span, wall, gap });
+        if let Some(gap) = gap {
+            self.judge(recording, gap);
+        }
+    }
+
+    /// Ends a recording that the box was away from for too long.
+    fn judge(&mut self, recording: RecordingId, gap: GapLength) {
+        if is_too_long(gap, self.parts.resume_within) {
+            self.say_away(recording, gap);
+            let _ = self.happen(Happening::Stop(StopReason::AwayTooLong));
+        }
+    }
+
+    /// Says why a recording ends that nobody stopped; until the next one begins.
+    pub(super) fn say_away(&mut self, recording: RecordingId, gap: GapLength) {
+        let GapLength::Known { nanos, .. } = gap else {
+            return;
+        };
+        let message = format!(
+            "recording {recording} has ended: the box was away for {} min, longer than recording.resume-within-minutes = {}; press to record again",
+            nanos / 60_000_000_000,
+            self.parts.resume_within.as_secs() / 60
+        );
+        self.alarm("away-too-long", (Some(recording), None), &message);
+    }
+
+    /// The machine slept for a while: nothing was captured, and the monotonic clock stood still.
+    fn woke(&mut self, now: Monotonic, asleep: Duration) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        if running.ending.is_some() || running.broken.is_some() {
+            return;
+        }
+        log::warn!(
+            "the machine slept for {} ms: a new span begins",
+            asleep.as_millis()
+        );
+        let gap = GapLength::Known {
+            nanos: u64::try_from(asleep.as_nanos()).unwrap_or(u64::MAX),
+            uncertainty_nanos: 0,
+        };
+        let recording = running.take.recording;
+        if is_too_long(gap, self.parts.resume_within) {
+            return self.judge(recording, gap);
+        }
+        running.broken = Some(now);
+        self.call_in(now);
+    }
+
+    /// Tells the lanes to give out what they hold, up to `end`.
+    pub(super) fn call_in(&mut self, end: Monotonic) {
+        if let Some(running) = &mut self.running {
+            running.patience = Some(end.plus(super::PATIENCE));
+            for lane in &self.parts.lanes {
+                if !lane.tell(Command::End(running.take.recording, end)) {
+                    running.unfinished.remove(&lane.track);
+                }
+            }
+        }
+        self.finish();
+    }
+
+    /// Begins the span after one that was broken off, once the lanes have given out what they held.
+    pub(super) fn next_span(&mut self) {
+        let Some((end, running)) = self
+            .running
+            .as_ref()
+            .and_then(|running| Some((running.broken?, running)))
+        else {
+            return;
+        };
+        let start = running.place;
+        let past = Past {
+            start: Place {
+                wall: start.wall.or_else(|| self.utc.at(running.take.start)),
+                ..start
+            },
+            kept_nanos: super::after(running.take.start, end),
+            before_nanos: running.past.map_or(0, |past| {
+                u64::try_from(past.recorded().as_nanos()).unwrap_or(u64::MAX)
+            }),
+        };
+        let recording = running.take.recording;
+        self.write_facts();
+        if self.runs(recording) {
+            self.begin(recording, None, Some(past));
+        }
+    }
+}
+
+/// How long the machine has slept since it booted.
+pub(super) fn slept() -> Duration {
+    // The smaller of two readings: a thread may be held up between the two clocks.
+    let read = || {
+        let now = clock::now();
+        Duration::from_nanos(clock::since_boot().saturating_sub(now.as_nanos()))
+    };
+    read().min(read())
+}
+
+/// The next instant at which the first camera captures a picture: the grid then lies on its pictures,
+/// and choosing the nearest one moves nothing. `now` when no camera has a rhythm.
+fn start_on_a_picture(now: Monotonic, rhythm: Option<(Monotonic, Rate)>) -> Monotonic {
+    let Some((last, rate)) = rhythm else {
+        return now;
+    };
+    let age = now.since(last);
+    if age > IDLE {
+        return now;
+    }
+    let ticks = rate.ticks_covering(age + Duration::from_nanos(1));
+    last.plus(Duration::from_nanos(rate.tick_nanos(ticks)))
+}

@@ -12,7 +12,7 @@ use super::station::{Ends, Outcome, Station};
 use super::store::{Objects, Store};
 use crate::blocking;
 use crate::clock;
-use crate::media::{BoxId, Hash, Monotonic, SegmentKey};
+use crate::media::{BoxId, Hash, Monotonic, SegmentKey, Sequences, TrackId};
 use crate::receiver::archive::{self, Archive};
 use crate::receiver::authority::Authority;
 use crate::receiver::library::Library;
@@ -180,6 +180,12 @@ impl Hall {
         };
         let (mut held, mut acknowledged) = (Vec::new(), Vec::new());
         for (recording, state) in spool.recordings() {
+            if state.complete {
+                // Nothing more of it is read: the record says that every segment is durable.
+                let all = Sequences::below(u64::MAX);
+                acknowledged.extend((0..4).map(|track| (recording, TrackId(track), all.clone())));
+                continue;
+            }
             for (&track, known) in &state.tracks {
                 acknowledged.push((recording, track, known.acknowledged.clone()));
                 for (&sequence, segment) in &known.segments {

@@ -240,7 +240,7 @@ fn complaint(seed: u64, ran: &Ran) -> Option<String> {
             .collect();
         format!(
             "seed {seed}:\n{}\nfaults:\n{}\nagain: {SEED}={seed} cargo test --lib simulation::schedules::every_recording -- --nocapture",
-            found.join("\n"),
+            found[..found.len().min(8)].join("\n"),
             faults.join("\n")
         )
     })

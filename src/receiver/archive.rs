@@ -420,12 +420,12 @@ impl Archive {
             .try_collect()
             .await
             .map_err(self.failed(&format!("list {folder}")))?;
+        let count = names.len();
         let manifest = Path::from(manifest_path(id));
         if let Some(at) = names.iter().position(|name| *name == manifest) {
             names.swap_remove(at);
             self.delete(manifest.as_ref()).await?;
         }
-        let count = names.len();
         let gone = self
             .store
             .delete_stream(futures_util::stream::iter(names.into_iter().map(Ok)).boxed())

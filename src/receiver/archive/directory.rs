@@ -10,6 +10,7 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The manifest of a day with three tracks takes some 20 MB.
 const RESERVE: u64 = 24 * 1024 * 1024;
@@ -21,6 +22,8 @@ const RESERVE_NAME: &str = "reserve";
 #[derive(Debug)]
 pub(super) struct Directory {
     dir: PathBuf,
+    /// Held while the reserve is made.
+    making: Mutex<()>,
     /// The directory, locked for as long as this receiver runs.
     _locked: Option<File>,
 }
@@ -74,6 +77,7 @@ impl Directory {
         }
         Ok(Self {
             dir: dir.into(),
+            making: Mutex::default(),
             _locked: Some(handle),
         })
     }
@@ -84,6 +88,7 @@ impl Directory {
         std::fs::read_dir(dir).map_err(unusable(dir, "read the directory", advice))?;
         Ok(Self {
             dir: dir.into(),
+            making: Mutex::default(),
             _locked: None,
         })
     }
@@ -134,6 +139,7 @@ impl Directory {
 
     /// Sees to it that the reserve is there; an error of [`is_no_room`] when there is no room for it.
     pub fn hold_reserve(&self) -> io::Result<()> {
+        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.reserve_path();
         if path.exists() {
             return Ok(());

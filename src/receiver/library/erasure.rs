@@ -53,11 +53,11 @@ impl Library {
             if let Err(e) = self.look_for_erased().await {
                 log::error!("looking for erased recordings: {e}");
             }
-            self.sweep().await;
         }
     }
 
-    /// Takes recordings out of the catalog whose tombstone another program made.
+    /// Takes recordings out of the catalog whose tombstone another program made, and deletes what is
+    /// left of them.
     pub async fn look_for_erased(&self) -> Result<(), archive::Error> {
         for (id, confirmed) in self.archive.erased().await? {
             if self.read().erased.contains_key(&id) {
@@ -75,6 +75,7 @@ impl Library {
             // Nobody may be listening.
             let _ = self.erasures.send(id);
         }
+        self.sweep().await;
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! pictures at a time, keyframes included, and sound. The backfill is a recording of the hour before.
 
 use super::hall::{Hall, Keys, in_virtual_time};
-use super::lecture::{Arrival, Lecture, Sizes};
+use super::lecture::{Arrival, Lecture, Pictures, Sizes};
 use super::network::Link;
 use super::random::Random;
 use crate::media::{Monotonic, TrackId};
@@ -26,12 +26,20 @@ fn link(lost: u32) -> Link {
     }
 }
 
-/// 4 Mbit/s of pictures, a keyframe six times as large as the others.
+/// What the software encoder makes of two seconds of 720p30 at 4 Mbit/s once its rate control has
+/// settled, measured as tests/support/sender.rs does.
+const ENCODED: &[u64] = &[
+    67900, 9552, 7897, 9346, 9319, 10741, 9104, 6390, 10670, 11465, 14023, 16538, 16239, 21565,
+    21600, 21364, 17737, 17447, 16916, 17129, 16552, 16587, 16364, 15380, 16719, 17575, 17256,
+    16276, 17080, 16936, 16260, 15382, 17579, 17270, 16367, 17042, 16989, 16936, 16200, 15184,
+    17565, 17541, 16501, 16177, 16123, 17036, 16628, 15585, 17941, 16803, 16333, 17001, 16986,
+    16959, 16144, 15195, 16550, 17335, 17127, 17367,
+];
+
 fn live() -> Sizes {
     Sizes {
         rate: "30".parse().unwrap(),
-        keyframe: 92_000,
-        picture: (10_400, 20_400),
+        pictures: Pictures::Like(ENCODED, 1),
         sound: 530,
     }
 }
@@ -63,8 +71,7 @@ async fn measure(keys: &Keys, congestion: Congestion, lost: u32, live_for: Durat
         from: after(1),
         until: after(1 + live_for.as_secs()),
         sizes: Sizes {
-            keyframe: 368_000,
-            picture: (41_600, 81_600),
+            pictures: Pictures::Like(ENCODED, 4),
             ..live()
         },
     };
@@ -82,7 +89,7 @@ async fn measure(keys: &Keys, congestion: Congestion, lost: u32, live_for: Durat
     hall.start_box();
     hall.pass(start.plus(Duration::from_secs(3))).await;
     // The connection stands; from here on it loses.
-    hall.network.set_links(link(lost), link(lost));
+    hall.network.set_links(link(lost), link(0));
     let (from, before) = (hall.network.now(), hall.network.counts());
     let waited_before = hall.network.waits_up().len();
     hall.pass(end).await;
@@ -170,9 +177,8 @@ fn live_is_not_late_beside_a_backfill_also_when_packets_are_lost() {
             );
             assert!(found.chunks > 100, "{} chunks measured", found.chunks);
             if congestion == Congestion::Floor {
-                let p95 = percentile(&found.lateness, 95);
-                let allowed = Duration::from_millis(150) + found.queue_p95;
-                assert!(p95 <= allowed, "p95 {p95:?}, allowed {allowed:?}");
+                let limit = Duration::from_millis(150);
+                assert!(above <= limit, "p95 {above:?} above the queue");
                 assert!(
                     found.backfill >= 4_000,
                     "{} kbit/s of backfill",

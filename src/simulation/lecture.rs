@@ -8,10 +8,17 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub rate: Rate,
-    pub keyframe: u64,
-    /// Every other picture: from so many to so many.
-    pub picture: (u64, u64),
+    pub pictures: Pictures,
     pub sound: u64,
+}
+
+/// How large pictures are, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pictures {
+    /// A keyframe, and every other one from so many to so many.
+    Any { keyframe: u64, others: (u64, u64) },
+    /// Each of a segment as here, times so many.
+    Like(&'static [u64], u64),
 }
 
 impl Sizes {
@@ -19,8 +26,10 @@ impl Sizes {
     pub fn small() -> Self {
         Self {
             rate: "4".parse().unwrap(),
-            keyframe: 3000,
-            picture: (100, 1500),
+            pictures: Pictures::Any {
+                keyframe: 3000,
+                others: (100, 1500),
+            },
             sound: 300,
         }
     }

@@ -4,7 +4,7 @@
 //! syncs take time, and the history is told.
 
 use super::history::{Happening, History};
-use super::lecture::{Arrival, Lecture, Plan, Sizes};
+use super::lecture::{Arrival, Lecture, Pictures, Plan, Sizes};
 use super::network::Network;
 use super::random::Random;
 use crate::clock;
@@ -406,6 +406,8 @@ impl Station {
                     }
                 }
                 Word::Fact(recording, event) => self.fact(recording, event),
+                // Nothing is erased here.
+                Word::Erased(_) => {}
                 Word::Alarm { code, message, .. } => {
                     let text = format!("alarm {code}: {message}");
                     self.ends.plan.lock().unwrap().breaches.push(text);
@@ -518,10 +520,11 @@ impl Running {
         let in_segment = sizes.rate.ticks_covering(Duration::from_secs(2));
         for lane in &mut self.lanes {
             let keyframe = self.tick.is_multiple_of(in_segment);
-            let length = match (lane.track == SOUND, keyframe) {
-                (true, _) => sizes.sound,
-                (false, true) => sizes.keyframe,
-                (false, false) => random.between(sizes.picture.0, sizes.picture.1),
+            let length = match sizes.pictures {
+                _ if lane.track == SOUND => sizes.sound,
+                Pictures::Any { keyframe, .. } if self.tick.is_multiple_of(in_segment) => keyframe,
+                Pictures::Any { others, .. } => random.between(others.0, others.1),
+                Pictures::Like(each, times) => each[self.tick as usize % each.len()] * times,
             };
             let mut data = vec![0; length as usize];
             random.fill(&mut data);

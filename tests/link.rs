@@ -9,7 +9,7 @@
 //! Each test starts itself again in the guest, and there the sender as a process of the namespace
 //! `box`.
 
-#![cfg(feature = "receiver")]
+#![cfg(all(feature = "receiver", feature = "software"))]
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by panicking")]
 
 #[path = "support/sender.rs"]
@@ -132,11 +132,18 @@ impl Bench {
         Self { home, receiver }
     }
 
-    fn job(&self, congestion: &str, backfill: bool, (seconds, warm_up): (u64, u64)) -> Job {
+    fn job(
+        &self,
+        congestion: &str,
+        sizes: &[usize],
+        backfill: bool,
+        (seconds, warm_up): (u64, u64),
+    ) -> Job {
         Job {
             state: self.home.join("box"),
             receiver: self.receiver.quic.clone(),
             congestion: congestion.into(),
+            sizes: sizes.to_vec(),
             backfill,
             seconds,
             warm_up,
@@ -197,8 +204,9 @@ fn live_beside_backfill_is_not_late() {
     let name = "live_beside_backfill_is_not_late";
     in_the_guest(name, soak(400, 2400), || {
         lay_out();
-        let seconds = soak(12, 120);
-        println!("20 Mbit/s, {RTT_MS} ms, live of 4 Mbit/s and backfill, {seconds} s each");
+        let sizes = sender::encoded_sizes();
+        let chunks: Vec<usize> = sizes.chunks(8).map(|chunk| chunk.iter().sum()).collect();
+        println!("20 Mbit/s, {RTT_MS} ms, live beside backfill; chunks of live: {chunks:?} bytes");
         println!(
             "loss  control  live p50    p95    max  queue p95  live Mbit/s  backfill  dropped"
         );
@@ -209,7 +217,7 @@ fn live_beside_backfill_is_not_late() {
                 shape(loss);
                 let bench = Bench::new("table");
                 let before = bottleneck();
-                let job = bench.job(congestion, true, (seconds, 4));
+                let job = bench.job(congestion, &sizes, true, (seconds, 4));
                 let outcome = bench.start(name, &job).finish();
                 let after = bottleneck();
                 let (sent, dropped) = (after.0 - before.0, after.1 - before.1);
@@ -266,6 +274,7 @@ fn a_tcp_flow_keeps_its_share() {
         let control = "/proc/sys/net/ipv4/tcp_congestion_control";
         assert_eq!(std::fs::read_to_string(control).unwrap().trim(), "cubic");
         shape(0.0);
+        let sizes = sender::encoded_sizes();
         let (seconds, warm_up) = (soak(30, 180), 8);
         for congestion in ["cubic", "floor"] {
             let bench = Bench::new("fair");
@@ -277,7 +286,10 @@ fn a_tcp_flow_keeps_its_share() {
                 std::thread::spawn(move || count_tcp(listener, at(warm_up), at(seconds)));
             let mut tcp = again(name, TCP, &address);
             let outcome = bench
-                .start(name, &bench.job(congestion, true, (seconds, warm_up)))
+                .start(
+                    name,
+                    &bench.job(congestion, &sizes, true, (seconds, warm_up)),
+                )
                 .finish();
             let tcp_bytes = counting.join().unwrap();
             tcp.kill().unwrap();
@@ -315,7 +327,10 @@ fn the_uplink_follows_the_network() {
             tc qdisc replace dev m0 root netem delay 20ms
         ");
         let mut bench = Bench::new("changes");
-        let sender = bench.start(name, &bench.job("floor", false, (40, 1)));
+        let sender = bench.start(
+            name,
+            &bench.job("floor", &sender::encoded_sizes(), false, (40, 1)),
+        );
         let pause = |seconds: f64| clock::sleep(Duration::from_secs_f64(seconds));
         let mut changes = Vec::new();
         pause(4.0);

@@ -1,12 +1,13 @@
-//! The box's uplink over segments made up for it: live chunks of the sizes that a camera at 4 Mbit/s
-//! gives, keyframes included, and a backfill that never ends.
+//! The box's uplink over segments made up for it: live chunks as long as the box's encoder makes them
+//! at 4 Mbit/s, keyframes included, and a backfill that never ends.
 
 #![allow(dead_code, reason = "each test that includes this uses a part of it")]
 
 use hallcast::clock::{self, TaskClock};
+use hallcast::encoder::{self, Scene, Tick};
 use hallcast::media::{
-    AccessUnit, Hash, MediaTime, Monotonic, Rate, RecordingId, SegmentKey, Segmented, Timescale,
-    TrackId, TrackKind,
+    AccessUnit, Hash, MediaTime, Monotonic, PictureLayout, PixelFormat, Rate, RecordingId,
+    SegmentKey, Segmented, Timescale, TrackId, TrackKind,
 };
 use hallcast::mp4;
 use hallcast::segmenter::{self, Cut, Segmenter};
@@ -24,10 +25,8 @@ use tokio::sync::{mpsc, watch};
 
 const CHUNK: Duration = Duration::from_millis(250);
 const SEGMENT: Duration = Duration::from_secs(2);
-/// 30 pictures per second: one of 100 kB, then 59 that make it 4 Mbit/s.
+/// Pictures of a segment, 30 per second.
 const PICTURES: u64 = 60;
-const KEYFRAME: usize = 100_000;
-const PICTURE: usize = 15_254;
 /// Backfill segments offered and not durable.
 const AHEAD: u64 = 8;
 const LIVE: TrackId = TrackId(1);
@@ -42,6 +41,8 @@ pub struct Job {
     pub receiver: String,
     /// `floor`, `cubic` or `bbr`.
     pub congestion: String,
+    /// Bytes of each picture of a segment.
+    pub sizes: Vec<usize>,
     /// With a backfill beside live.
     pub backfill: bool,
     /// How long, and from when on it counts.
@@ -93,11 +94,50 @@ fn percentile(mut all: Vec<f64>, share: f64) -> f64 {
     all[at]
 }
 
+/// What the box's own encoder makes of the third segment of a camera's picture at 4 Mbit/s, once its
+/// rate control has settled: bytes of each picture.
+pub fn encoded_sizes() -> Vec<usize> {
+    let (width, height) = (1280, 720);
+    let layout = PictureLayout::tight(width, height, PixelFormat::I420);
+    let mut config = encoder::Config::new(Scene::Camera, layout, Rate::THIRTY);
+    config.bit_rate = 4_000_000;
+    let mut encoder = encoder::open_video(&config, layout, Rate::THIRTY).unwrap();
+    let mut sizes = Vec::new();
+    let mut noise = 1u32;
+    for n in 0..3 * PICTURES {
+        let mut picture = vec![128; layout.bytes()];
+        for (row, line) in (0..).zip(picture.chunks_mut(width as usize).take(height as usize)) {
+            for (x, point) in (0u32..).zip(line) {
+                // A textured wall, a person who walks by, and the noise of a sensor.
+                let walk = n as u32 * 3 % 900;
+                let person = (walk..walk + 300).contains(&x) && row > 200;
+                let at = if person {
+                    (x - walk, row + 7)
+                } else {
+                    (x, row)
+                };
+                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let texture = (at.0 / 5 * 37 + at.1 / 5 * 91) % 97;
+                *point = (60 + texture + (noise >> 30)) as u8;
+            }
+        }
+        let tick = Tick {
+            time: MediaTime((n * u64::from(Rate::THIRTY.tick_units())) as i64),
+            duration: Rate::THIRTY.tick_units(),
+            captured: Monotonic::from_nanos(0),
+            keyframe: n % PICTURES == 0,
+        };
+        sizes.push(encoder.encode(&picture, &tick).unwrap().data.len());
+    }
+    sizes.split_off(2 * PICTURES as usize)
+}
+
 /// The bytes that the uplink reads.
 #[derive(Default)]
 struct Segments {
     held: Mutex<BTreeMap<SegmentKey, Vec<u8>>>,
     init: Vec<u8>,
+    sizes: Vec<usize>,
 }
 
 impl Source for Segments {
@@ -114,11 +154,12 @@ impl Source for Segments {
 }
 
 impl Segments {
-    fn new() -> Self {
+    fn new(sizes: &[usize]) -> Self {
         // Any codec's: nobody plays this.
         let init = mp4::audio_init(&[0x11, 0x90], 48_000, 2, Timescale::SOUND).unwrap();
         Self {
             init,
+            sizes: sizes.to_vec(),
             ..Self::default()
         }
     }
@@ -143,9 +184,8 @@ impl Segments {
             }
         };
         segmenter.set_init(self.init.clone(), &mut give).unwrap();
-        for n in 0..PICTURES {
+        for (n, &size) in (0..PICTURES).zip(&self.sizes) {
             let number = key.sequence * PICTURES + n;
-            let size = if n == 0 { KEYFRAME } else { PICTURE };
             let unit = AccessUnit {
                 time: MediaTime((number * u64::from(rate.tick_units())) as i64),
                 duration: rate.tick_units(),
@@ -204,7 +244,7 @@ async fn work(job: &Job) -> Outcome {
     };
     // Each packet is lost or queued by itself.
     config.segmentation_offload = false;
-    let (segments, stats) = (Arc::new(Segments::new()), Arc::<Stats>::default());
+    let (segments, stats) = (Arc::new(Segments::new(&job.sizes)), Arc::<Stats>::default());
     let uplink = Uplink {
         config,
         identity,

@@ -75,6 +75,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         Some(receiver) => {
             let mut driver = quic::Config::new(&receiver.address);
             driver.server_name = receiver.name.clone().unwrap_or(driver.server_name);
+            driver.segmentation_offload = receiver.segmentation_offload;
             let source = Arc::new(SpoolReader(spool.clone()));
             let uplink = Uplink {
                 config: driver,

@@ -26,6 +26,9 @@ use support::timeline::spans;
 /// What a kill or a power cut may take from the end of a recording.
 const PROMISE: Duration = Duration::from_secs(1);
 
+/// How soon after a change of its network a box is connected again.
+const RECONNECT: Duration = Duration::from_secs(2);
+
 /// A box on `small-bench` at its end of the network.
 fn box_behind(network: &Network, home: &Path, receiver: &Receiver) -> CaptureBox {
     let mut program = network.enter();
@@ -182,6 +185,7 @@ fn after_a_minute_without_a_link_live_comes_first_and_all_of_it_in_order() {
     }
     let seconds = soak(60, 600);
     let home = tempfile::tempdir().unwrap();
+    let stalls = Stalls::watch();
     // Narrow enough that what waits takes a while.
     let network = Network::new(Some("2mbit"));
     let receiver = Receiver::start_at(home.path(), HERE);
@@ -263,6 +267,11 @@ fn after_a_minute_without_a_link_live_comes_first_and_all_of_it_in_order() {
         "live waited for the backlog"
     );
     assert_eq!(early, 0, "the oldest goes first");
+    let stood = stalls.between(joined, joined.plus(connected));
+    assert!(
+        connected <= RECONNECT + stood,
+        "{connected:?} from the link to a session"
+    );
 }
 
 #[test]

@@ -28,10 +28,9 @@ use hallcast::uplink::{Offer, Report, Source};
 use hallcast::wire::message::Message;
 use hallcast::wire::stream::{SegmentHeader, chunk_head, hash, init_stream, segment_head, trailer};
 use hallcast::wire::{ErrorCode, Sequences};
-use receiver::Receiver;
+use receiver::{Receiver, get};
 use recording::Objects;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::time::Duration;
 
 const ID: RecordingId = RecordingId([7; 16]);
@@ -80,36 +79,6 @@ async fn error(device: &mut Device) -> (ErrorCode, Option<SegmentKey>) {
             other => panic!("{other:?}"),
         }
     }
-}
-
-/// Status line, headers in lower case, body.
-fn get(page: &str, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
-    let host = page.trim_start_matches("http://").trim_end_matches('/');
-    let mut socket = std::net::TcpStream::connect(host).unwrap();
-    let host_line = if headers.contains("Host:") {
-        String::new()
-    } else {
-        format!("Host: {host}\r\n")
-    };
-    write!(
-        socket,
-        "GET {path} HTTP/1.1\r\n{host_line}Connection: close\r\n{headers}\r\n"
-    )
-    .unwrap();
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).unwrap();
-    let end = answer
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .unwrap();
-    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    assert!(!head.to_ascii_lowercase().contains("chunked"), "{head}");
-    (
-        status,
-        head.to_ascii_lowercase(),
-        answer[end + 4..].to_vec(),
-    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -695,104 +664,195 @@ fn a_film_is_exported_without_and_beside_a_running_receiver() {
     assert!(!nothing.exists());
 }
 
-/// A file system in memory; gone with this value.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    /// None where this process may not mount.
-    fn mount(path: &std::path::Path, megabytes: u32) -> Option<Self> {
-        std::fs::create_dir_all(path).unwrap();
-        let size = format!("size={megabytes}m");
-        let target = path.to_str().unwrap();
-        let mounted = programs::outcome("mount", &["-t", "tmpfs", "-o", &size, "none", target]);
-        mounted.status.success().then(|| Self(path.into()))
-    }
-
-    /// Leaves no room at all.
-    fn fill(&self) {
-        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
-        while file.write_all(&[1; 4096]).is_ok() {}
-    }
-
-    fn make_room(&self) {
-        std::fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        programs::outcome("umount", &["--lazy", self.0.to_str().unwrap()]);
-    }
-}
-
-#[test]
-fn a_full_store_acknowledges_nothing_shows_what_it_has_and_recovers() {
-    let home = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(&home.path().join("receiver/store"), 16) else {
-        println!("left out: this process may not mount a file system");
-        return;
-    };
-    recording::write(&recording::make(ID, 4, true, false), &disk.0);
-    let receiver = programs::Receiver::start(home.path());
-    let first = ID.to_string();
-    let whole = receiver.wait_complete(&first, 20);
-    let board = programs::small_bench(home.path());
-    let arguments = ["--board", board.as_str()];
-    let hall = programs::CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
-
-    disk.fill();
-    let second = hall.record();
-    programs::pause(5);
-    hall.stop();
-    let status = hall.status();
-    assert!(
-        status["spool"]["waiting_bytes"].as_u64().unwrap() > 100_000,
-        "{status}"
-    );
-    assert!(
-        receiver.log().contains("No space left"),
-        "{}",
-        receiver.log()
-    );
-    assert!(receiver.manifest(&second).is_none());
-    // What was archived before still plays, and the film of it is made elsewhere.
-    for segment in whole["tracks"][1]["segments"].as_array().unwrap() {
-        let sequence = segment["sequence"].as_u64().unwrap();
-        let track = whole["tracks"][1]["track"].as_u64().unwrap();
-        receiver.get(&format!("/hls/{first}/{track}/{sequence:08}.m4s"));
-    }
-    receiver.film(&first);
-    let output = disk.0.join("film.mp4");
-    let store = receiver.home.join("store");
-    let exported = programs::outcome(
-        programs::RECEIVER,
-        &[
-            "export",
-            &first,
-            "--output",
-            output.to_str().unwrap(),
-            "--store-dir",
-            store.to_str().unwrap(),
-        ],
-    );
-    let said = String::from_utf8(exported.stderr).unwrap();
-    assert!(
-        !exported.status.success() && said.contains("No space left"),
-        "{said}"
-    );
-    let names = || {
-        std::fs::read_dir(&disk.0)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-    };
-    assert!(names().all(|name| !name.to_string_lossy().contains("film")));
-
-    disk.make_room();
+/// Uploads a recording as a box does; gives how long it took until it was complete.
+async fn upload(
+    identity: &Identity,
+    receiver: &Receiver,
+    order: (u64, u64),
+    objects: &Objects,
+) -> Duration {
+    let (segments, inits) = split(objects);
     let began = hallcast::clock::now();
-    receiver.wait_complete(&second, 90);
+    let mut device = Device::connect(identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed(order, 1, &[]).await;
+    for init in &inits {
+        device.stream(init).await;
+    }
+    for bytes in segments.values() {
+        device.stream(&segment_stream(bytes)).await;
+    }
+    while !matches!(device.next().await, Message::Complete(_)) {}
+    hallcast::clock::now().since(began)
+}
+
+/// Sends a stream as far as the receiver lets it be sent; errors are what a misdeed is answered with.
+async fn push(connection: &quinn::Connection, bytes: &[u8], finish: bool) -> bool {
+    let Some(Ok(mut stream)) =
+        hallcast::clock::within(Duration::from_millis(50), connection.open_uni()).await
+    else {
+        return false;
+    };
+    let write = async {
+        let written = stream.write_all(bytes).await;
+        if finish {
+            let _ = stream.finish();
+        }
+        written.is_ok()
+    };
+    let sent = hallcast::clock::within(Duration::from_millis(200), write).await;
+    if !finish {
+        // Neither ended nor reset: the stream stays open for as long as the connection.
+        std::mem::forget(stream);
+    }
+    sent.unwrap_or(false)
+}
+
+/// One misdeed after the other, each on a connection of its own; ends with how many streams were open
+/// at once.
+async fn misbehave(
+    identity: &Identity,
+    receiver: &Receiver,
+    number: u64,
+    foreign: &Objects,
+) -> usize {
+    let (segments, _) = split(foreign);
+    let good = segments.values().nth(1).unwrap();
+    let mut device = Device::connect(identity, &receiver.boxes, &receiver.state_dir).await;
+    device.hello((1, number), 7, &[ID]).await;
+    let connection = device.connection.clone();
+    let mut open = 0;
+    match number % 7 {
+        // A thousand streams, each with a megabyte and no end.
+        0 => {
+            let mut endless = segment_head(&SegmentHeader {
+                key: key(1, 7),
+                init: None,
+            });
+            for _ in 0..20 {
+                endless.extend(chunk_head(50_000));
+                endless.extend([7; 50_000]);
+            }
+            for _ in 0..1000 {
+                let sent = push(&connection, &endless, false).await;
+                open += usize::from(sent);
+                if !sent && open >= 40 {
+                    break;
+                }
+            }
+        }
+        // Lengths beyond every limit, on the control stream and on others.
+        1 => {
+            push(&connection, &chunk_head(u32::MAX), true).await;
+            let _ = device.send_anyway(&[0xff; 5000]).await;
+        }
+        // A reader that takes nothing, and much to answer.
+        2 => {
+            for _ in 0..400 {
+                push(&connection, &[3; 40], true).await;
+            }
+        }
+        // Bytes that are not what their trailer says.
+        3 => {
+            let mut wrong = segment_stream(good);
+            let middle = wrong.len() / 2;
+            wrong[middle] ^= 1;
+            for _ in 0..100 {
+                push(&connection, &wrong, true).await;
+            }
+        }
+        // Another box's recording, again and again.
+        4 => {
+            for _ in 0..100 {
+                push(&connection, &segment_stream(good), true).await;
+            }
+        }
+        // Noise on streams.
+        5 => {
+            for round in 0u8..100 {
+                let noise: Vec<u8> = (0..5000u32)
+                    .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 ^ round)
+                    .collect();
+                push(&connection, &noise, true).await;
+            }
+        }
+        // Noise on the control stream, and another box's name.
+        _ => {
+            let _ = device.send_anyway(&[0x9f; 3000]).await;
+            let mut other = Device::connect(identity, &receiver.boxes, &receiver.state_dir).await;
+            other.pretend(BOX).await;
+            assert_eq!(ended(&other.connection).await, ErrorCode::WRONG_BOX);
+        }
+    }
+    open
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_box_costs_bounded_memory_and_no_other_box_its_upload() {
+    let _alone = programs::alone();
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let good = Identity::signed(&receiver.state_dir, BOX);
+    let hostile = Identity::signed(&receiver.state_dir, BoxId([8; 16]));
+    let recordings: Vec<_> = (1..=6)
+        .map(|n| recording::make(RecordingId([n; 16]), 20, true, false))
+        .collect();
+    let mut alone = Vec::new();
+    for (number, objects) in (1..).zip(&recordings[..3]) {
+        alone.push(upload(&good, &receiver, (1, number), objects).await);
+    }
+    let before = programs::resident_bytes(receiver.pid());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut most_open, mut rounds) = (0, 0);
+    let attack = async {
+        while rounds < 14 || !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            rounds += 1;
+            let open = misbehave(&hostile, &receiver, rounds, &recordings[0]).await;
+            most_open = most_open.max(open);
+        }
+    };
+    let mut beside = Vec::new();
+    let uploads = async {
+        for (number, objects) in (10..).zip(&recordings[3..]) {
+            beside.push(upload(&good, &receiver, (1, number), objects).await);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let pid = receiver.pid();
+    let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let until = ended.clone();
+    let watching = tokio::task::spawn_blocking(move || {
+        let mut peak = 0;
+        while !until.load(std::sync::atomic::Ordering::Relaxed) {
+            peak = programs::resident_bytes(pid).max(peak);
+            hallcast::clock::sleep(Duration::from_millis(20));
+        }
+        peak
+    });
+    tokio::join!(attack, uploads);
+    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    let peak = watching.await.unwrap();
+    alone.sort();
+    beside.sort();
+    let ratio = beside[1].as_secs_f64() / alone[1].as_secs_f64();
     println!(
-        "complete {:?} after there was room",
-        hallcast::clock::now().since(began)
+        "{rounds} misdeeds, {most_open} streams open at once: the receiver grew from {before} to at \
+         most {peak} bytes; an upload took {:?} alone, {:?} beside them (x {ratio:.1})",
+        alone[1], beside[1]
     );
-    receiver.film(&second);
+    assert!(most_open >= 40 && most_open <= 64, "{most_open}");
+    assert!(peak - before < 128 << 20, "{peak}");
+    // Nothing of what the hostile box sent is there.
+    let archived = std::fs::read_dir(receiver.store_dir.join("recordings")).unwrap();
+    assert_eq!(archived.count(), recordings.len());
+    for objects in &recordings {
+        for (name, bytes) in objects {
+            assert!(
+                std::fs::read(receiver.store_dir.join(name)).unwrap() == *bytes,
+                "{name}"
+            );
+        }
+    }
+    // And the same box may send what is right afterwards.
+    let own = recording::make_by(BoxId([8; 16]), ID, 2, true, false);
+    upload(&hostile, &receiver, (2, 1), &own).await;
 }

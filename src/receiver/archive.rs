@@ -1,4 +1,4 @@
-//! The archive: immutable objects in a directory, and the only truth about what is durable.
+//! The archive: immutable objects in a store, and the only truth about what is durable.
 //!
 //! ```text
 //! recordings/<id>/<track>/<sequence, 8 digits>.m4s   a segment, exactly the bytes the box sent
@@ -6,38 +6,98 @@
 //! recordings/<id>/lost/<track>.<first>-<last>.<reason>   LOST, where no fact could be added
 //! recordings/<id>/manifest.json                      written once, after everything it names
 //! init/<hash>.mp4                                    an init, before a segment says whose it is
+//! erased/<id>                                        a tombstone: the recording was erased
+//! erased/<id>.<box>                                  its box has said that its copy is gone
 //! ```
 //!
-//! An object is created or it is not: `object_store` writes beside it, syncs, links it to its name
-//! and syncs the directory. So whatever is listed is whole, after a crash at any point too. A name
-//! that is taken is never written again: the bytes there are read back and compared.
+//! The store is a directory of this machine or a bucket of an S3-compatible server. An object is
+//! created or it is not: in a directory `object_store` writes beside it, syncs, links it to its name
+//! and syncs the folder; a bucket takes whole objects whose checksum is right. So whatever is listed is
+//! whole, after a crash at any point too. A name that is taken is never written again: the bytes there
+//! are read back and compared.
+
+mod bucket;
+mod directory;
+mod names;
+
+pub use bucket::Bucket;
+pub use names::{
+    confirmation_path, init_path, lost_path, manifest_path, segment_path, shared_init_path,
+    tombstone_path,
+};
 
 use super::catalog::LostRange;
-use crate::media::{Hash, LostReason, RecordingId, SegmentKey, TrackId};
+use crate::blocking;
+use crate::clock;
+use crate::media::{BoxId, Hash, LostReason, RecordingId, TrackId};
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use directory::{Directory, is_no_room};
+use futures_util::{StreamExt, TryStreamExt};
+use names::{Object, parse, parse_erased};
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use rustix::fs::FlockOperation;
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::ops::Range;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the creation of an object is tried while other writers are in its way.
+const TRIES: u32 = 6;
+/// The pause after the first of them; each later one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// So much has to fit before a store that was full counts as having room.
+const ROOM: usize = 1024 * 1024;
+const PROBE: &str = "probe";
+
+/// Where an archive is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A directory of this machine; one receiver at a time writes to it.
+    Directory(PathBuf),
+    /// A bucket; any number of receivers write to it.
+    Bucket(Bucket),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(dir) => write!(f, "{}", dir.display()),
+            Self::Bucket(bucket) => write!(f, "{bucket}"),
+        }
+    }
+}
 
 /// Why an object cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The store failed: nothing is acknowledged; the box will send again.
-    #[error("archive {dir}: {action}: {source}; check that the directory is there, writable and not full", dir = dir.display())]
+    #[error("archive {place}: {action}: {source}; {advice}")]
     Store {
-        /// The archive's directory.
-        dir: PathBuf,
+        /// Where the archive is.
+        place: String,
         /// What was tried.
         action: String,
         /// Why it failed.
-        source: object_store::Error,
+        source: Box<object_store::Error>,
+        /// What to do next.
+        advice: &'static str,
+    },
+    /// No segment is stored while the space set aside for manifests is in use.
+    #[error("archive {place}: there is no room for segments; make room in it")]
+    Full {
+        /// Where the archive is.
+        place: String,
+    },
+    /// Other writers were in the way each time, and nothing is there.
+    #[error("archive {place}: store {name}: other writers were in the way {TRIES} times")]
+    Unsettled {
+        /// Where the archive is.
+        place: String,
+        /// The object.
+        name: String,
     },
     /// The archive's directory cannot be used: the receiver does not start.
     #[error("archive {dir}: {action}: {source}; {advice}", dir = dir.display())]
@@ -50,6 +110,14 @@ pub enum Error {
         source: std::io::Error,
         /// What to do next.
         advice: &'static str,
+    },
+    /// The bucket cannot be used: the receiver does not start.
+    #[error("archive {bucket}: {what}")]
+    Bucket {
+        /// The bucket.
+        bucket: String,
+        /// What is wrong with it, and what to do.
+        what: String,
     },
     /// The name is taken by other bytes: a fault to report, never an overwrite.
     #[error("{name} is archived with the hash {archived}, and {offered} was offered for it")]
@@ -69,19 +137,31 @@ impl Error {
         let Self::Store { source, .. } = self else {
             return false;
         };
-        matches!(source, object_store::Error::NotFound { .. })
+        matches!(**source, object_store::Error::NotFound { .. })
     }
 
     /// True when the store has no room.
     pub fn is_full(&self) -> bool {
+        if matches!(self, Self::Full { .. }) {
+            return true;
+        }
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = source {
-            if let Some(io) = error.downcast_ref::<std::io::Error>() {
-                return is_no_room(io);
+            if let Some(io) = error.downcast_ref::<std::io::Error>()
+                && is_no_room(io)
+            {
+                return true;
             }
             source = error.source();
         }
-        false
+        // What S3-compatible servers answer, inside the text that the client made of it.
+        let Self::Store { source, .. } = self else {
+            return false;
+        };
+        let text = source.to_string();
+        ["507 Insufficient Storage", "QuotaExceeded", "StorageFull"]
+            .iter()
+            .any(|word| text.contains(word))
     }
 }
 
@@ -98,42 +178,27 @@ pub struct Listing {
     pub lost: BTreeMap<LostRange, LostReason>,
 }
 
-/// The archive in a local directory.
+/// What a tombstone says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// The box that made the recording, where that was known.
+    #[serde(rename = "box")]
+    pub box_id: Option<String>,
+    /// When it was erased (RFC 3339, UTC).
+    pub erased_at: String,
+    /// The boxes that said that their copy is gone; objects of their own.
+    #[serde(skip)]
+    pub confirmed: BTreeSet<BoxId>,
+}
+
+/// The archive.
 #[derive(Clone)]
 pub struct Archive {
-    dir: PathBuf,
-    store: LocalFileSystem,
-    /// The directory, locked for as long as this receiver runs.
-    _locked: Option<Arc<File>>,
-}
-
-/// The name of a segment's object.
-pub fn segment_path(key: &SegmentKey) -> String {
-    format!(
-        "recordings/{}/{}/{:08}.m4s",
-        key.recording, key.track, key.sequence
-    )
-}
-
-/// The name of an init's object.
-pub fn init_path(recording: RecordingId, hash: Hash) -> String {
-    format!("recordings/{recording}/init/{hash}.mp4")
-}
-
-/// The name of an init before it is known to which recording it belongs.
-pub fn shared_init_path(hash: Hash) -> String {
-    format!("init/{hash}.mp4")
-}
-
-/// The name of a LOST range.
-pub fn lost_path(recording: RecordingId, range: &LostRange, reason: &str) -> String {
-    let LostRange { track, first, last } = range;
-    format!("recordings/{recording}/lost/{track}.{first}-{last}.{reason}")
-}
-
-/// The name of a recording's manifest.
-pub fn manifest_path(recording: RecordingId) -> String {
-    format!("recordings/{recording}/manifest.json")
+    place: Arc<str>,
+    advice: &'static str,
+    store: Arc<dyn ObjectStore>,
+    directory: Option<Arc<Directory>>,
+    shared: bool,
 }
 
 /// BLAKE3 of an object's bytes.
@@ -142,109 +207,189 @@ pub fn hash(bytes: &[u8]) -> Hash {
 }
 
 impl Archive {
-    /// Opens or makes the archive in `dir` for this receiver alone, removes what a crash left half
-    /// written, and makes durable what is listed: an object may have been linked just before a crash
-    /// of the process, its directory not yet synced.
-    pub fn open(dir: &std::path::Path) -> Result<Self, Error> {
-        let tried = |action| unusable(dir, action, "check that it is a directory and writable");
-        std::fs::create_dir_all(dir).map_err(tried("make the directory"))?;
-        let handle = File::open(dir).map_err(tried("open the directory"))?;
-        // Another one's half-written objects would be taken for leftovers.
-        rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive)
-            .map_err(std::io::Error::from)
-            .map_err(unusable(
-                dir,
-                "lock the directory",
-                "only one receiver may write to it: end the other one",
-            ))?;
-        remove_leftovers(dir).map_err(tried("remove what a crash left"))?;
-        rustix::fs::syncfs(&handle)
-            .map_err(std::io::Error::from)
-            .map_err(tried("sync the file system"))?;
-        match probe(dir) {
-            // What is archived can be shown all the same; boxes keep theirs until there is room.
-            Err(e) if is_no_room(&e) => log::error!(
-                "archive {}: {e}: nothing can be kept until there is room",
-                dir.display()
-            ),
-            probed => probed.map_err(tried("write a file"))?,
+    /// Opens the archive for a receiver. A directory is made if it is not there, and belongs to this
+    /// receiver alone from then on.
+    pub fn open(place: &Place) -> Result<Self, Error> {
+        match place {
+            Place::Directory(dir) => Self::in_directory(Directory::open(dir)?, dir),
+            Place::Bucket(bucket) => Self::in_bucket(bucket),
         }
+    }
+
+    /// The archive beside a receiver that may be writing to it.
+    pub fn look(place: &Place) -> Result<Self, Error> {
+        match place {
+            Place::Directory(dir) => Self::in_directory(Directory::look(dir)?, dir),
+            Place::Bucket(bucket) => Self::in_bucket(bucket),
+        }
+    }
+
+    /// The archive in any store; `place` names it in messages.
+    pub fn over(store: Arc<dyn ObjectStore>, place: &str) -> Self {
+        Self {
+            place: place.into(),
+            advice: "check the store",
+            store,
+            directory: None,
+            shared: false,
+        }
+    }
+
+    /// An archive that is gone with the process.
+    pub fn in_memory() -> Self {
+        Self::over(Arc::new(InMemory::new()), "memory")
+    }
+
+    fn in_directory(directory: Directory, dir: &std::path::Path) -> Result<Self, Error> {
+        let advice = "check that the directory is there, writable and not full";
+        let place = dir.display().to_string();
+        let store = LocalFileSystem::new_with_prefix(dir).map_err(|source| Error::Store {
+            place: place.clone(),
+            action: "open".into(),
+            source: Box::new(source),
+            advice,
+        })?;
         Ok(Self {
-            _locked: Some(Arc::new(handle)),
-            ..Self::look(dir)?
+            advice,
+            directory: Some(Arc::new(directory)),
+            ..Self::over(Arc::new(store.with_fsync(true)), &place)
         })
     }
 
-    /// The archive in `dir`, to read only: a receiver may be writing to it.
-    pub fn look(dir: &std::path::Path) -> Result<Self, Error> {
-        let advice = "name the receiver's store with --store-dir";
-        std::fs::read_dir(dir).map_err(unusable(dir, "read the directory", advice))?;
-        let store = LocalFileSystem::new_with_prefix(dir).map_err(|source| Error::Store {
-            dir: dir.into(),
-            action: "open".into(),
-            source,
-        })?;
+    fn in_bucket(bucket: &Bucket) -> Result<Self, Error> {
         Ok(Self {
-            dir: dir.into(),
-            store: store.with_fsync(true),
-            _locked: None,
+            advice: "check that the store is reachable, and its credentials, region and bucket",
+            shared: true,
+            ..Self::over(bucket.connect()?, &bucket.to_string())
         })
+    }
+
+    /// True when other receivers may write to it at the same time.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Refuses a shared store that would overwrite: all rests on names that are taken once.
+    pub async fn prove_create_only(&self) -> Result<(), Error> {
+        if !self.shared {
+            return Ok(());
+        }
+        let wall = clock::wall().unix_nanos;
+        let name = format!("{PROBE}.{wall}.{}", std::process::id());
+        let first = self.put(&name, Bytes::from_static(b"1")).await;
+        let second = self.put(&name, Bytes::from_static(b"2")).await;
+        self.delete(&name).await?;
+        first?;
+        match second {
+            Err(Error::Conflict { .. }) => Ok(()),
+            Err(e) => Err(e),
+            Ok(()) => Err(Error::Bucket {
+                bucket: self.place.to_string(),
+                what: "this store writes over objects that are there (it does not know \
+                       If-None-Match): use another one, or a release of it that does"
+                    .into(),
+            }),
+        }
     }
 
     fn failed(&self, action: &str) -> impl FnOnce(object_store::Error) -> Error + use<> {
-        let (dir, action) = (self.dir.clone(), action.to_owned());
+        let (place, advice) = (self.place.to_string(), self.advice);
+        let action = action.to_owned();
         move |source| Error::Store {
-            dir,
+            place,
             action,
-            source,
+            source: Box::new(source),
+            advice,
         }
     }
 
-    /// Creates the object `name`. When this returns, it is on stable storage with exactly these
+    /// Does what only a directory needs, off the tasks that carry media.
+    async fn on_directory<T: Default + Send + 'static>(
+        &self,
+        action: &str,
+        work: impl FnOnce(&Directory) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let Some(directory) = self.directory.clone() else {
+            return Ok(T::default());
+        };
+        let done = blocking::run(move || work(&directory)).await;
+        let source: Box<dyn std::error::Error + Send + Sync> = match done {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(e)) => e.into(),
+            Err(e) => e.into(),
+        };
+        Err(self.failed(action)(object_store::Error::Generic {
+            store: "directory",
+            source,
+        }))
+    }
+
+    /// Creates a segment or init. When this returns, it is on stable storage with exactly these
     /// bytes; it is no error if it was there before with the same ones.
     pub async fn create(&self, name: &str, bytes: Bytes) -> Result<(), Error> {
+        let held = self.on_directory("hold the reserve", Directory::hold_reserve);
+        match held.await {
+            Err(e) if e.is_full() => {
+                let place = self.place.to_string();
+                return Err(Error::Full { place });
+            }
+            held => held?,
+        }
+        self.put(name, bytes).await
+    }
+
+    /// Creates a manifest, a LOST range, a tombstone or a confirmation: they are wanted on a full
+    /// store too, and take what is reserved for them.
+    pub async fn create_record(&self, name: &str, bytes: Bytes) -> Result<(), Error> {
+        match self.put(name, bytes.clone()).await {
+            Err(e) if e.is_full() => {
+                let release = Directory::release_reserve;
+                if !self.on_directory("release the reserve", release).await? {
+                    return Err(e);
+                }
+                log::warn!("archive {}: full: {name} takes reserved space", self.place);
+                self.put(name, bytes).await
+            }
+            put => put,
+        }
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes) -> Result<(), Error> {
         let path = Path::from(name);
-        let options = PutOptions::from(PutMode::Create);
-        let payload = PutPayload::from_bytes(bytes.clone());
-        match self.store.put_opts(&path, payload, options).await {
-            Ok(_) => Ok(()),
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                let found = self.read(name).await?;
-                if found != bytes {
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..TRIES {
+            let options = PutOptions::from(PutMode::Create);
+            let payload = PutPayload::from_bytes(bytes.clone());
+            match self.store.put_opts(&path, payload, options).await {
+                Ok(_) => return Ok(()),
+                Err(object_store::Error::AlreadyExists { .. }) => {}
+                Err(e) => return Err(self.failed(&format!("store {name}"))(e)),
+            }
+            match self.read(name).await {
+                Ok(found) if found == bytes => {
+                    // Its creation may still be under way in another session.
+                    let synced = name.to_owned();
+                    let sync = move |directory: &Directory| directory.sync(&synced);
+                    return self.on_directory(&format!("sync {name}"), sync).await;
+                }
+                Ok(found) => {
                     return Err(Error::Conflict {
                         name: name.into(),
                         archived: hash(&found),
                         offered: hash(&bytes),
                     });
                 }
-                self.sync(name).await
+                // Two writers met, and the store took the bytes of neither.
+                Err(e) if e.is_missing() => {}
+                Err(e) => return Err(e),
             }
-            Err(e) => Err(self.failed(&format!("store {name}"))(e)),
+            clock::pause(pause).await;
+            pause *= 2;
         }
-    }
-
-    /// Makes sure of an object whose creation may still be under way in another session.
-    async fn sync(&self, name: &str) -> Result<(), Error> {
-        let path = self.dir.join(name);
-        let synced = tokio::task::spawn_blocking(move || {
-            std::fs::File::open(&path)?.sync_all()?;
-            match path.parent() {
-                Some(folder) => std::fs::File::open(folder)?.sync_all(),
-                None => Ok(()),
-            }
+        Err(Error::Unsettled {
+            place: self.place.to_string(),
+            name: name.into(),
         })
-        .await;
-        let generic = |source: Box<dyn std::error::Error + Send + Sync>| {
-            self.failed(&format!("sync {name}"))(object_store::Error::Generic {
-                store: "LocalFileSystem",
-                source,
-            })
-        };
-        match synced {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => Err(generic(e.into())),
-            Err(e) => Err(generic(e.into())),
-        }
     }
 
     /// All bytes of the object `name`.
@@ -257,15 +402,57 @@ impl Archive {
         read.map_err(self.failed(&format!("read {name}")))
     }
 
-    /// Some bytes of the object `name`.
-    pub async fn read_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, Error> {
-        let options = GetOptions::new().with_range(Some(range));
-        let result = self.store.get_opts(&Path::from(name), options).await;
-        let read = match result {
-            Ok(result) => result.bytes().await,
-            Err(e) => Err(e),
-        };
-        read.map_err(self.failed(&format!("read {name}")))
+    /// Takes back an object that must not be there; it is no error if it is not.
+    pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        match self.store.delete(&Path::from(name)).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            deleted => deleted.map_err(self.failed(&format!("delete {name}"))),
+        }
+    }
+
+    /// Removes every object of a recording, its manifest first so that nothing names what is gone;
+    /// gives how many there were. The caller has made the tombstone durable.
+    pub async fn delete_recording(&self, id: RecordingId) -> Result<usize, Error> {
+        let folder = format!("recordings/{id}");
+        let listed = self.store.list(Some(&Path::from(folder.as_str())));
+        let mut names: Vec<Path> = listed
+            .map_ok(|object| object.location)
+            .try_collect()
+            .await
+            .map_err(self.failed(&format!("list {folder}")))?;
+        let count = names.len();
+        let manifest = Path::from(manifest_path(id));
+        if let Some(at) = names.iter().position(|name| *name == manifest) {
+            names.swap_remove(at);
+            self.delete(manifest.as_ref()).await?;
+        }
+        let gone = self
+            .store
+            .delete_stream(futures_util::stream::iter(names.into_iter().map(Ok)).boxed())
+            // Another one may be deleting the same.
+            .filter(|result| {
+                let missing = matches!(result, Err(object_store::Error::NotFound { .. }));
+                std::future::ready(!missing)
+            })
+            .try_for_each(|_| std::future::ready(Ok(())))
+            .await;
+        gone.map_err(self.failed(&format!("delete {folder}")))?;
+        let action = format!("sync {folder}");
+        let sweep = move |directory: &Directory| directory.sweep(&folder);
+        self.on_directory(&action, sweep).await?;
+        Ok(count)
+    }
+
+    /// Whether a store that was full takes segments again.
+    pub async fn has_room(&self) -> bool {
+        let hold = Directory::hold_reserve;
+        if self.on_directory("hold the reserve", hold).await.is_err() {
+            return false;
+        }
+        let payload = PutPayload::from_bytes(Bytes::from(vec![0; ROOM]));
+        let probed = self.store.put(&Path::from(PROBE), payload).await;
+        let removed = self.delete(PROBE).await;
+        probed.is_ok() && removed.is_ok()
     }
 
     /// Every recording that the store knows, with its objects. Names that are not ours are skipped.
@@ -277,6 +464,31 @@ impl Archive {
     pub async fn list_one(&self, id: RecordingId) -> Result<Option<Listing>, Error> {
         let mut found = self.list_below(&format!("recordings/{id}")).await?;
         Ok(found.remove(&id))
+    }
+
+    /// The erased recordings, and the boxes that said that their copy is gone.
+    pub async fn erased(&self) -> Result<BTreeMap<RecordingId, BTreeSet<BoxId>>, Error> {
+        let mut found: BTreeMap<RecordingId, BTreeSet<BoxId>> = BTreeMap::new();
+        let mut objects = self.store.list(Some(&Path::from("erased")));
+        while let Some(object) = objects.try_next().await.map_err(self.failed("list"))? {
+            match parse_erased(object.location.as_ref()) {
+                Some((recording, confirmed)) => {
+                    found.entry(recording).or_default().extend(confirmed);
+                }
+                None => log::warn!(
+                    "archive {}: {} is not an object of ours and is left alone",
+                    self.place,
+                    object.location
+                ),
+            }
+        }
+        Ok(found)
+    }
+
+    /// What the tombstone of an erased recording says; a damaged one is a tombstone all the same.
+    pub async fn tombstone(&self, id: RecordingId) -> Result<Tombstone, Error> {
+        let bytes = self.read(&tombstone_path(id)).await?;
+        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
     async fn list_below(&self, folder: &str) -> Result<BTreeMap<RecordingId, Listing>, Error> {
@@ -308,7 +520,7 @@ impl Archive {
                 }
                 None => log::warn!(
                     "archive {}: {name} is not an object of ours and is left alone",
-                    self.dir.display()
+                    self.place
                 ),
             }
         }
@@ -316,106 +528,10 @@ impl Archive {
     }
 }
 
-enum Object {
-    Segment(TrackId, u64),
-    Init(Hash),
-    Lost(LostRange, LostReason),
-    Manifest,
-}
-
-fn parse(name: &str) -> Option<(RecordingId, Object)> {
-    let mut parts = name.split('/');
-    let (Some("recordings"), Some(id)) = (parts.next(), parts.next()) else {
-        return None;
-    };
-    let recording = id.parse().ok()?;
-    let object = match (parts.next()?, parts.next(), parts.next()) {
-        ("manifest.json", None, None) => Object::Manifest,
-        ("init", Some(file), None) => Object::Init(file.strip_suffix(".mp4")?.parse().ok()?),
-        ("lost", Some(file), None) => {
-            let mut words = file.splitn(3, '.');
-            let (track, range, reason) = (words.next()?, words.next()?, words.next()?);
-            let (first, last) = range.split_once('-')?;
-            let range = LostRange {
-                track: TrackId(track.parse().ok()?),
-                first: first.parse().ok()?,
-                last: last.parse().ok()?,
-            };
-            let reason = match reason {
-                "damaged" => LostReason::Damaged,
-                "no-space" => LostReason::NoSpace,
-                "receiver-forgot" => LostReason::ReceiverForgot,
-                _ => return None,
-            };
-            Object::Lost(range, reason)
-        }
-        (track, Some(file), None) => {
-            let track = TrackId(track.parse().ok()?);
-            let sequence = file.strip_suffix(".m4s")?.parse().ok()?;
-            let key = SegmentKey {
-                recording,
-                track,
-                sequence,
-            };
-            // Only the one spelling of a name: "+1" and "1" are no objects of ours.
-            (segment_path(&key) == name).then_some(Object::Segment(track, sequence))?
-        }
-        _ => return None,
-    };
-    Some((recording, object))
-}
-
-fn unusable(
-    dir: &std::path::Path,
-    action: &'static str,
-    advice: &'static str,
-) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let dir = dir.to_path_buf();
-    move |source| Error::Directory {
-        dir,
-        action,
-        source,
-        advice,
-    }
-}
-
-fn is_no_room(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
-}
-
-/// Whether a file can be made. Its name is that of a leftover, in case that this is interrupted.
-fn probe(dir: &std::path::Path) -> std::io::Result<()> {
-    let path = dir.join("probe#0");
-    File::create(&path)?;
-    std::fs::remove_file(&path)
-}
-
-/// Removes the files that `object_store` stages beside an object (`name#number`).
-fn remove_leftovers(dir: &std::path::Path) -> std::io::Result<()> {
-    let mut folders = vec![dir.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let staged = name
-                .to_str()
-                .and_then(|name| name.rsplit_once('#'))
-                .is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
-            } else if staged {
-                log::info!("removing {}: a crash left it", entry.path().display());
-                std::fs::remove_file(entry.path())?;
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::SegmentKey;
 
     fn key(sequence: u64) -> SegmentKey {
         SegmentKey {
@@ -428,7 +544,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_created_is_listed_and_read_back() {
         let dir = tempfile::tempdir().unwrap();
-        let archive = Archive::open(dir.path()).unwrap();
+        let archive = Archive::open(&Place::Directory(dir.path().into())).unwrap();
         let init = hash(b"init");
         let id = key(0).recording;
         for (name, bytes) in [
@@ -443,13 +559,6 @@ mod tests {
                 .unwrap();
             assert_eq!(archive.read(&name).await.unwrap(), bytes);
         }
-        assert_eq!(
-            archive
-                .read_range(&segment_path(&key(0)), 1..3)
-                .await
-                .unwrap(),
-            &b"er"[..]
-        );
         let listed = archive.list().await.unwrap();
         let listing = &listed[&id];
         assert_eq!(
@@ -462,7 +571,7 @@ mod tests {
     #[tokio::test]
     async fn a_second_create_is_harmless_with_the_same_bytes_and_a_conflict_with_others() {
         let dir = tempfile::tempdir().unwrap();
-        let archive = Archive::open(dir.path()).unwrap();
+        let archive = Archive::open(&Place::Directory(dir.path().into())).unwrap();
         let name = segment_path(&key(0));
         for _ in 0..2 {
             archive
@@ -485,7 +594,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_crash_left_is_neither_listed_nor_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let archive = Archive::open(dir.path()).unwrap();
+        let archive = Archive::open(&Place::Directory(dir.path().into())).unwrap();
         let name = segment_path(&key(0));
         archive
             .create(&name, Bytes::from_static(b"one"))
@@ -495,32 +604,14 @@ mod tests {
         std::fs::write(folder.join("00000001.m4s#1"), b"half").unwrap();
         std::fs::write(folder.join("note.txt"), b"not ours").unwrap();
         assert!(matches!(
-            Archive::open(dir.path()),
+            Archive::open(&Place::Directory(dir.path().into())),
             Err(Error::Directory { .. })
         ));
         drop(archive);
-        let archive = Archive::open(dir.path()).unwrap();
+        let archive = Archive::open(&Place::Directory(dir.path().into())).unwrap();
         let listed = archive.list().await.unwrap();
         assert_eq!(listed[&key(0).recording].segments[&TrackId(1)].len(), 1);
         assert!(!folder.join("00000001.m4s#1").exists());
         assert!(folder.join("note.txt").exists());
-    }
-
-    #[test]
-    fn only_the_one_spelling_of_a_name_is_an_object() {
-        let id = RecordingId([7; 16]);
-        for name in [
-            format!("recordings/{id}/1/1.m4s"),
-            format!("recordings/{id}/+1/00000001.m4s"),
-            format!("recordings/{id}/256/00000001.m4s"),
-            format!("recordings/{id}/1/00000001.mp4"),
-            format!("recordings/{id}/1/2/00000001.m4s"),
-            format!("recordings/{id}/init/xyz.mp4"),
-            "recordings/x/manifest.json".to_owned(),
-            format!("other/{id}/manifest.json"),
-        ] {
-            assert!(parse(&name).is_none(), "{name}");
-        }
-        assert!(parse(&segment_path(&key(5))).is_some());
     }
 }

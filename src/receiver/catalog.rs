@@ -167,6 +167,17 @@ impl Recording {
         self.declared_lost.insert(range, reason);
     }
 
+    /// Adds what another look at the archive has found.
+    pub fn merge(&mut self, found: Self) {
+        for (track, segments) in found.segments {
+            self.segments.entry(track).or_default().extend(segments);
+        }
+        self.inits.extend(found.inits);
+        self.facts.extend(found.facts);
+        self.declared_lost.extend(found.declared_lost);
+        self.complete |= found.complete;
+    }
+
     /// Its facts in the order in which they were noted.
     pub fn facts(&self) -> impl Iterator<Item = &Fact> {
         self.facts.values().flatten()
@@ -359,9 +370,22 @@ pub enum Missing {
     Root(TrackId),
 }
 
+/// A recording that was erased: its tombstone is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// The box that made it, where that is known.
+    pub box_id: Option<BoxId>,
+    /// True once that box has said that its copy is gone.
+    pub confirmed: bool,
+    /// True once none of its objects is left.
+    pub swept: bool,
+}
+
 /// Every recording.
 #[derive(Debug, Default)]
 pub struct Catalog {
     /// By id.
     pub recordings: BTreeMap<RecordingId, Recording>,
+    /// Those of which nothing is to be kept or shown any more.
+    pub erased: BTreeMap<RecordingId, Erased>,
 }

@@ -2,6 +2,7 @@
 //!
 //! The file and the flags are two structs; [`Config`] is what comes of both.
 
+use super::archive::{Bucket, Place};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ pub struct Config {
     /// Where browsers connect (TCP); loopback only, because there is no sign-in.
     pub web_listen: SocketAddr,
     /// The archive: recordings and nothing else.
-    pub store_dir: PathBuf,
+    pub store: Place,
     /// Keys, certificates and the roster of boxes.
     pub state_dir: PathBuf,
 }
@@ -28,7 +29,7 @@ impl Default for Config {
         Self {
             listen: loopback(4433),
             web_listen: loopback(8080),
-            store_dir: "/var/lib/hallcast-receiver/store".into(),
+            store: Place::Directory("/var/lib/hallcast-receiver/store".into()),
             state_dir: "/var/lib/hallcast-receiver/state".into(),
         }
     }
@@ -41,6 +42,10 @@ struct File {
     listen: Option<String>,
     web_listen: Option<String>,
     store_dir: Option<PathBuf>,
+    store_url: Option<String>,
+    s3_endpoint: Option<String>,
+    s3_region: Option<String>,
+    s3_credentials: Option<PathBuf>,
     state_dir: Option<PathBuf>,
 }
 
@@ -128,6 +133,38 @@ impl Config {
                 format!("`{key}` is \"{}\": write an absolute path", value.display()),
             )),
         };
+        let store = match (file.store_dir, file.store_url) {
+            (Some(_), Some(_)) => {
+                return Err(error(
+                    place_of(text, name, "store_url"),
+                    "`store_dir` and `store_url`: the archive is in one place; keep one of them",
+                ));
+            }
+            (Some(dir), None) => {
+                Place::Directory(absolute("store_dir", Some(dir), PathBuf::new())?)
+            }
+            (None, None) => defaults.store,
+            (None, Some(url)) => {
+                let Some(bucket) = Bucket::from_url(&url) else {
+                    return Err(error(
+                        place_of(text, name, "store_url"),
+                        format!(
+                            "`store_url` is \"{url}\": write s3://BUCKET or s3://BUCKET/FOLDER"
+                        ),
+                    ));
+                };
+                let credentials = match file.s3_credentials {
+                    None => None,
+                    path => Some(absolute("s3_credentials", path, PathBuf::new())?),
+                };
+                Place::Bucket(Bucket {
+                    endpoint: file.s3_endpoint,
+                    region: file.s3_region,
+                    credentials,
+                    ..bucket
+                })
+            }
+        };
         let config = Self {
             listen: match flags.listen {
                 Some(listen) => listen,
@@ -137,9 +174,9 @@ impl Config {
                 Some(listen) => listen,
                 None => address("web_listen", file.web_listen, defaults.web_listen)?,
             },
-            store_dir: match &flags.store_dir {
-                Some(dir) => dir.clone(),
-                None => absolute("store_dir", file.store_dir, defaults.store_dir)?,
+            store: match &flags.store_dir {
+                Some(dir) => Place::Directory(dir.clone()),
+                None => store,
             },
             state_dir: match &flags.state_dir {
                 Some(dir) => dir.clone(),
@@ -202,7 +239,26 @@ mod tests {
         let text = "listen = \"127.0.0.1:2\"\nstore_dir = \"/a\"\n";
         let config = Config::from_text(text, "f", &flags).unwrap();
         assert_eq!(config.listen.port(), 1);
-        assert_eq!(config.store_dir, Path::new("/a"));
+        assert_eq!(config.store, Place::Directory("/a".into()));
+    }
+
+    #[test]
+    fn a_bucket_is_named_by_url_and_a_directory_on_the_command_line_wins() {
+        let text = "store_url = \"s3://lectures/hall\"\ns3_endpoint = \"https://s3.example.org\"\n\
+            s3_region = \"eu-1\"\ns3_credentials = \"/etc/hallcast/s3.toml\"\n";
+        let expected = Bucket {
+            endpoint: Some("https://s3.example.org".into()),
+            region: Some("eu-1".into()),
+            credentials: Some("/etc/hallcast/s3.toml".into()),
+            ..Bucket::from_url("s3://lectures/hall").unwrap()
+        };
+        assert_eq!(load(text).unwrap().store, Place::Bucket(expected));
+        let flags = Flags {
+            store_dir: Some("/a".into()),
+            ..Flags::default()
+        };
+        let config = Config::from_text(text, "f", &flags).unwrap();
+        assert_eq!(config.store, Place::Directory("/a".into()));
     }
 
     #[test]
@@ -214,6 +270,17 @@ mod tests {
                 "\n\nstore_dir = \"store\"",
                 "receiver.toml:3",
                 "`store_dir`",
+            ),
+            (
+                "store_dir = \"/a\"\nstore_url = \"s3://b\"",
+                "receiver.toml:2",
+                "one place",
+            ),
+            ("store_url = \"/b\"", "receiver.toml:1", "s3://BUCKET"),
+            (
+                "store_url = \"s3://b\"\ns3_credentials = \"keys\"",
+                "receiver.toml:2",
+                "absolute",
             ),
             ("state_dir = 5", "receiver.toml:1", "string"),
             ("listen = ", "receiver.toml:1", ""),

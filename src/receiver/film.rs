@@ -218,6 +218,16 @@ impl Films {
         Ok(path)
     }
 
+    /// Removes the file of an erased recording. One that is being made is waited for.
+    pub async fn forget(&self, id: RecordingId) -> Result<(), Error> {
+        let path = self.dir.join(format!("{id}.mp4"));
+        let _one_at_a_time = self.making.lock().await;
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(&path, e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the oldest files until the others fit, and what a crash left unfinished. A browser that
     /// reads one of them goes on reading: the name goes, not the open file.
     fn trim(&self, newest: &Path) -> io::Result<()> {

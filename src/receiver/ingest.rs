@@ -13,8 +13,8 @@ use super::library::{Error as KeepError, Kept, Whole};
 use crate::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId};
 use crate::wire::framing::{self, MessageReader};
 use crate::wire::message::{
-    Complete, Durable, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message, Received,
-    Welcome,
+    Complete, Durable, Erase, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message,
+    Received, Welcome,
 };
 use crate::wire::stream::{Finished, SegmentHeader, StreamEvent, StreamReader};
 use crate::wire::{ErrorCode, Sequences};
@@ -65,6 +65,8 @@ pub enum Work {
     },
     /// Make this declaration durable, then call [`Ingest::lost_kept`].
     KeepLost(Lost),
+    /// Note that the box's copy of this erased recording is gone.
+    ConfirmErased(RecordingId),
     /// Refuse the rest of this stream.
     Stop {
         /// The stream.
@@ -184,6 +186,7 @@ impl Ingest {
             // Nothing of it is kept: a fact that must last is in the events track.
             (_, Message::Status(_)) => None,
             (State::Open, Message::Lost(lost)) => Some(Work::KeepLost(lost)),
+            (State::Open, Message::Erased(erased)) => Some(Work::ConfirmErased(erased.recording)),
             (_, Message::Error(error)) => {
                 log::warn!(
                     "box {}: {}: {}",
@@ -208,6 +211,13 @@ impl Ingest {
         }
         self.state = State::Open;
         Work::Send(message)
+    }
+
+    /// The tombstone of a recording of this box is durable: nothing before `Welcome`, which says it
+    /// too.
+    pub fn erase(&self, recording: RecordingId) -> Option<Work> {
+        let open = matches!(self.state, State::Open);
+        open.then_some(Work::Send(Message::Erase(Erase { recording })))
     }
 
     /// Bytes of a unidirectional stream. A stream that [`Work::Stop`] named gives nothing more.

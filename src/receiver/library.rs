@@ -3,7 +3,14 @@
 //! Takes whole segments and inits from the sessions; gives what is durable, what is complete, and
 //! the bytes to show. All that may be acknowledged as DURABLE comes out of here.
 
-use super::archive::{self, Archive};
+mod erasure;
+mod read;
+mod room;
+
+pub use erasure::erase;
+pub use read::read_recording;
+
+use super::archive::{self, Archive, Place};
 use super::catalog::{self, Catalog, LostRange, Recording};
 use super::manifest::{self, Manifest};
 use super::playlist;
@@ -12,9 +19,8 @@ use crate::wire::message::{HeldRecording, HeldTrack, OpenRecording};
 use crate::wire::stream::SegmentHeader;
 use crate::wire::{ErrorCode, Sequences};
 use bytes::Bytes;
-use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify, broadcast, watch};
 
 /// The most tracks of a recording, so that a `Welcome` can speak of all of them.
 pub const MAX_TRACKS: usize = 16;
@@ -50,6 +56,9 @@ pub enum Error {
         /// The init.
         init: Hash,
     },
+    /// Somebody erased the recording on purpose.
+    #[error("recording {0} was erased")]
+    Erased(RecordingId),
 }
 
 impl Error {
@@ -64,6 +73,7 @@ impl Error {
             Self::Malformed { .. } => ErrorCode::MALFORMED,
             Self::OtherName(_) | Self::TooManyTracks(_) => ErrorCode::PROTOCOL,
             Self::InitMissing { .. } => ErrorCode::INIT_MISSING,
+            Self::Erased(_) => ErrorCode::ERASED,
         }
     }
 }
@@ -87,27 +97,49 @@ pub struct Library {
     pub archive: Archive,
     catalog: RwLock<Catalog>,
     inits: Notify,
+    /// False while segments find no room.
+    room: watch::Sender<bool>,
+    /// Tells of recordings whose tombstone was found.
+    erasures: broadcast::Sender<RecordingId>,
+    /// Held while what other receivers stored is looked for.
+    refreshing: Mutex<()>,
 }
 
 impl Library {
-    /// Opens the archive in `dir` and reads what it holds: the manifest of a complete recording,
-    /// each segment of another one.
-    pub async fn open(dir: &Path) -> Result<Self, archive::Error> {
-        let archive = Archive::open(dir)?;
+    /// Opens the archive at `place` and reads what it holds.
+    pub async fn open(place: &Place) -> Result<Self, archive::Error> {
+        Self::over(Archive::open(place)?).await
+    }
+
+    /// Reads what `archive` holds: the manifest of a complete recording, each segment of another one.
+    /// What a crash left of an erasure or of a manifest that was due is brought to its end.
+    pub async fn over(archive: Archive) -> Result<Self, archive::Error> {
+        archive.prove_create_only().await?;
         let mut catalog = Catalog::default();
+        read::read_erased(&archive, &mut catalog).await?;
         for (id, listing) in archive.list().await? {
-            let recording = read_recording(&archive, id, &listing).await?;
-            catalog.recordings.insert(id, recording);
+            let Some(erased) = catalog.erased.get_mut(&id) else {
+                let known = Recording::default();
+                let recording = read_recording(&archive, id, &listing, known).await?;
+                catalog.recordings.insert(id, recording);
+                continue;
+            };
+            erased.swept = false;
         }
         let library = Self {
             archive,
             catalog: RwLock::new(catalog),
             inits: Notify::new(),
+            room: watch::Sender::new(true),
+            erasures: broadcast::Sender::new(erasure::WAITING),
+            refreshing: Mutex::default(),
         };
-        // A crash may have come between the last object and the manifest.
+        library.sweep().await;
         let ids: Vec<_> = library.read().recordings.keys().copied().collect();
         for id in ids {
-            library.complete(id).await?;
+            if let Err(e) = library.complete(id).await {
+                log::error!("recording {id}: its manifest is not written: {e}");
+            }
         }
         Ok(library)
     }
@@ -121,11 +153,43 @@ impl Library {
         self.catalog.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Creates an object of a recording, unless the recording is erased.
+    async fn create(&self, id: RecordingId, name: &str, bytes: Bytes) -> Result<(), Error> {
+        self.refuse_erased(id)?;
+        self.archive.create(name, bytes).await?;
+        self.enter(id, name, |_| ()).await
+    }
+
+    /// Enters an object that was just created. If the recording was erased in the meantime, whoever
+    /// erased it may not have seen the object: it goes again.
+    async fn enter<T>(
+        &self,
+        id: RecordingId,
+        name: &str,
+        change: impl FnOnce(&mut Recording) -> T,
+    ) -> Result<T, Error> {
+        {
+            let mut catalog = self.write();
+            if !catalog.erased.contains_key(&id) {
+                return Ok(change(catalog.recordings.entry(id).or_default()));
+            }
+        }
+        self.archive.delete(name).await?;
+        Err(Error::Erased(id))
+    }
+
+    fn refuse_erased(&self, id: RecordingId) -> Result<(), Error> {
+        match self.read().erased.contains_key(&id) {
+            true => Err(Error::Erased(id)),
+            false => Ok(()),
+        }
+    }
+
     /// Makes an init durable. It belongs to no recording yet: the first segment that names it says
     /// to which.
-    pub async fn keep_init(&self, hash: Hash, bytes: Vec<u8>) -> Result<(), Error> {
+    pub async fn keep_init(&self, hash: Hash, bytes: Bytes) -> Result<(), Error> {
         let name = archive::shared_init_path(hash);
-        self.archive.create(&name, Bytes::from(bytes)).await?;
+        self.archive.create(&name, bytes).await?;
         self.inits.notify_waiters();
         Ok(())
     }
@@ -138,6 +202,7 @@ impl Library {
             let recording = catalog.recordings.get(&recording);
             recording.is_some_and(|recording| recording.inits.contains(&init))
         };
+        self.refuse_erased(recording)?;
         while !known() {
             // Registered before the look, so that an init between the two is not missed.
             let arrived = self.inits.notified();
@@ -146,10 +211,9 @@ impl Library {
             match self.archive.read(&archive::shared_init_path(init)).await {
                 Ok(bytes) => {
                     let name = archive::init_path(recording, init);
-                    self.archive.create(&name, bytes).await?;
-                    let mut catalog = self.write();
-                    let entry = catalog.recordings.entry(recording).or_default();
-                    entry.inits.insert(init);
+                    self.create(recording, &name, bytes).await?;
+                    let enter = |recording: &mut Recording| recording.inits.insert(init);
+                    self.enter(recording, &name, enter).await?;
                 }
                 Err(e) if e.is_missing() => arrived.await,
                 Err(e) => return Err(e.into()),
@@ -164,7 +228,7 @@ impl Library {
         &self,
         sender: BoxId,
         header: &SegmentHeader,
-        bytes: Vec<u8>,
+        bytes: Bytes,
         hash: Hash,
     ) -> Result<Kept, Error> {
         let key = header.key;
@@ -184,13 +248,12 @@ impl Library {
             );
         }
         let name = archive::segment_path(&key);
-        self.archive.create(&name, Bytes::from(bytes)).await?;
-        let durable = {
-            let mut catalog = self.write();
-            let recording = catalog.recordings.entry(key.recording).or_default();
+        self.archive.create(&name, bytes).await?;
+        let enter = |recording: &mut Recording| {
             recording.insert(key.sequence, key.track, read.stored, read.facts);
             recording.durable(key.track)
         };
+        let durable = self.enter(key.recording, &name, enter).await?;
         let complete = self.complete(key.recording).await?;
         Ok(Kept { durable, complete })
     }
@@ -202,6 +265,9 @@ impl Library {
             _ => None,
         });
         let mut catalog = self.write();
+        if catalog.erased.contains_key(&id) {
+            return Err(Error::Erased(id));
+        }
         let recording = catalog.recordings.entry(id).or_default();
         let owner = *recording.sender.get_or_insert(sender);
         let owner = recording.owner().unwrap_or(owner);
@@ -223,22 +289,20 @@ impl Library {
         range: LostRange,
         reason: LostReason,
     ) -> Result<Option<Whole>, Error> {
+        self.refuse_erased(id)?;
         let owner = self.read().recordings.get(&id).and_then(Recording::owner);
         if owner != Some(sender) || range.last < range.first {
             return Err(Error::OtherBox(id));
         }
         let name = archive::lost_path(id, &range, manifest::lost_reason(reason));
-        self.archive.create(&name, Bytes::new()).await?;
-        let enter = |mut catalog: RwLockWriteGuard<'_, Catalog>| {
-            let recording = catalog.recordings.entry(id).or_default();
-            recording.insert_lost(range, reason);
-        };
-        enter(self.write());
-        Ok(self.complete(id).await?)
+        self.archive.create_record(&name, Bytes::new()).await?;
+        let enter = |recording: &mut Recording| recording.insert_lost(range, reason);
+        self.enter(id, &name, enter).await?;
+        self.complete(id).await
     }
 
     /// Writes the manifest once nothing is missing; what is durable of each track of a complete one.
-    async fn complete(&self, id: RecordingId) -> Result<Option<Whole>, archive::Error> {
+    async fn complete(&self, id: RecordingId) -> Result<Option<Whole>, Error> {
         let manifest = {
             let catalog = self.read();
             let Some(recording) = catalog.recordings.get(&id) else {
@@ -268,19 +332,54 @@ impl Library {
             }
         };
         let name = archive::manifest_path(id);
-        match self.archive.create(&name, Bytes::from(json)).await {
+        match self.archive.create_record(&name, Bytes::from(json)).await {
             Ok(()) => {}
             // Written by another session a moment ago, or by a later release: it stays.
             Err(e @ archive::Error::Conflict { .. }) => log::error!("{e}; the archived one stays"),
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         }
-        let mut catalog = self.write();
-        let recording = catalog.recordings.entry(id).or_default();
-        let first = !std::mem::replace(&mut recording.complete, true);
-        if first {
-            log::info!("recording {id} is complete");
+        let enter = |recording: &mut Recording| {
+            if !std::mem::replace(&mut recording.complete, true) {
+                log::info!("recording {id} is complete");
+            }
+            held_tracks(recording)
+        };
+        Ok(Some(self.enter(id, &name, enter).await?))
+    }
+
+    /// Looks for what other receivers have stored or erased of these recordings.
+    pub async fn refresh(&self, ids: &[RecordingId]) -> Result<(), Error> {
+        if !self.archive.is_shared() {
+            return Ok(());
         }
-        Ok(Some(held_tracks(recording)))
+        let _one_at_a_time = self.refreshing.lock().await;
+        self.look_for_erased().await?;
+        for &id in ids {
+            let known = self.read().recordings.get(&id).cloned().unwrap_or_default();
+            if known.complete || self.refuse_erased(id).is_err() {
+                continue;
+            }
+            let Some(listing) = self.archive.list_one(id).await? else {
+                continue;
+            };
+            let found = read_recording(&self.archive, id, &listing, known).await?;
+            {
+                let mut catalog = self.write();
+                if catalog.erased.contains_key(&id) {
+                    continue;
+                }
+                catalog.recordings.entry(id).or_default().merge(found);
+            }
+            self.complete(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Which of the box's recordings are erased.
+    pub fn erased_of(&self, open: &[OpenRecording]) -> Vec<RecordingId> {
+        let erased = &self.read().erased;
+        let ids = open.iter().map(|open| open.recording);
+        ids.filter(|id| erased.contains_key(id)).collect()
     }
 
     /// What of the box's recordings is held, and which of them are complete.
@@ -309,64 +408,4 @@ fn held_tracks(recording: &Recording) -> Vec<HeldTrack> {
         durable: recording.durable(*track),
     };
     recording.segments.keys().map(track).collect()
-}
-
-/// What the objects of a recording say.
-pub async fn read_recording(
-    archive: &Archive,
-    id: RecordingId,
-    listing: &archive::Listing,
-) -> Result<Recording, archive::Error> {
-    let mut recording = Recording::default();
-    recording.inits.extend(listing.inits.keys());
-    for (range, reason) in &listing.lost {
-        recording.insert_lost(*range, *reason);
-    }
-    let mut known = std::collections::BTreeMap::new();
-    if listing.manifest {
-        let bytes = archive.read(&archive::manifest_path(id)).await?;
-        match Manifest::from_json(&bytes).and_then(|manifest| manifest.segments()) {
-            Ok(segments) => {
-                recording.complete = true;
-                known.extend(
-                    segments
-                        .into_iter()
-                        .map(|(track, sequence, stored)| ((track, sequence), stored)),
-                );
-            }
-            // It stays as it is; what is durable is in the objects.
-            Err(e) => log::error!("recording {id}: manifest.json: {e}"),
-        }
-    }
-    for (&track, sequences) in &listing.segments {
-        for &sequence in sequences.keys() {
-            let key = SegmentKey {
-                recording: id,
-                track,
-                sequence,
-            };
-            if let (Some(stored), true) = (known.get(&(track, sequence)), track != TrackId::EVENTS)
-            {
-                recording.insert(sequence, track, *stored, Vec::new());
-                continue;
-            }
-            let bytes = archive.read(&archive::segment_path(&key)).await?;
-            match catalog::read_segment(&bytes, archive::hash(&bytes)) {
-                Ok(read) if read.provenance.key == key => {
-                    recording.insert(sequence, track, read.stored, read.facts);
-                }
-                Ok(_) => log::error!("segment {key}: the object holds another segment"),
-                Err(e) => log::error!("segment {key}: the object is damaged: {e}"),
-            }
-        }
-    }
-    for (track, sequence) in known.keys() {
-        let listed = listing.segments.get(track);
-        if !listed.is_some_and(|listed| listed.contains_key(sequence)) {
-            log::error!(
-                "recording {id}: the manifest names {track}/{sequence}, which is not there"
-            );
-        }
-    }
-    Ok(recording)
 }

@@ -13,18 +13,20 @@ use super::library::{Error as KeepError, Library};
 use super::roster::{Refused, Roster, fingerprint};
 use crate::blocking;
 use crate::clock;
-use crate::media::{BoxId, Hash};
-use crate::wire::message::{Hello, Limits, Message, Welcome};
+use crate::media::{BoxId, Hash, RecordingId};
+use crate::wire::message::{ErrorMessage, Hello, Limits, Message, Welcome};
 use crate::wire::{ALPN, ErrorCode, framing};
+use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::broadcast::{Receiver as Notices, error::RecvError};
 use tokio::sync::{SetOnce, mpsc};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -42,6 +44,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const INIT_WITHIN: Duration = Duration::from_secs(10);
 /// How soon a revocation ends a live connection.
 const ROSTER_EVERY: Duration = Duration::from_secs(5);
+/// How long the last message of a connection may take to arrive before the connection ends.
+const LAST_WITHIN: Duration = Duration::from_secs(2);
 /// Messages that wait for the control stream; a box that reads none is slowed down by it.
 const WAITING_MESSAGES: usize = 256;
 
@@ -82,16 +86,53 @@ pub struct Stats {
     pub bytes: AtomicU64,
     /// Streams that left nothing.
     pub streams_refused: AtomicU64,
+    /// Times that two processes with one box's key were found alive.
+    pub cloned: AtomicU64,
 }
 
 struct Shared {
     library: Arc<Library>,
     roster: Roster,
     fence: Mutex<Fence>,
-    /// Connections of the sessions let in, to end those that are displaced.
-    sessions: Mutex<HashMap<u64, Connection>>,
+    /// The sessions let in, to end those that are displaced.
+    sessions: Mutex<HashMap<u64, Peer>>,
     next_session: AtomicU64,
     stats: Arc<Stats>,
+}
+
+/// What is sent on the control stream.
+enum Outgoing {
+    Message(Message),
+    /// The last one; the connection then ends with this code.
+    Last(ErrorMessage),
+}
+
+/// The way to the other end of a connection.
+#[derive(Clone)]
+struct Peer {
+    connection: Connection,
+    messages: mpsc::Sender<Outgoing>,
+}
+
+impl Peer {
+    /// Says why, with the epoch held, and ends the connection once that has arrived or after
+    /// [`LAST_WITHIN`]. The reason of a QUIC close is for people; a box acts on the message.
+    async fn end(self, code: ErrorCode, text: String, epoch: u64) {
+        let last = Outgoing::Last(ErrorMessage {
+            code,
+            text: text.clone(),
+            key: None,
+            epoch: Some(epoch),
+        });
+        clock::within(LAST_WITHIN, async {
+            // An error means that the writer is gone, and so is the connection.
+            if self.messages.send(last).await.is_ok() {
+                self.connection.closed().await;
+            }
+        })
+        .await;
+        close(&self.connection, code, &text);
+    }
 }
 
 /// The socket on which boxes connect.
@@ -291,9 +332,13 @@ async fn accept(shared: Arc<Shared>, incoming: Incoming) {
         id: shared.next_session.fetch_add(1, Ordering::Relaxed),
         box_id,
         name: format!("box {box_id} ({})", printable(&room)),
+        peer: Peer {
+            connection: connection.clone(),
+            messages,
+        },
         connection,
         engine: Mutex::new(Ingest::new(box_id, ingest::Config::default())),
-        messages,
+        told_full: AtomicBool::new(false),
         welcomed: SetOnce::new(),
         shared,
     });
@@ -320,8 +365,10 @@ struct Session {
     /// For the log.
     name: String,
     connection: Connection,
+    peer: Peer,
     engine: Mutex<Ingest>,
-    messages: mpsc::Sender<Message>,
+    /// True once the box was told that the store is full, until it no longer is.
+    told_full: AtomicBool,
     /// Set when the box was let in.
     welcomed: SetOnce<()>,
     shared: Arc<Shared>,
@@ -333,12 +380,14 @@ impl Session {
         certificate: Hash,
         send: SendStream,
         receive: RecvStream,
-        waiting: mpsc::Receiver<Message>,
+        waiting: mpsc::Receiver<Outgoing>,
     ) {
+        let erasures = self.shared.library.erasures();
         let peer = self.connection.remote_address();
         tokio::select! {
             biased;
-            () = write_messages(send, waiting) => {}
+            () = write_messages(&self.connection, send, waiting) => {}
+            () = self.pass_on_erasures(erasures) => {}
             () = self.read_control(receive) => {}
             () = self.read_streams() => {}
             () = self.watch_roster(certificate) => {}
@@ -414,6 +463,11 @@ impl Session {
     async fn read_stream(self: Arc<Self>, mut receive: RecvStream) {
         let stream = receive.id().index();
         loop {
+            // While the store is full, nothing more is read: the windows fill, and the box waits.
+            if !self.await_room().await {
+                lock(&self.engine).cut(stream);
+                return;
+            }
             let work = match receive.read_chunk(64 * 1024, true).await {
                 Ok(Some(chunk)) => lock(&self.engine).stream(stream, &chunk.bytes),
                 Ok(None) => {
@@ -433,6 +487,71 @@ impl Session {
         }
     }
 
+    /// Tells the box of erasures of its recordings that other programs make.
+    async fn pass_on_erasures(&self, mut erasures: Notices<RecordingId>) {
+        self.welcomed.wait().await;
+        let mut due = self.shared.library.unconfirmed(self.box_id);
+        loop {
+            for recording in due {
+                let work = lock(&self.engine).erase(recording);
+                self.perform(work.into_iter().collect(), None).await;
+            }
+            due = match erasures.recv().await {
+                Ok(recording) => {
+                    let mut of_box = self.shared.library.unconfirmed(self.box_id);
+                    of_box.retain(|of_box| *of_box == recording);
+                    of_box
+                }
+                Err(RecvError::Lagged(_)) => self.shared.library.unconfirmed(self.box_id),
+                Err(RecvError::Closed) => return std::future::pending().await,
+            };
+        }
+    }
+
+    /// Waits until the store takes segments; false when the connection ends before. The box is told
+    /// once.
+    async fn await_room(&self) -> bool {
+        let library = &self.shared.library;
+        if library.has_room() {
+            return true;
+        }
+        if !self.told_full.swap(true, Ordering::Relaxed) {
+            let text = "the archive is full: what comes is kept as soon as there is room".into();
+            let error = ErrorMessage {
+                code: ErrorCode::STORE_FULL,
+                text,
+                key: None,
+                epoch: None,
+            };
+            log::warn!("{}: {}", self.name, error.code);
+            // An error means that the connection is ending.
+            let _ = self.send(Message::Error(error)).await;
+        }
+        tokio::select! {
+            () = library.await_room() => {
+                self.told_full.store(false, Ordering::Relaxed);
+                true
+            }
+            _ = self.connection.closed() => false,
+        }
+    }
+
+    /// Whether to try again what found no room, now that there is some. What waits stays in memory,
+    /// and nothing is added to it.
+    async fn has_room_now<T>(&self, result: &Result<T, KeepError>) -> bool {
+        let Err(e) = result else { return false };
+        if e.code() != ErrorCode::STORE_FULL {
+            return false;
+        }
+        self.shared.library.found_full(e);
+        self.await_room().await
+    }
+
+    async fn send(&self, message: Message) -> bool {
+        let outgoing = Outgoing::Message(message);
+        self.peer.messages.send(outgoing).await.is_ok()
+    }
+
     /// Does what the engine asks; false when the stream or connection it came from is over.
     async fn perform(&self, work: Vec<Work>, mut receive: Option<&mut RecvStream>) -> bool {
         let mut queue = VecDeque::from(work);
@@ -443,9 +562,14 @@ impl Session {
                     if let Message::Error(error) = &message {
                         log::warn!("{}: {}: {}", self.name, error.code, printable(&error.text));
                     }
-                    goes_on &= self.messages.send(message).await.is_ok();
+                    let is_welcome = matches!(message, Message::Welcome(_));
+                    goes_on &= self.send(message).await;
+                    if is_welcome {
+                        // A second `Hello` never comes here: the engine refuses it.
+                        let _ = self.welcomed.set(());
+                    }
                 }
-                Work::Greet(hello) => queue.extend(self.greet(&hello)),
+                Work::Greet(hello) => queue.extend(self.greet(&hello).await),
                 Work::Keep {
                     header,
                     bytes,
@@ -453,11 +577,23 @@ impl Session {
                     ..
                 } => {
                     let length = bytes.len() as u64;
-                    let result = self.keep(&header, bytes, hash).await;
+                    let bytes = Bytes::from(bytes);
+                    let result = loop {
+                        let result = self.keep(&header, bytes.clone(), hash).await;
+                        if !self.has_room_now(&result).await {
+                            break result;
+                        }
+                    };
                     queue.extend(lock(&self.engine).kept(header.key, length, result));
                 }
                 Work::KeepInit { hash, bytes } => {
-                    let result = self.shared.library.keep_init(hash, bytes).await;
+                    let (library, bytes) = (&self.shared.library, Bytes::from(bytes));
+                    let result = loop {
+                        let result = library.keep_init(hash, bytes.clone()).await;
+                        if !self.has_room_now(&result).await {
+                            break result;
+                        }
+                    };
                     queue.push_back(lock(&self.engine).init_kept(hash, result));
                 }
                 Work::KeepLost(lost) => {
@@ -471,6 +607,12 @@ impl Session {
                         .keep_lost(self.box_id, lost.recording, range, lost.reason)
                         .await;
                     queue.extend(lock(&self.engine).lost_kept(&lost, result));
+                }
+                Work::ConfirmErased(recording) => {
+                    let library = &self.shared.library;
+                    if let Err(e) = library.confirm_erased(self.box_id, recording).await {
+                        log::error!("{}: {e}; the box is asked again", self.name);
+                    }
                 }
                 Work::Stop { stream, code, text } => {
                     log::warn!("{}: stream {stream} refused: {code}: {text}", self.name);
@@ -492,7 +634,7 @@ impl Session {
     async fn keep(
         &self,
         header: &crate::wire::stream::SegmentHeader,
-        bytes: Vec<u8>,
+        bytes: Bytes,
         hash: Hash,
     ) -> Result<super::library::Kept, KeepError> {
         let library = &self.shared.library;
@@ -508,7 +650,7 @@ impl Session {
     }
 
     /// Answers a `Hello`: the fence decides, the library says what is durable.
-    fn greet(&self, hello: &Hello) -> Option<Work> {
+    async fn greet(&self, hello: &Hello) -> Option<Work> {
         let claim = Claim {
             epoch: hello.epoch,
             connection: hello.connection,
@@ -517,7 +659,7 @@ impl Session {
         let verdict = {
             // Entered before the claim is judged, so that a still newer one finds it to end it.
             let mut sessions = lock(&self.shared.sessions);
-            sessions.insert(self.id, self.connection.clone());
+            sessions.insert(self.id, self.peer.clone());
             lock(&self.shared.fence).claim(self.box_id, claim, self.id)
         };
         let displaced = match verdict {
@@ -527,10 +669,13 @@ impl Session {
                     "epoch held {}, connection held {}",
                     held.epoch, held.connection
                 );
-                self.refuse(ErrorCode::FENCED, &text);
+                log::warn!("{}: closing: {}: {text}", self.name, ErrorCode::FENCED);
+                let peer = self.peer.clone();
+                peer.end(ErrorCode::FENCED, text, held.epoch).await;
                 return None;
             }
             Verdict::Cloned => {
+                self.shared.stats.cloned.fetch_add(1, Ordering::Relaxed);
                 let text = "another process with this box's key took over and this one is back";
                 log::error!("{}: alarm cloned: {text}", self.name);
                 self.refuse(ErrorCode::CLONED, text);
@@ -547,7 +692,7 @@ impl Session {
                 self.name,
                 ErrorCode::FENCED
             );
-            close(&old, ErrorCode::FENCED, &text);
+            tokio::spawn(old.end(ErrorCode::FENCED, text, claim.epoch));
         }
         self.shared.stats.admitted.fetch_add(1, Ordering::Relaxed);
         log::info!(
@@ -558,24 +703,43 @@ impl Session {
             claim.connection,
             printable(&hello.software)
         );
-        let (recordings, complete) = self.shared.library.held(&hello.recordings);
+        let library = self.shared.library.clone();
+        let ids: Vec<_> = hello.recordings.iter().map(|open| open.recording).collect();
+        // A task of its own: what it has found is not lost if the box gives up waiting.
+        let refreshed = tokio::spawn(async move { library.refresh(&ids).await }).await;
+        if let Ok(Err(e)) = refreshed {
+            self.refuse(ErrorCode::STORE_FAILED, &e.to_string());
+            return None;
+        }
+        let library = &self.shared.library;
+        let (recordings, complete) = library.held(&hello.recordings);
+        let erased = library.erased_of(&hello.recordings);
         let welcome = lock(&self.engine).welcome(Welcome {
             recordings,
             complete,
             clock: Some(clock::wall()),
             limits: Limits::default(),
             software: concat!("hallcast-receiver ", env!("CARGO_PKG_VERSION")).into(),
-            erased: vec![],
+            erased,
             abridged: false,
         });
-        // A second `Hello` never comes here: the engine refuses it.
-        let _ = self.welcomed.set(());
         Some(welcome)
     }
 }
 
-async fn write_messages(mut send: SendStream, mut waiting: mpsc::Receiver<Message>) {
-    while let Some(message) = waiting.recv().await {
+async fn write_messages(
+    connection: &Connection,
+    mut send: SendStream,
+    mut waiting: mpsc::Receiver<Outgoing>,
+) {
+    while let Some(outgoing) = waiting.recv().await {
+        let (message, last) = match outgoing {
+            Outgoing::Message(message) => (message, None),
+            Outgoing::Last(error) => {
+                let closing = (error.code, error.text.clone());
+                (Message::Error(error), Some(closing))
+            }
+        };
         let bytes = match framing::encode(&message) {
             Ok(bytes) => bytes,
             Err(e) => {
@@ -585,6 +749,13 @@ async fn write_messages(mut send: SendStream, mut waiting: mpsc::Receiver<Messag
         };
         if send.write_all(&bytes).await.is_err() {
             return;
+        }
+        if let Some((code, text)) = last {
+            // The close would overtake what is not acknowledged. Errors mean that it is too late.
+            if send.finish().is_ok() {
+                let _ = send.stopped().await;
+            }
+            return close(connection, code, &text);
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod archive;
 pub mod authority;
 pub mod catalog;
 pub mod config;
+mod erase;
 pub mod export;
 mod fence;
 pub mod film;
@@ -21,6 +22,7 @@ mod playlist;
 pub mod roster;
 #[cfg(test)]
 mod samples;
+pub mod verify;
 mod view;
 pub mod web;
 
@@ -38,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast::error::RecvError;
 
 /// `EX_CONFIG` of sysexits.h: starting again will not help.
 const EXIT_CONFIG: u8 = 78;
@@ -68,6 +71,27 @@ enum Command {
         #[arg(long)]
         store_dir: Option<PathBuf>,
     },
+    /// Erases a recording for good: here, and on the box that made it
+    Erase {
+        /// The recording's id, as the page's address has it
+        recording: RecordingId,
+        /// Does not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Reads every object of the archive and says whether all of it is there and undamaged
+    Verify {
+        /// The recording's id; or --all
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        recording: Option<RecordingId>,
+        /// Every recording
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        places: Places,
+    },
     /// Signs a box's request, enters the box in the roster, prints the certificate chain
     Sign {
         /// The request that `hallcast` made on the box (PEM)
@@ -82,6 +106,26 @@ enum Command {
     /// The receiver's own authority
     #[command(subcommand)]
     Ca(CaCommand),
+}
+
+#[derive(clap::Args)]
+struct Places {
+    /// Directory of the archive
+    #[arg(long)]
+    store_dir: Option<PathBuf>,
+    /// Directory of keys, certificates and the roster of boxes
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
+}
+
+impl Places {
+    fn flags(&self) -> Flags {
+        Flags {
+            store_dir: self.store_dir.clone(),
+            state_dir: self.state_dir.clone(),
+            ..Flags::default()
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -113,6 +157,10 @@ enum Error {
     Listener(#[from] listener::Error),
     #[error(transparent)]
     Export(#[from] Box<export::Error>),
+    #[error(transparent)]
+    Erase(#[from] erase::Error),
+    #[error("{0} of the recordings checked have faults; what to do stands beside each")]
+    Faults(usize),
     #[error("{0}: {1}")]
     Io(String, #[source] std::io::Error),
 }
@@ -162,8 +210,8 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
                 store_dir: store_dir.clone(),
                 ..Flags::default()
             };
-            let store_dir = config(&flags)?.store_dir;
-            let exported = runtime()?.block_on(export::export(&store_dir, *recording, output));
+            let store = config(&flags)?.store;
+            let exported = runtime()?.block_on(export::export(&store, *recording, output));
             let written = exported.map_err(Box::new)?;
             let seconds = written.nanos / 1_000_000_000;
             let (minutes, seconds, bytes) = (seconds / 60, seconds % 60, written.bytes);
@@ -171,6 +219,25 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
                 "{}: {minutes}:{seconds:02}, {bytes} bytes\n",
                 output.display()
             ))
+        }
+        Command::Erase {
+            recording,
+            yes,
+            places,
+        } => {
+            let config = config(&places.flags())?;
+            let said = runtime()?.block_on(erase::erase(&config, *recording, *yes))?;
+            print(&said)
+        }
+        Command::Verify {
+            recording, places, ..
+        } => {
+            let store = config(&places.flags())?.store;
+            let checked = runtime()?.block_on(verify::verify(&store, *recording, print));
+            match checked? {
+                0 => Ok(()),
+                faulty => Err(Error::Faults(faulty)),
+            }
         }
         Command::Sign {
             request,
@@ -245,6 +312,25 @@ fn run(config: &Config) -> Result<(), Error> {
     })
 }
 
+/// Removes the films of erased recordings: those erased before, and from now on.
+async fn forget_films(library: Arc<Library>, films: Arc<Films>) {
+    let mut erasures = library.erasures();
+    let all = || library.read().erased.keys().copied().collect::<Vec<_>>();
+    let mut due = all();
+    loop {
+        for id in due {
+            if let Err(e) = films.forget(id).await {
+                log::error!("erased recording {id}: {e}");
+            }
+        }
+        due = match erasures.recv().await {
+            Ok(id) => vec![id],
+            Err(RecvError::Lagged(_)) => all(),
+            Err(RecvError::Closed) => return,
+        };
+    }
+}
+
 /// The receiver, running; tests start it too.
 pub struct Server {
     /// Where boxes connect.
@@ -260,7 +346,7 @@ impl Server {
     /// Starts listening as `config` says.
     async fn start(config: &Config) -> Result<Self, Error> {
         let authority = Authority::load(&config.state_dir)?;
-        let library = Arc::new(Library::open(&config.store_dir).await?);
+        let library = Arc::new(Library::open(&config.store).await?);
         let roster = Roster::new(&config.state_dir);
         let listener = Listener::bind(config.listen, &authority, library.clone(), roster)?;
         let listener = Arc::new(listener);
@@ -276,7 +362,10 @@ impl Server {
                 Error::Io(what, e)
             })?;
         let page = web.local_addr().map_err(address)?;
-        let films = Films::new(config.state_dir.join("films"));
+        let films = Arc::new(Films::new(config.state_dir.join("films")));
+        let erasing = library.clone();
+        tokio::spawn(async move { erasing.watch_erased().await });
+        tokio::spawn(forget_films(library.clone(), films.clone()));
         let router = web::router(library.clone(), films);
         tokio::spawn(async move {
             if let Err(e) = axum::serve(web, router).await {

@@ -46,11 +46,11 @@ const ASK_AGAIN: &str = "no-cache";
 /// What the pages are made from.
 pub struct Web {
     library: Arc<Library>,
-    films: Films,
+    films: Arc<Films>,
 }
 
 /// The routes of the receiver; `films` is where finished MP4 files are cached.
-pub fn router(library: Arc<Library>, films: Films) -> Router {
+pub fn router(library: Arc<Library>, films: Arc<Films>) -> Router {
     Router::new()
         .route("/", get(list))
         .route("/recordings/{id}", get(page))
@@ -382,7 +382,15 @@ async fn film(
         }
         None => return not_found("There is no such recording here."),
     };
-    match web.films.get(&web.library.archive, id, &recording).await {
+    let made = web.films.get(&web.library.archive, id, &recording).await;
+    if web.library.read().erased.contains_key(&id) {
+        // It was erased while its file was made or waited for.
+        if let Err(e) = web.films.forget(id).await {
+            log::error!("erased recording {id}: {e}");
+        }
+        return not_found("There is no such recording here.");
+    }
+    match made {
         Ok(path) => match file_answer(&path, id, &headers).await {
             Ok(response) => response,
             Err(e) => failed(&format!("{}: {e}", path.display())),

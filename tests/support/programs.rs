@@ -149,14 +149,16 @@ impl Receiver {
     }
 
     fn spawn(home: &Path, quic: &str, web: &str) -> Child {
+        // A test that wants the archive elsewhere has written settings.
+        let (settings, store) = (home.join("receiver.toml"), home.join("store"));
+        let archive = match settings.exists() {
+            true => ["--config", text(&settings)],
+            false => ["--store-dir", text(&store)],
+        };
         Command::new(RECEIVER)
             .args(["run", "--listen", quic, "--web-listen", web])
-            .args([
-                "--state-dir",
-                text(&home.join("state")),
-                "--store-dir",
-                text(&home.join("store")),
-            ])
+            .args(["--state-dir", text(&home.join("state"))])
+            .args(archive)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log_file(&home.join("log")))

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test that includes this uses a part of it")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -33,6 +33,12 @@ impl Receiver {
                 .unwrap();
             assert!(made.success());
         }
+        // A test that wants the archive elsewhere has written settings.
+        let settings = dir.join("receiver.toml");
+        let archive = match settings.exists() {
+            true => [Path::new("--config"), &settings],
+            false => [Path::new("--store-dir"), &store_dir],
+        };
         let mut child = Command::new(program)
             .args([
                 "run",
@@ -41,8 +47,7 @@ impl Receiver {
                 "--web-listen",
                 "127.0.0.1:0",
             ])
-            .arg("--store-dir")
-            .arg(&store_dir)
+            .args(archive)
             .arg("--state-dir")
             .arg(&state_dir)
             .stdout(Stdio::piped())
@@ -75,4 +80,34 @@ impl Drop for Receiver {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Status line, headers in lower case, body.
+pub fn get(page: &str, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
+    let host = page.trim_start_matches("http://").trim_end_matches('/');
+    let mut socket = std::net::TcpStream::connect(host).unwrap();
+    let host_line = if headers.contains("Host:") {
+        String::new()
+    } else {
+        format!("Host: {host}\r\n")
+    };
+    write!(
+        socket,
+        "GET {path} HTTP/1.1\r\n{host_line}Connection: close\r\n{headers}\r\n"
+    )
+    .unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let end = answer
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(!head.to_ascii_lowercase().contains("chunked"), "{head}");
+    (
+        status,
+        head.to_ascii_lowercase(),
+        answer[end + 4..].to_vec(),
+    )
 }

@@ -1,0 +1,250 @@
+//! What a directory needs beyond `object_store`: a lock, no leftovers, durable deletion, and a reserve
+//! of space for what must still be written when the disk is full.
+//!
+//! The reserve is a preallocated file. While it is there, segments may be stored. A manifest, a LOST
+//! range or a tombstone that finds no room takes its place; from then on no segment is stored until
+//! the file could be made again, so that segments never eat what was set aside.
+
+use super::Error;
+use rustix::fs::{FallocateFlags, FlockOperation};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// The manifest of a day with three tracks takes some 20 MB.
+const RESERVE: u64 = 24 * 1024 * 1024;
+/// Of a small file system the reserve is this part.
+const RESERVE_PART: u64 = 64;
+const RESERVE_NAME: &str = "reserve";
+
+/// A directory that holds an archive.
+#[derive(Debug)]
+pub(super) struct Directory {
+    dir: PathBuf,
+    /// Held while the reserve is made.
+    making: Mutex<()>,
+    /// The directory, locked for as long as this receiver runs.
+    _locked: Option<File>,
+}
+
+pub(super) fn is_no_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+fn unusable(
+    dir: &Path,
+    action: &'static str,
+    advice: &'static str,
+) -> impl FnOnce(io::Error) -> Error + use<> {
+    let dir = dir.to_path_buf();
+    move |source| Error::Directory {
+        dir,
+        action,
+        source,
+        advice,
+    }
+}
+
+impl Directory {
+    /// Opens or makes the directory for this receiver alone, removes what a crash left half written,
+    /// and makes durable what is listed: an object may have been linked just before a crash of the
+    /// process, its directory not yet synced.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let tried = |action| unusable(dir, action, "check that it is a directory and writable");
+        std::fs::create_dir_all(dir).map_err(tried("make the directory"))?;
+        let handle = File::open(dir).map_err(tried("open the directory"))?;
+        // Another one's half-written objects would be taken for leftovers.
+        rustix::fs::flock(&handle, FlockOperation::NonBlockingLockExclusive)
+            .map_err(io::Error::from)
+            .map_err(unusable(
+                dir,
+                "lock the directory",
+                "only one receiver may write to it: end the other one",
+            ))?;
+        remove_leftovers(dir).map_err(tried("remove what a crash left"))?;
+        rustix::fs::syncfs(&handle)
+            .map_err(io::Error::from)
+            .map_err(tried("sync the file system"))?;
+        match probe(dir) {
+            // What is archived can be shown all the same; boxes keep theirs until there is room.
+            Err(e) if is_no_room(&e) => log::error!(
+                "archive {}: {e}: nothing can be kept until there is room",
+                dir.display()
+            ),
+            probed => probed.map_err(tried("write a file"))?,
+        }
+        Ok(Self {
+            dir: dir.into(),
+            making: Mutex::default(),
+            _locked: Some(handle),
+        })
+    }
+
+    /// The directory beside a receiver that may be writing to it.
+    pub fn look(dir: &Path) -> Result<Self, Error> {
+        let advice = "name the receiver's store with --store-dir";
+        std::fs::read_dir(dir).map_err(unusable(dir, "read the directory", advice))?;
+        Ok(Self {
+            dir: dir.into(),
+            making: Mutex::default(),
+            _locked: None,
+        })
+    }
+
+    /// Syncs an object that another session created, or is about to have created.
+    pub fn sync(&self, name: &str) -> io::Result<()> {
+        let path = self.dir.join(name);
+        File::open(&path)?.sync_all()?;
+        match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the folders below `name` that hold nothing any more, and makes deletions durable.
+    pub fn sweep(&self, name: &str) -> io::Result<()> {
+        let top = self.dir.join(name);
+        if !top.exists() {
+            return Ok(());
+        }
+        let mut folders = vec![top.clone()];
+        let mut at = 0;
+        while let Some(folder) = folders.get(at).cloned() {
+            at += 1;
+            for entry in std::fs::read_dir(&folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                }
+            }
+        }
+        for folder in folders.iter().rev() {
+            File::open(folder)?.sync_all()?;
+            match std::fs::remove_dir(folder) {
+                Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => return Err(e),
+                _ => {}
+            }
+        }
+        match top.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    fn reserve_path(&self) -> PathBuf {
+        self.dir.join(RESERVE_NAME)
+    }
+
+    /// Sees to it that the reserve is there; an error of [`is_no_room`] when there is no room for it.
+    pub fn hold_reserve(&self) -> io::Result<()> {
+        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.reserve_path();
+        if path.exists() {
+            return Ok(());
+        }
+        let volume = rustix::fs::statvfs(&self.dir)?;
+        let total = volume.f_blocks.saturating_mul(volume.f_frsize);
+        let length = RESERVE.min(total / RESERVE_PART);
+        // The name of a leftover, in case that this is interrupted.
+        let staged = self.dir.join(format!("{RESERVE_NAME}#0"));
+        let made = allocate(&staged, length).and_then(|()| std::fs::rename(&staged, &path));
+        if made.is_err() {
+            // It may not even have been made.
+            let _ = std::fs::remove_file(&staged);
+        }
+        made
+    }
+
+    /// Gives the reserve's space to what has to be written now; false when it was given before.
+    pub fn release_reserve(&self) -> io::Result<bool> {
+        match std::fs::remove_file(self.reserve_path()) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn allocate(path: &Path, length: u64) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, length) {
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            let block = [0; 64 * 1024];
+            let mut left = length;
+            while left > 0 {
+                let part = left.min(block.len() as u64);
+                file.write_all(&block[..usize::try_from(part).unwrap_or(block.len())])?;
+                left -= part;
+            }
+        }
+        allocated => allocated?,
+    }
+    file.sync_all()
+}
+
+/// Whether a file can be made. Its name is that of a leftover, in case that this is interrupted.
+fn probe(dir: &Path) -> io::Result<()> {
+    let path = dir.join("probe#0");
+    File::create(&path)?;
+    std::fs::remove_file(&path)
+}
+
+/// Removes the files that `object_store` stages beside an object (`name#number`).
+fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let staged = name
+                .to_str()
+                .and_then(|name| name.rsplit_once('#'))
+                .is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else if staged {
+                log::info!("removing {}: a crash left it", entry.path().display());
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_held_released_once_and_held_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        assert!(!directory.release_reserve().unwrap());
+        for _ in 0..2 {
+            directory.hold_reserve().unwrap();
+            let length = std::fs::metadata(directory.reserve_path()).unwrap().len();
+            assert!(length > 0 && length <= RESERVE, "{length}");
+        }
+        assert!(directory.release_reserve().unwrap());
+        assert!(!directory.release_reserve().unwrap());
+        directory.hold_reserve().unwrap();
+        assert!(directory.reserve_path().exists());
+    }
+
+    #[test]
+    fn empty_folders_go_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(path("recordings/a/1")).unwrap();
+        std::fs::create_dir_all(path("recordings/b/1")).unwrap();
+        std::fs::write(path("recordings/b/note"), b"").unwrap();
+        for name in ["recordings/a", "recordings/b", "recordings/c"] {
+            directory.sweep(name).unwrap();
+        }
+        assert!(!path("recordings/a").exists() && path("recordings").exists());
+        assert!(path("recordings/b/note").exists() && !path("recordings/b/1").exists());
+    }
+}

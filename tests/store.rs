@@ -1,0 +1,1097 @@
+//! What a receiver's store promises: what is acknowledged is there after any crash, what is full says
+//! so and recovers, what is erased stays erased, and `verify` finds what is damaged.
+//!
+//! Longer than most files: one archive, its life and its faults.
+
+#![cfg(all(feature = "receiver", feature = "software"))]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a test that cannot go on panics"
+)]
+
+#[path = "support/device.rs"]
+mod device;
+#[allow(dead_code, reason = "shared with the tests of the whole road")]
+#[path = "support/programs.rs"]
+mod programs;
+#[path = "support/receiver.rs"]
+mod receiver;
+#[path = "support/recording.rs"]
+mod recording;
+#[path = "support/twin.rs"]
+mod twin;
+
+use bytes::Bytes;
+use device::{Device, Identity, ended, segment_stream};
+use hallcast::media::{BoxId, Hash, LostReason, RecordingId, SegmentKey, TrackId};
+use hallcast::mp4::parse_provenance;
+use hallcast::receiver::archive::{Archive, init_path, manifest_path, segment_path};
+use hallcast::receiver::catalog::LostRange;
+use hallcast::receiver::library::{Error as KeepError, Library, erase};
+use hallcast::receiver::verify;
+use hallcast::wire::ErrorCode;
+use hallcast::wire::message::{Erased, Lost, Message, OpenRecording};
+use hallcast::wire::stream::{SegmentHeader, hash, init_stream};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::memory::InMemory;
+use object_store::path::Path as Name;
+use object_store::{ObjectStore, ObjectStoreExt};
+use receiver::{Receiver, get};
+use recording::Objects;
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use twin::{Fault, Twin};
+
+const ID: RecordingId = RecordingId([7; 16]);
+/// The box that `recording::make` says it is.
+const BOX: BoxId = BoxId([9; 16]);
+/// What the box never sends, but declares lost.
+const NEVER: SegmentKey = SegmentKey {
+    recording: ID,
+    track: TrackId(2),
+    sequence: 1,
+};
+
+fn is_init(name: &str) -> bool {
+    name.contains("/init/")
+}
+
+fn open() -> [OpenRecording; 1] {
+    [OpenRecording {
+        recording: ID,
+        tracks: vec![],
+    }]
+}
+
+/// What a box was told, and may act on.
+#[derive(Default)]
+struct Told {
+    durable: BTreeSet<SegmentKey>,
+    lost: bool,
+    complete: bool,
+    erased: bool,
+    confirmed: bool,
+}
+
+/// Sends everything that is not durable, as a box does on each connection.
+async fn deliver(library: &Library, objects: &Objects, told: &mut Told) -> Result<(), KeepError> {
+    for bytes in objects
+        .iter()
+        .filter_map(|(name, bytes)| is_init(name).then_some(bytes))
+    {
+        library
+            .keep_init(hash(bytes), Bytes::from(bytes.clone()))
+            .await?;
+    }
+    let (held, complete) = library.held(&open());
+    told.complete |= complete.contains(&ID);
+    for (name, bytes) in objects.iter().filter(|(name, _)| !is_init(name)) {
+        let provenance = parse_provenance(bytes).unwrap().0;
+        let (key, init) = (provenance.key, provenance.init);
+        assert_eq!(&segment_path(&key), name);
+        let tracks = held.iter().flat_map(|held| &held.tracks);
+        let of_track = tracks.into_iter().find(|held| held.track == key.track);
+        if of_track.is_some_and(|held| held.durable.contains(key.sequence)) {
+            told.durable.insert(key);
+            continue;
+        }
+        if key == NEVER {
+            continue;
+        }
+        if let Some(init) = init {
+            library.await_init(ID, init).await?;
+        }
+        let bytes = Bytes::from(bytes.clone());
+        let hash = hash(&bytes);
+        let header = SegmentHeader { key, init };
+        let kept = library.keep_segment(BOX, &header, bytes, hash).await?;
+        assert!(kept.durable.contains(key.sequence));
+        told.durable.insert(key);
+        told.complete |= kept.complete.is_some();
+    }
+    let range = LostRange {
+        track: NEVER.track,
+        first: NEVER.sequence,
+        last: NEVER.sequence,
+    };
+    let complete = library
+        .keep_lost(BOX, ID, range, LostReason::Damaged)
+        .await?;
+    told.lost = true;
+    told.complete |= complete.is_some();
+    Ok(())
+}
+
+/// A recording's whole life, erasure included; ends early when the store does.
+async fn life(twin: &Twin, objects: &Objects, told: &mut Told) -> Result<(), String> {
+    let archive = Archive::over(Arc::new(twin.clone()), "twin");
+    let words = |e: &dyn std::fmt::Display| e.to_string();
+    // What fails once is tried again: by the box, by systemd, by the person.
+    let mut opened = Library::over(archive.clone()).await;
+    if opened.is_err() && !twin.is_dead() {
+        opened = Library::over(archive.clone()).await;
+    }
+    let library = opened.map_err(|e| words(&e))?;
+    let mut delivered = deliver(&library, objects, told).await;
+    if delivered.is_err() && !twin.is_dead() {
+        delivered = deliver(&library, objects, told).await;
+    }
+    delivered.map_err(|e| words(&e))?;
+    assert!(told.complete);
+    let mut gone = erase(&archive, ID, Some(BOX)).await;
+    if gone.is_err() && !twin.is_dead() {
+        gone = erase(&archive, ID, Some(BOX)).await;
+    }
+    gone.map_err(|e| words(&e))?;
+    told.erased = true;
+    for _ in 0..2 {
+        let looked = library.look_for_erased().await;
+        if looked.is_err() && twin.is_dead() {
+            return looked.map_err(|e| words(&e));
+        }
+    }
+    assert!(library.unconfirmed(BOX) == [ID]);
+    let mut confirmed = library.confirm_erased(BOX, ID).await;
+    if confirmed.is_err() && !twin.is_dead() {
+        confirmed = library.confirm_erased(BOX, ID).await;
+    }
+    confirmed.map_err(|e| words(&e))?;
+    told.confirmed = true;
+    Ok(())
+}
+
+/// What must be true of the archive, whatever has happened to the process that wrote it.
+async fn judge(twin: &Twin, objects: &Objects, told: &Told, what: &str) {
+    let archive = Archive::over(Arc::new(twin.clone()), "twin");
+    let erased = archive.erased().await.unwrap().contains_key(&ID);
+    assert!(erased || !told.erased, "{what}: the tombstone is gone");
+    let listed = archive.list_one(ID).await.unwrap();
+    if !erased {
+        for key in &told.durable {
+            let bytes = &objects[&segment_path(key)];
+            let found = archive.read(&segment_path(key)).await;
+            let found = found.unwrap_or_else(|e| panic!("{what}: {key} was acknowledged: {e}"));
+            assert_eq!(&found[..], &bytes[..], "{what}: {key}");
+            if let Some(init) = parse_provenance(bytes).unwrap().0.init {
+                let init = archive.read(&init_path(ID, init)).await;
+                assert!(init.is_ok(), "{what}: the init of {key}");
+            }
+        }
+        // Whatever is listed by a manifest is there.
+        if let Some(listing) = listed.filter(|listing| listing.manifest) {
+            let report = verify::check(&archive, ID, &listing).await;
+            assert!(report.faults.is_empty(), "{what}: {report}");
+        }
+    }
+    // The receiver starts again, and the box sends what is not durable.
+    let library = Library::over(archive.clone()).await.unwrap();
+    let delivered = deliver(&library, objects, &mut Told::default()).await;
+    let listed = archive.list_one(ID).await.unwrap();
+    if erased {
+        let refused = matches!(delivered, Err(KeepError::Erased(ID)));
+        assert!(refused, "{what}: {delivered:?}");
+        assert!(!library.read().recordings.contains_key(&ID), "{what}");
+        assert_eq!(library.erased_of(&open()), [ID], "{what}");
+        assert_eq!(listed, None, "{what}: it is back");
+        let asked = library.unconfirmed(BOX);
+        assert!(asked.is_empty() || !told.confirmed, "{what}");
+    } else {
+        delivered.unwrap_or_else(|e| panic!("{what}: {e}"));
+        let listing = listed.unwrap();
+        assert!(listing.manifest, "{what}");
+        let report = verify::check(&archive, ID, &listing).await;
+        assert!(report.faults.is_empty(), "{what}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_or_a_failure_of_the_store_at_any_point_of_a_recording_s_life_costs_nothing() {
+    let objects = recording::make(ID, 5, true, false);
+    let faults = [
+        Fault::Fails,
+        Fault::FailsLate,
+        Fault::Crashes,
+        Fault::CrashesLate,
+        Fault::CrashesUndone,
+    ];
+    for fault in faults {
+        let mut at = 0;
+        let (mut completed, mut erased) = (0, 0);
+        loop {
+            let twin = Twin::with(fault, at);
+            let mut told = Told::default();
+            let lived = life(&twin, &objects, &mut told).await;
+            let (struck, crashed) = (twin.struck(), twin.is_dead());
+            assert_eq!(lived.is_err(), crashed, "{fault:?} at {at}: {lived:?}");
+            completed += u32::from(told.complete);
+            erased += u32::from(told.erased);
+            let operations = twin.operations();
+            twin.restart().await;
+            judge(&twin, &objects, &told, &format!("{fault:?} at {at}")).await;
+            if !struck {
+                println!(
+                    "{fault:?}: {at} operations of the store tried; after {completed} the recording \
+                     was complete, after {erased} erased"
+                );
+                assert!(at == operations && at > 30, "{at} {operations}");
+                break;
+            }
+            at += 1;
+        }
+    }
+}
+
+/// A library over a store in memory, with the whole recording in it.
+async fn complete_store(objects: &Objects) -> (Arc<InMemory>, Library) {
+    let store = Arc::new(InMemory::new());
+    for (name, bytes) in objects {
+        let bytes = bytes.clone();
+        store
+            .put(&Name::from(name.as_str()), bytes.into())
+            .await
+            .unwrap();
+    }
+    let archive = Archive::over(store.clone() as Arc<dyn ObjectStore>, "memory");
+    (store, Library::over(archive).await.unwrap())
+}
+
+#[tokio::test]
+async fn one_damaged_object_keeps_nothing_else_from_being_read() {
+    let objects = recording::make(ID, 5, true, false);
+    let other = RecordingId([8; 16]);
+    let (store, library) = complete_store(&recording::make(other, 5, true, false)).await;
+    assert!(library.read().recordings[&other].complete);
+    // Half of a segment, and a manifest that is none.
+    for (name, bytes) in &objects {
+        let bytes = match is_init(name) || !name.contains("/1/00000001") {
+            true => bytes.clone(),
+            false => bytes[..bytes.len() / 2].to_vec(),
+        };
+        store
+            .put(&Name::from(name.as_str()), bytes.into())
+            .await
+            .unwrap();
+    }
+    let manifest = Name::from(manifest_path(ID));
+    store.put(&manifest, b"{".to_vec().into()).await.unwrap();
+    let library = Library::over(library.archive).await.unwrap();
+    let catalog = library.read();
+    assert!(catalog.recordings[&other].complete);
+    let damaged = &catalog.recordings[&ID];
+    assert!(!damaged.complete);
+    assert_eq!(damaged.durable(TrackId(1)).cumulative(), 1);
+    assert_eq!(damaged.durable(TrackId(1)).end(), 3);
+    assert_eq!(damaged.durable(TrackId(2)).cumulative(), 3);
+}
+
+/// A file system in memory; gone with this value.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// None where this process may not mount.
+    fn mount(path: &std::path::Path, megabytes: u32) -> Option<Self> {
+        std::fs::create_dir_all(path).unwrap();
+        let size = format!("size={megabytes}m");
+        let target = path.to_str().unwrap();
+        let mounted = programs::outcome("mount", &["-t", "tmpfs", "-o", &size, "none", target]);
+        mounted.status.success().then(|| Self(path.into()))
+    }
+
+    /// Leaves no room at all.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        programs::outcome("umount", &["--lazy", self.0.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_box_waits_for_a_full_store_which_shows_what_it_has_and_recovers() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&home.path().join("receiver/store"), 16) else {
+        println!("left out: this process may not mount a file system");
+        return;
+    };
+    recording::write(&recording::make(ID, 4, true, false), &disk.0);
+    let receiver = programs::Receiver::start(home.path());
+    let first = ID.to_string();
+    let whole = receiver.wait_complete(&first, 20);
+    let board = programs::small_bench(home.path());
+    let arguments = ["--board", board.as_str()];
+    let hall = programs::CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
+
+    disk.fill();
+    let second = hall.record();
+    programs::pause(5);
+    hall.stop();
+    let status = hall.status();
+    assert!(
+        status["spool"]["waiting_bytes"].as_u64().unwrap() > 100_000,
+        "{status}"
+    );
+    assert!(
+        receiver.log().contains("there is no room for segments"),
+        "{}",
+        receiver.log()
+    );
+    assert!(receiver.manifest(&second).is_none());
+    // What was archived before still plays, and the film of it is made elsewhere.
+    for segment in whole["tracks"][1]["segments"].as_array().unwrap() {
+        let sequence = segment["sequence"].as_u64().unwrap();
+        let track = whole["tracks"][1]["track"].as_u64().unwrap();
+        receiver.get(&format!("/hls/{first}/{track}/{sequence:08}.m4s"));
+    }
+    receiver.film(&first);
+    let output = disk.0.join("film.mp4");
+    let store = receiver.home.join("store");
+    let exported = programs::outcome(
+        programs::RECEIVER,
+        &[
+            "export",
+            &first,
+            "--output",
+            output.to_str().unwrap(),
+            "--store-dir",
+            store.to_str().unwrap(),
+        ],
+    );
+    let said = String::from_utf8(exported.stderr).unwrap();
+    assert!(
+        !exported.status.success() && said.contains("No space left"),
+        "{said}"
+    );
+    let names = || {
+        std::fs::read_dir(&disk.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+    };
+    assert!(names().all(|name| !name.to_string_lossy().contains("film")));
+
+    disk.make_room();
+    let began = hallcast::clock::now();
+    receiver.wait_complete(&second, 90);
+    println!(
+        "complete {:?} after there was room",
+        hallcast::clock::now().since(began)
+    );
+    receiver.film(&second);
+}
+
+/// Waits for a message that `wanted` takes; others are given to it too.
+async fn until(device: &mut Device, mut wanted: impl FnMut(&Message) -> bool) -> Message {
+    loop {
+        let message = device.next().await;
+        if wanted(&message) {
+            return message;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_holds_the_box_back_says_so_once_and_still_writes_a_manifest() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&home.path().join("store"), 24) else {
+        println!("left out: this process may not mount a file system");
+        return;
+    };
+    let receiver = Receiver::start(home.path());
+    let identity = Identity::signed(&receiver.state_dir, BOX);
+    let objects = recording::make(ID, 5, true, false);
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed((1, 1), 1, &[ID]).await;
+    for (name, bytes) in &objects {
+        match is_init(name) {
+            true => device.stream(&init_stream(&hash(bytes), bytes)).await,
+            false if *name == segment_path(&NEVER) => {}
+            false => device.stream(&segment_stream(bytes)).await,
+        }
+    }
+    let mut due = objects.keys().filter(|name| !is_init(name)).count() - 1;
+    until(&mut device, |message| {
+        due -= usize::from(matches!(message, Message::Durable(_)));
+        due == 0
+    })
+    .await;
+
+    disk.fill();
+    // What is small and must not wait has its space reserved: LOST, and then the manifest.
+    let lost = Lost {
+        recording: ID,
+        track: NEVER.track,
+        first: NEVER.sequence,
+        last: NEVER.sequence,
+        reason: LostReason::Damaged,
+    };
+    device.say(&Message::Lost(lost)).await;
+    let complete = |message: &Message| matches!(message, Message::Complete(_));
+    until(&mut device, complete).await;
+    let manifest = receiver.store_dir.join(manifest_path(ID));
+    println!(
+        "a manifest of {} bytes was written on a full store",
+        std::fs::metadata(manifest).unwrap().len()
+    );
+
+    // A second recording finds no room. What the box may send before it must wait is bounded.
+    let next = RecordingId([6; 16]);
+    let more = recording::make(next, 60, false, false);
+    let before = programs::resident_bytes(receiver.pid());
+    let connection = device.connection.clone();
+    let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = sent.clone();
+    let streams: Vec<Vec<u8>> = more
+        .iter()
+        .map(|(name, bytes)| match is_init(name) {
+            true => init_stream(&hash(bytes), bytes),
+            false => segment_stream(bytes),
+        })
+        .collect();
+    let expected = more.keys().filter(|name| !is_init(name)).count();
+    let total: usize = streams.iter().map(Vec::len).sum();
+    let sending = tokio::spawn(async move {
+        // Inits first, and then twenty times what there is: it is the amount that counts.
+        for bytes in streams.iter().cycle().take(streams.len() * 20) {
+            let mut stream = connection.open_uni().await.unwrap();
+            for part in bytes.chunks(16 * 1024) {
+                stream.write_all(part).await.unwrap();
+                counter.fetch_add(part.len(), std::sync::atomic::Ordering::Relaxed);
+            }
+            stream.finish().unwrap();
+        }
+    });
+    let mut told = 0;
+    let full = |message: &Message| {
+        assert!(!matches!(message, Message::Durable(_)), "{message:?}");
+        matches!(message, Message::Error(error) if error.code == ErrorCode::STORE_FULL)
+    };
+    until(&mut device, full).await;
+    told += 1;
+    hallcast::clock::pause(Duration::from_secs(3)).await;
+    let held = sent.load(std::sync::atomic::Ordering::Relaxed);
+    let grown = programs::resident_bytes(receiver.pid()).saturating_sub(before);
+    println!(
+        "full: of {} bytes the box could send {held}; the receiver grew by {grown} bytes",
+        total * 20
+    );
+    hallcast::clock::pause(Duration::from_secs(3)).await;
+    let later = sent.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(later, held, "the box goes on sending");
+    assert!(held < total * 20, "the box was never held back");
+    assert!(grown < 24 << 20, "{grown}");
+    // What was archived before still plays.
+    for (name, bytes) in objects
+        .iter()
+        .filter(|(name, _)| **name != segment_path(&NEVER))
+    {
+        if !name.contains("/0/") {
+            let url = name.replace("recordings/", "/hls/");
+            assert!(get(&receiver.page, &url, "").2 == *bytes, "{url}");
+        }
+    }
+
+    let began = hallcast::clock::now();
+    disk.make_room();
+    let mut durable = BTreeSet::new();
+    until(&mut device, |message| {
+        if let Message::Durable(ack) = message
+            && ack.recording == next
+        {
+            let numbers = 0..ack.durable.end();
+            durable.extend(
+                numbers
+                    .filter(|n| ack.durable.contains(*n))
+                    .map(|n| (ack.track, n)),
+            );
+        }
+        if let Message::Error(error) = message {
+            assert_eq!(error.code, ErrorCode::STORE_FULL, "{error:?}");
+            told += 1;
+        }
+        durable.len() == expected
+    })
+    .await;
+    println!(
+        "{expected} segments durable {:?} after there was room; STORE_FULL was said {told} times",
+        hallcast::clock::now().since(began)
+    );
+    assert_eq!(told, 1);
+    sending.await.unwrap();
+    let said = programs::outcome(
+        programs::RECEIVER,
+        &[
+            "verify",
+            "--all",
+            "--store-dir",
+            receiver.store_dir.to_str().unwrap(),
+        ],
+    );
+    assert!(said.status.success(), "{said:?}");
+}
+
+fn verify_command(store: &Path, what: &[&str]) -> (Option<i32>, String) {
+    let store = ["--store-dir", store.to_str().unwrap()];
+    let all = [&["verify"], what, &store[..]].concat();
+    let said = programs::outcome(programs::RECEIVER, &all);
+    let text = [said.stdout, said.stderr].concat();
+    (said.status.code(), String::from_utf8(text).unwrap())
+}
+
+fn erase_command(receiver: &Receiver, id: &str, yes: &[&str]) -> (bool, String) {
+    let places = [
+        "--store-dir",
+        receiver.store_dir.to_str().unwrap(),
+        "--state-dir",
+        receiver.state_dir.to_str().unwrap(),
+    ];
+    let all = [&["erase", id], yes, &places[..]].concat();
+    let said = programs::outcome(programs::RECEIVER, &all);
+    let text = [said.stdout, said.stderr].concat();
+    (said.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_recording_is_gone_everywhere_and_stays_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let identity = Identity::signed(&receiver.state_dir, BOX);
+    let objects = recording::make(ID, 5, true, false);
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed((1, 1), 1, &[ID]).await;
+    for (name, bytes) in &objects {
+        match is_init(name) {
+            true => device.stream(&init_stream(&hash(bytes), bytes)).await,
+            false => device.stream(&segment_stream(bytes)).await,
+        }
+    }
+    until(&mut device, |message| {
+        matches!(message, Message::Complete(_))
+    })
+    .await;
+    let film = format!("/recordings/{ID}/recording.mp4");
+    assert_eq!(get(&receiver.page, &film, "").0, 200);
+    let cached = receiver.state_dir.join(format!("films/{ID}.mp4"));
+    assert!(cached.exists());
+
+    let id = ID.to_string();
+    let unknown = RecordingId([1; 16]).to_string();
+    let (done, said) = erase_command(&receiver, &unknown, &["--yes"]);
+    assert!(!done && said.contains("not in"), "{said}");
+    let (done, said) = erase_command(&receiver, &id, &[]);
+    assert!(!done && said.contains("nothing was erased"), "{said}");
+    assert_eq!(get(&receiver.page, &film, "").0, 200);
+    let began = hallcast::clock::now();
+    let (done, said) = erase_command(&receiver, &id, &["--yes"]);
+    assert!(
+        done && said.contains("erased, 10 objects") && said.contains(&BOX.to_string()),
+        "{said}"
+    );
+
+    // The box is told, and says when its copy is gone.
+    let erase = until(&mut device, |message| matches!(message, Message::Erase(_))).await;
+    println!(
+        "the box was told after {:?}",
+        hallcast::clock::now().since(began)
+    );
+    assert!(matches!(erase, Message::Erase(erase) if erase.recording == ID));
+    let (code, said) = verify_command(&receiver.store_dir, &[&id]);
+    assert!(
+        code == Some(0) && said.contains("has not said yet"),
+        "{said}"
+    );
+    device.say(&Message::Erased(Erased { recording: ID })).await;
+    let confirmation = receiver.store_dir.join(format!("erased/{ID}.{BOX}"));
+    programs::wait_until(10, "the confirmation", || confirmation.exists());
+    let (code, said) = verify_command(&receiver.store_dir, &["--all"]);
+    assert!(
+        code == Some(0) && said.contains("has erased its copy"),
+        "{said}"
+    );
+
+    // Nothing of it is there or shown.
+    programs::wait_until(10, "the film to go", || !cached.exists());
+    assert!(!receiver.store_dir.join(format!("recordings/{ID}")).exists());
+    for name in objects.keys() {
+        let url = name.replace("recordings/", "/hls/");
+        assert_eq!(get(&receiver.page, &url, "").0, 404, "{url}");
+    }
+    for path in [
+        film.clone(),
+        format!("/recordings/{ID}"),
+        format!("/recordings/{ID}/manifest.json"),
+        format!("/hls/{ID}/index.m3u8"),
+    ] {
+        assert_eq!(get(&receiver.page, &path, "").0, 404, "{path}");
+    }
+    let list = String::from_utf8(get(&receiver.page, "/", "").2).unwrap();
+    assert!(!list.contains(&id), "{list}");
+    let output = dir.path().join("film.mp4");
+    let output = output.to_str().unwrap();
+    let store = receiver.store_dir.to_str().unwrap();
+    let arguments = ["export", &id, "--output", output, "--store-dir", store];
+    let said = programs::outcome(programs::RECEIVER, &arguments);
+    assert!(
+        String::from_utf8(said.stderr)
+            .unwrap()
+            .contains("was erased")
+    );
+
+    // It does not come back: not from this box on this connection, on another, or after a restart.
+    let bytes = &objects[&segment_path(&NEVER)];
+    let refused = |message: &Message| matches!(message, Message::Error(error) if error.code == ErrorCode::ERASED && error.key == Some(NEVER));
+    device.stream(&segment_stream(bytes)).await;
+    until(&mut device, refused).await;
+    drop(receiver); // SIGKILL
+    let receiver = Receiver::start(dir.path());
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    let welcome = device.welcomed((1, 2), 1, &[ID]).await;
+    assert_eq!(welcome.erased, [ID]);
+    assert!(welcome.recordings.is_empty());
+    device.stream(&segment_stream(bytes)).await;
+    until(&mut device, refused).await;
+    assert!(!receiver.store_dir.join(format!("recordings/{ID}")).exists());
+    assert_eq!(get(&receiver.page, &film, "").0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_box_that_was_away_is_told_of_an_erasure_when_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    recording::write(&recording::make(ID, 3, true, false), &store);
+    let receiver = Receiver::start(dir.path());
+    let identity = Identity::signed(&receiver.state_dir, BOX);
+    let (done, said) = erase_command(&receiver, &ID.to_string(), &["--yes"]);
+    assert!(done, "{said}");
+    hallcast::clock::pause(Duration::from_secs(3)).await;
+    // It has all of it acknowledged, so that its Hello does not name it.
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed((1, 1), 1, &[]).await;
+    until(
+        &mut device,
+        |message| matches!(message, Message::Erase(erase) if erase.recording == ID),
+    )
+    .await;
+    // Another box is not told.
+    let second = Identity::signed(&receiver.state_dir, BoxId([8; 16]));
+    let mut other = Device::connect(&second, &receiver.boxes, &receiver.state_dir).await;
+    other.welcomed((1, 1), 2, &[]).await;
+    let quiet = hallcast::clock::within(Duration::from_secs(1), other.next()).await;
+    assert!(quiet.is_none(), "{quiet:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_box_is_told_the_epoch_that_is_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let identity = Identity::signed(&receiver.state_dir, BOX);
+    let connect = || Device::connect(&identity, &receiver.boxes, &receiver.state_dir);
+    let mut held = connect().await;
+    held.welcomed((50, 1), 1, &[]).await;
+    let mut restored = connect().await;
+    restored.hello((3, 1), 2, &[]).await;
+    let told = restored.next().await;
+    assert!(
+        matches!(&told, Message::Error(error) if (error.code, error.epoch) == (ErrorCode::FENCED, Some(50))),
+        "{told:?}"
+    );
+    assert_eq!(ended(&restored.connection).await, ErrorCode::FENCED);
+    // Past it, it is let in, and the one that held it is told by which epoch.
+    let mut past = connect().await;
+    past.welcomed((51, 1), 2, &[]).await;
+    let told = held.next().await;
+    assert!(
+        matches!(&told, Message::Error(error) if error.epoch == Some(51)),
+        "{told:?}"
+    );
+    assert_eq!(ended(&held.connection).await, ErrorCode::FENCED);
+}
+
+/// A store with one complete recording, made anew for each fault that is planted.
+fn planted(plant: impl FnOnce(&Path)) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    recording::write(&recording::make(ID, 5, true, false), &store);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let place = hallcast::receiver::archive::Place::Directory(store.clone());
+    drop(runtime.block_on(Library::open(&place)).unwrap());
+    plant(&store);
+    verify_command(&store, &["--all"])
+}
+
+fn change(path: std::path::PathBuf, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(&path).unwrap();
+    change(&mut bytes);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn verify_finds_each_kind_of_damage_and_nothing_in_a_sound_store() {
+    let segment = |track, sequence| {
+        segment_path(&SegmentKey {
+            recording: ID,
+            track: TrackId(track),
+            sequence,
+        })
+    };
+    let (code, said) = planted(|_| {});
+    print!("{said}");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("complete, 0:05, 10 objects") && said.contains("no fault"),
+        "{said}"
+    );
+
+    let first_init = |store: &Path| {
+        let folder = store.join(format!("recordings/{ID}/init"));
+        let entry = std::fs::read_dir(folder).unwrap().next().unwrap();
+        entry.unwrap().path()
+    };
+    let manifest = |store: &Path, from: &str, to: &str| {
+        change(store.join(manifest_path(ID)), |bytes| {
+            let text = String::from_utf8(bytes.clone()).unwrap();
+            assert!(text.contains(from), "{text}");
+            *bytes = text.replacen(from, to, 1).into_bytes();
+        });
+    };
+    type Plant<'a> = Box<dyn FnOnce(&Path) + 'a>;
+    let plants: Vec<(&str, Plant<'_>, &str)> = vec![
+        (
+            "a bit of sound changed",
+            Box::new(|store| {
+                change(store.join(segment(2, 1)), |bytes| {
+                    *bytes.last_mut().unwrap() ^= 1
+                });
+            }),
+            "segment 2/1: its bytes have the hash",
+        ),
+        (
+            "half a segment",
+            Box::new(|store| {
+                change(store.join(segment(1, 0)), |bytes| {
+                    bytes.truncate(bytes.len() / 2)
+                });
+            }),
+            "segment 1/0: it is damaged",
+        ),
+        (
+            "an empty segment",
+            Box::new(|store| change(store.join(segment(1, 2)), Vec::clear)),
+            "segment 1/2: it is damaged",
+        ),
+        (
+            "a segment gone",
+            Box::new(|store| std::fs::remove_file(store.join(segment(1, 1))).unwrap()),
+            "segment 1/1: the manifest names it, and it is not there",
+        ),
+        (
+            "a segment under another's name",
+            Box::new(|store| {
+                std::fs::copy(store.join(segment(1, 0)), store.join(segment(1, 1))).unwrap();
+            }),
+            "segment 1/1: the object holds segment",
+        ),
+        (
+            "a segment too many",
+            Box::new(|store| {
+                let longer = recording::make(ID, 9, true, false);
+                std::fs::write(store.join(segment(2, 3)), &longer[&segment(2, 3)]).unwrap();
+            }),
+            "END says that it has 3 segments",
+        ),
+        (
+            "the facts gone",
+            Box::new(|store| std::fs::remove_file(store.join(segment(0, 0))).unwrap()),
+            "segment 0/0: the manifest names it",
+        ),
+        (
+            "an init gone",
+            Box::new(|store| std::fs::remove_file(first_init(store)).unwrap()),
+            "is missing or damaged",
+        ),
+        (
+            "an init changed",
+            Box::new(|store| change(first_init(store), |bytes| bytes[20] ^= 1)),
+            "its bytes have the hash",
+        ),
+        (
+            "the manifest names another hash",
+            Box::new(|store| manifest(store, "\"blake3\": \"", "\"blake3\": \"0")),
+            "the manifest:",
+        ),
+        (
+            "the manifest tells another start",
+            Box::new(|store| manifest(store, "\"button\"", "\"network\"")),
+            "something else than the facts",
+        ),
+        (
+            "the manifest is cut",
+            Box::new(|store| {
+                change(store.join(manifest_path(ID)), |bytes| bytes.truncate(100));
+            }),
+            "the manifest:",
+        ),
+        (
+            "the manifest gone",
+            Box::new(|store| std::fs::remove_file(store.join(manifest_path(ID))).unwrap()),
+            "there is no manifest",
+        ),
+        (
+            "a tombstone beside objects",
+            Box::new(|store| {
+                std::fs::create_dir_all(store.join("erased")).unwrap();
+                std::fs::write(store.join(format!("erased/{ID}")), b"{}").unwrap();
+            }),
+            "10 objects of it are still there",
+        ),
+    ];
+    for (what, plant, expected) in plants {
+        let (code, said) = planted(plant);
+        let faults: Vec<_> = said
+            .lines()
+            .filter(|line| line.contains("FAULT:"))
+            .collect();
+        println!("{what}: {}", faults.first().unwrap_or(&"NOTHING FOUND"));
+        assert_eq!(code, Some(1), "{what}: {said}");
+        assert!(said.contains(expected), "{what}: {said}");
+        assert!(
+            said.contains("1 recordings, 1 with faults"),
+            "{what}: {said}"
+        );
+    }
+}
+
+const SECRET: &str = "a-secret-that-no-log-may-hold";
+
+/// An S3 server on loopback; ends with this value.
+struct S3 {
+    process: std::process::Child,
+    address: String,
+    store: AmazonS3,
+}
+
+impl S3 {
+    /// With an empty bucket `lectures`.
+    fn start() -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/s3");
+        let process = std::process::Command::new(script)
+            .arg(address.port().to_string())
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let address = address.to_string();
+        // Another test of this process may have set it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let store = AmazonS3Builder::new()
+            .with_bucket_name("lectures")
+            .with_endpoint(format!("http://{address}"))
+            .with_allow_http(true)
+            .with_region("eu-1")
+            .with_access_key_id("key")
+            .with_secret_access_key(SECRET);
+        let server = Self {
+            process,
+            address,
+            store: store.build().unwrap(),
+        };
+        programs::wait_until(300, "the S3 server", || {
+            TcpStream::connect(&server.address).is_ok()
+        });
+        let mut socket = TcpStream::connect(&server.address).unwrap();
+        let host = &server.address;
+        write!(
+            socket,
+            "PUT /lectures HTTP/1.0\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(" 200 "), "{answer}");
+        server
+    }
+
+    async fn object(&self, name: &str) -> Vec<u8> {
+        let name = Name::from(format!("hall/{name}"));
+        let found = self.store.get(&name).await.unwrap();
+        found.bytes().await.unwrap().to_vec()
+    }
+
+    async fn put(&self, name: &str, bytes: Vec<u8>) {
+        let name = Name::from(format!("hall/{name}"));
+        self.store.put(&name, bytes.into()).await.unwrap();
+    }
+
+    /// Settings of a receiver whose archive is in the bucket.
+    fn settings(&self, home: &Path) {
+        std::fs::create_dir_all(home).unwrap();
+        let keys = home.join("s3-keys.toml");
+        let text = format!("access_key_id = \"key\"\nsecret_access_key = \"{SECRET}\"\n");
+        std::fs::write(&keys, text).unwrap();
+        let text = format!(
+            "store_url = \"s3://lectures/hall\"\ns3_endpoint = \"http://{}\"\ns3_region = \"eu-1\"\n\
+             s3_credentials = \"{}\"\nstate_dir = \"{}\"\n",
+            self.address,
+            keys.display(),
+            home.join("state").display()
+        );
+        std::fs::write(home.join("receiver.toml"), text).unwrap();
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn with_settings(home: &Path, words: &[&str]) -> (Option<i32>, String) {
+    let settings = home.join("receiver.toml");
+    let all = [&["--config", settings.to_str().unwrap()], words].concat();
+    let said = programs::outcome(programs::RECEIVER, &all);
+    let text = [said.stdout, said.stderr].concat();
+    (said.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_goes_into_a_bucket_through_kill_9_and_plays_from_it() {
+    let _alone = programs::alone();
+    let home = tempfile::tempdir().unwrap();
+    let s3 = S3::start();
+    let receiver_home = home.path().join("receiver");
+    s3.settings(&receiver_home);
+    let mut receiver = programs::Receiver::start(home.path());
+    let board = programs::small_bench(home.path());
+    let arguments = ["--board", board.as_str()];
+    let hall = programs::CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
+    let id = hall.record();
+    programs::pause(3);
+    receiver.kill_and_restart();
+    programs::pause(3);
+    hall.stop();
+    let page = format!("http://{}/", receiver.web);
+    let manifest = format!("/recordings/{id}/manifest.json");
+    programs::wait_until(60, "the manifest", || get(&page, &manifest, "").0 == 200);
+
+    // One hash: on the box, in the bucket, at the browser.
+    let sealed = programs::spool_hashes(&hall.home.join("state"));
+    let mut compared = 0;
+    for (key, _, expected) in &sealed {
+        let name = segment_path(key);
+        let of = |bytes: &[u8]| Hash(*blake3::hash(bytes).as_bytes());
+        assert_eq!(of(&s3.object(&name).await), *expected, "{name}");
+        if key.track != TrackId::EVENTS {
+            let url = name.replace("recordings/", "/hls/");
+            assert_eq!(of(&get(&page, &url, "").2), *expected, "{url}");
+            compared += 1;
+        }
+    }
+    println!("{compared} segments have one hash on the box, in the bucket and at the browser");
+    assert!(compared > 4);
+    let tracks: BTreeSet<TrackId> = sealed.iter().map(|(key, ..)| key.track).collect();
+    for track in tracks.iter().filter(|track| **track != TrackId::EVENTS) {
+        let playlist = get(&page, &format!("/hls/{id}/{track}/index.m3u8"), "").2;
+        let playlist = m3u8_rs::parse_media_playlist_res(&playlist).unwrap();
+        assert!(playlist.end_list && playlist.segments.len() > 2);
+    }
+    let film = std::fs::read(receiver.film(&id)).unwrap();
+    assert_eq!(re_mp4::Mp4::read_bytes(&film).unwrap().tracks().len(), 2);
+    let (code, said) = with_settings(&receiver_home, &["verify", "--all"]);
+    print!("{said}");
+    assert!(
+        code == Some(0) && said.contains("1 recordings, 0 with faults"),
+        "{said}"
+    );
+
+    // Bytes that changed in the bucket are found, and not shown.
+    let name = segment_path(
+        &sealed
+            .iter()
+            .find(|(key, ..)| key.track == TrackId(1))
+            .unwrap()
+            .0,
+    );
+    let mut bytes = s3.object(&name).await;
+    *bytes.last_mut().unwrap() ^= 1;
+    s3.put(&name, bytes).await;
+    let (code, said) = with_settings(&receiver_home, &["verify", &id]);
+    assert!(
+        code == Some(1) && said.contains("the manifest says"),
+        "{said}"
+    );
+    assert_eq!(get(&page, &name.replace("recordings/", "/hls/"), "").0, 500);
+    assert!(!receiver.log().contains(SECRET));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_receivers_of_one_bucket_take_over_from_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let s3 = S3::start();
+    s3.settings(dir.path());
+    let (first, second) = (Receiver::start(dir.path()), Receiver::start(dir.path()));
+    let identity = Identity::signed(&first.state_dir, BOX);
+    let objects = recording::make(ID, 5, true, false);
+    let segments: Vec<_> = objects.iter().filter(|(name, _)| !is_init(name)).collect();
+    let mut device = Device::connect(&identity, &first.boxes, &first.state_dir).await;
+    device.welcomed((1, 1), 1, &[ID]).await;
+    for (_, bytes) in objects.iter().filter(|(name, _)| is_init(name)) {
+        device.stream(&init_stream(&hash(bytes), bytes)).await;
+    }
+    let mut due = 4;
+    for (_, bytes) in &segments[..due] {
+        device.stream(&segment_stream(bytes)).await;
+    }
+    until(&mut device, |message| {
+        due -= usize::from(matches!(message, Message::Durable(_)));
+        due == 0
+    })
+    .await;
+    // The other one knows what the first has stored, and the box sends it the rest only.
+    let mut device = Device::connect(&identity, &second.boxes, &second.state_dir).await;
+    let welcome = device.welcomed((1, 2), 1, &[ID]).await;
+    let held: u64 = welcome.recordings[0]
+        .tracks
+        .iter()
+        .map(|held| held.durable.cumulative())
+        .sum();
+    assert_eq!(held, 4);
+    for (_, bytes) in &segments[4..] {
+        device.stream(&segment_stream(bytes)).await;
+    }
+    until(&mut device, |message| {
+        matches!(message, Message::Complete(_))
+    })
+    .await;
+    let film = format!("/recordings/{ID}/recording.mp4");
+    assert_eq!(get(&second.page, &film, "").0, 200);
+    // An erasure reaches both.
+    assert_eq!(get(&first.page, &format!("/recordings/{ID}"), "").0, 200);
+    let (code, said) = with_settings(dir.path(), &["erase", &ID.to_string(), "--yes"]);
+    assert!(
+        code == Some(0) && said.contains("erased, 10 objects"),
+        "{said}"
+    );
+    for receiver in [&first, &second] {
+        programs::wait_until(10, "the page to go", || {
+            get(&receiver.page, &format!("/recordings/{ID}"), "").0 == 404
+        });
+    }
+    until(&mut device, |message| matches!(message, Message::Erase(_))).await;
+    let (code, said) = with_settings(dir.path(), &["verify", "--all"]);
+    assert!(code == Some(0) && said.contains("erased 20"), "{said}");
+}

@@ -144,6 +144,8 @@ pub enum StopReason {
     Shutdown,
     /// The box was away longer than `resume_within`.
     AwayTooLong,
+    /// The disk was full.
+    NoSpace,
 }
 
 /// Why a stretch is missing.

@@ -153,11 +153,17 @@ impl Library {
         self.catalog.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Creates an object of a recording, unless the recording is erased.
-    async fn create(&self, id: RecordingId, name: &str, bytes: Bytes) -> Result<(), Error> {
+    /// Creates a segment or init of a recording that is not erased, and enters it.
+    async fn create<T>(
+        &self,
+        id: RecordingId,
+        name: &str,
+        bytes: Bytes,
+        change: impl FnOnce(&mut Recording) -> T,
+    ) -> Result<T, Error> {
         self.refuse_erased(id)?;
         self.archive.create(name, bytes).await?;
-        self.enter(id, name, |_| ()).await
+        self.enter(id, name, change).await
     }
 
     /// Enters an object that was just created. If the recording was erased in the meantime, whoever
@@ -211,9 +217,8 @@ impl Library {
             match self.archive.read(&archive::shared_init_path(init)).await {
                 Ok(bytes) => {
                     let name = archive::init_path(recording, init);
-                    self.create(recording, &name, bytes).await?;
                     let enter = |recording: &mut Recording| recording.inits.insert(init);
-                    self.enter(recording, &name, enter).await?;
+                    self.create(recording, &name, bytes, enter).await?;
                 }
                 Err(e) if e.is_missing() => arrived.await,
                 Err(e) => return Err(e.into()),
@@ -248,12 +253,11 @@ impl Library {
             );
         }
         let name = archive::segment_path(&key);
-        self.archive.create(&name, bytes).await?;
         let enter = |recording: &mut Recording| {
             recording.insert(key.sequence, key.track, read.stored, read.facts);
             recording.durable(key.track)
         };
-        let durable = self.enter(key.recording, &name, enter).await?;
+        let durable = self.create(key.recording, &name, bytes, enter).await?;
         let complete = self.complete(key.recording).await?;
         Ok(Kept { durable, complete })
     }

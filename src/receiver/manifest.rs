@@ -376,6 +376,7 @@ fn ended_by(reason: StopReason) -> &'static str {
         StopReason::MaximumLength => "maximum-length",
         StopReason::Shutdown => "shutdown",
         StopReason::AwayTooLong => "away-too-long",
+        StopReason::NoSpace => "no-space",
     }
 }
 

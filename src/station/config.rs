@@ -31,6 +31,8 @@ pub struct File {
     pub receiver: Option<Receiver>,
     /// How recordings run.
     pub recording: Recording,
+    /// How much is kept on the box, and for how long.
+    pub spool: Spool,
     /// The presenter's track.
     pub presenter: Video,
     /// The slides' track.
@@ -48,6 +50,7 @@ impl Default for File {
             control_socket: DEFAULT_SOCKET.into(),
             receiver: None,
             recording: Recording::default(),
+            spool: Spool::default(),
             presenter: Video::default(),
             slides: Video::default(),
             microphone: Audio::default(),
@@ -80,6 +83,25 @@ impl Default for Recording {
         Self {
             maximum_minutes: 240,
             resume_within_minutes: 10,
+        }
+    }
+}
+
+/// How much is kept on the box, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Spool {
+    /// What the receiver holds stays on the box for so many days too, 1 to 365.
+    pub retention_days: u32,
+    /// Recordings take no more than so many GB, 1 to 100 000; what the disk has unless given.
+    pub quota_gigabytes: Option<u32>,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self {
+            retention_days: 7,
+            quota_gigabytes: None,
         }
     }
 }
@@ -172,6 +194,10 @@ pub struct Config {
     pub maximum: Duration,
     /// The longest absence of the box that a recording survives.
     pub resume_within: Duration,
+    /// How long what the receiver holds stays on the box.
+    pub retention: Duration,
+    /// The most that recordings may take; 0 for what the disk has.
+    pub quota_bytes: u64,
     /// The presenter's track.
     pub presenter: Option<VideoTrack>,
     /// The slides' track.
@@ -292,6 +318,22 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         )
         .into());
     }
+    let days = file.spool.retention_days;
+    if !(1..=365).contains(&days) {
+        return Err(invalid(
+            "spool.retention-days",
+            format!("{days} is not from 1 to 365 days"),
+        )
+        .into());
+    }
+    let gigabytes = file.spool.quota_gigabytes;
+    if let Some(gigabytes) = gigabytes.filter(|quota| !(1..=100_000).contains(quota)) {
+        return Err(invalid(
+            "spool.quota-gigabytes",
+            format!("{gigabytes} is not from 1 to 100000 GB"),
+        )
+        .into());
+    }
     let is_address = |address: &str| {
         address.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
@@ -330,6 +372,8 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         receiver,
         maximum: Duration::from_secs(60 * u64::from(minutes)),
         resume_within: Duration::from_secs(60 * u64::from(within)),
+        retention: Duration::from_secs(86_400 * u64::from(days)),
+        quota_bytes: u64::from(gigabytes.unwrap_or(0)) * 1_000_000_000,
         presenter,
         slides,
         microphone: microphone.map(|microphone| AudioTrack {
@@ -397,6 +441,14 @@ mod tests {
             (
                 "board = \"bench\"\n[recording]\nresume-within-minutes = 1441",
                 "box.toml:3: `recording.resume-within-minutes`: 1441 is not from 1 to 1440",
+            ),
+            (
+                "board = \"bench\"\n[spool]\nretention-days = 0",
+                "box.toml:3: `spool.retention-days`: 0 is not from 1 to 365 days",
+            ),
+            (
+                "board = \"bench\"\n[spool]\nquota-gigabytes = 0",
+                "box.toml:3: `spool.quota-gigabytes`: 0 is not from 1 to 100000 GB",
             ),
             (
                 "board = \"bench\"\n[receiver]\naddress = \"there\"",

@@ -9,25 +9,28 @@
 //! |---|---|---|
 //! | DURABLE | records it | nothing |
 //! | less than it had said | takes the acknowledgement back | what is still here, again; the rest is LOST |
-//! | COMPLETE | records it | `Forget` |
+//! | COMPLETE | records it | nothing, and `Forget` when retention lets the recording go |
+//! | ERASE | the copy goes, durably | `Erased` |
 //!
-//! What nobody can give any more is LOST: a fact in the recording's events track while that is open,
-//! a message to the receiver once it has ended.
+//! What nobody can give any more is LOST, once the spool has that on record: a fact in the recording's
+//! events track while that is open, a message to the receiver once it has ended.
 
 use super::pipeline::kind_of;
 use crate::media::{
-    Event, Fact, Hash, LostReason, Monotonic, RecordingId, SegmentKey, Segmented, Sequences,
-    StopReason, TrackId, TrackKind,
+    Event, Fact, Hash, LostReason, Monotonic, Range, RecordingId, SegmentKey, Segmented, Sequences,
+    StopReason, TrackId, TrackKind, WallClock,
 };
 use crate::segmenter::Events;
 use crate::spool::{Error, Notice, Opened, Recovered, SegmentState, Spool, SyncJob, SyncResult};
-use crate::uplink::{Offer, Report};
-use std::collections::VecDeque;
+use crate::uplink::{Lost, Offer, Report};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of an old segment offered at once: what is not RECEIVED stays within the bound that protects
 /// live.
 const PIECE: usize = 256 << 10;
+/// A segment that could not be read so often is LOST.
+const MOST_TRIES: u32 = 8;
 
 /// What custody asks for or tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub(crate) enum Word {
     Sealed(SegmentKey),
     /// Note this in the recording's events track: it is still open.
     Fact(RecordingId, Event),
+    /// The copy of this recording is gone: it was erased at the receiver.
+    Erased(RecordingId),
     /// Trouble that lasts, and the recording it concerns.
     Alarm {
         recording: RecordingId,
@@ -54,6 +59,10 @@ pub(crate) struct Custody {
     spool: Arc<Mutex<Spool>>,
     epoch: u64,
     words: VecDeque<Word>,
+    /// Erased at the receiver; the copy here would not go yet.
+    erasing: BTreeSet<RecordingId>,
+    /// How often a segment could not be read since it was offered.
+    unreadable: BTreeMap<SegmentKey, u32>,
 }
 
 impl Custody {
@@ -64,6 +73,8 @@ impl Custody {
             spool,
             epoch,
             words: VecDeque::new(),
+            erasing: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
         }
     }
 
@@ -88,7 +99,6 @@ impl Custody {
     pub(crate) fn take_up(&mut self, recovered: &[Recovered]) {
         let offers = backlog(&self.spool());
         self.words.extend(offers.into_iter().map(Word::Offer));
-        self.offer(Offer::Ready);
         for found in recovered {
             if found.damaged_bytes > 0 {
                 log::error!(
@@ -97,10 +107,28 @@ impl Custody {
                     found.damaged_bytes
                 );
             }
-            for &(track, first, last) in &found.lost {
-                self.lose(found.recording, track, (first, last), LostReason::Damaged);
+            for problem in &found.problems {
+                log::error!("recording {}: {problem}", found.recording);
             }
         }
+        // On record from this run or an earlier one, which may have ended before it could say so.
+        let spool = self.spool();
+        let lost: Vec<Lost> = spool
+            .recordings()
+            .filter(|(_, state)| !state.complete)
+            .flat_map(|(recording, state)| {
+                state.lost().map(move |(track, range, reason)| Lost {
+                    recording,
+                    track,
+                    first: range.first,
+                    last: range.last,
+                    reason,
+                })
+            })
+            .collect();
+        drop(spool);
+        lost.into_iter().for_each(|lost| self.tell_lost(lost));
+        self.offer(Offer::Ready);
     }
 
     /// Begins the next span of a recording, new or left by an earlier run; gives its number.
@@ -232,8 +260,11 @@ impl Custody {
             | Report::Disconnected { .. }
             | Report::Link { .. }
             | Report::Received { .. }
-            | Report::Erase { .. }
             | Report::Fenced { .. } => {}
+            Report::Erase { recording } => {
+                self.erasing.insert(*recording);
+                self.erase();
+            }
             Report::Ahead {
                 recording, track, ..
             } => self.words.push_back(Word::Alarm {
@@ -253,59 +284,93 @@ impl Custody {
                 recording,
                 track,
                 held,
-            } => self.forgot(*recording, *track, held),
+            } => self.forgot(*recording, *track, held)?,
             Report::Refused { key, code } => self.alarm(
                 "segment-refused",
                 *key,
                 format!("the receiver refuses segment {key}: {code}"),
             ),
-            Report::Unreadable { key, text } => self.alarm(
-                "spool-unreadable",
-                *key,
-                format!("segment {key} cannot be read from the spool: {text}"),
-            ),
+            Report::Unreadable { key, text } => self.unreadable(*key, text)?,
             Report::Complete { recording } => {
                 log::info!("recording {recording} is whole at the receiver");
-                self.offer(Offer::Forget {
-                    recording: *recording,
-                });
+                self.unreadable.retain(|key, _| key.recording != *recording);
                 self.spool().complete(*recording)?;
             }
         }
         Ok(())
     }
 
+    /// Lets go what may go, now and then: what its retention or the want of space lets go, and what an
+    /// erasure could not remove before. `wall` is UTC where it is known.
+    pub(crate) fn release(&mut self, wall: Option<WallClock>) -> Result<(), Error> {
+        self.erase();
+        let released = self.spool().release(wall)?;
+        for gone in released.into_iter().filter(|released| released.whole) {
+            log::info!("recording {} leaves: the receiver has it", gone.recording);
+            self.offer(Offer::Forget {
+                recording: gone.recording,
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives segments up that were not written, or of which nothing can be given: LOST, once that is
+    /// kept.
+    pub(crate) fn lose(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        (first, last): (u64, u64),
+        reason: LostReason,
+    ) -> Result<(), Error> {
+        let range = Range { first, last };
+        self.spool().lose(recording, track, range, reason)
+    }
+
+    /// Removes what was erased at the receiver; what will not go now is tried again.
+    fn erase(&mut self) {
+        for recording in std::mem::take(&mut self.erasing) {
+            let outcome = self.spool().erase(recording);
+            if let Err(error) = outcome {
+                log::error!("{error}");
+                self.erasing.insert(recording);
+                continue;
+            }
+            log::warn!("recording {recording} was erased at the receiver: the copy here is gone");
+            self.unreadable.retain(|key, _| key.recording != recording);
+            self.words.push_back(Word::Erased(recording));
+            self.offer(Offer::Erased { recording });
+        }
+    }
+
     /// The receiver holds less than it had acknowledged: a restored store.
-    fn forgot(&mut self, recording: RecordingId, track: TrackId, held: &Sequences) {
-        let (mut offers, mut gone) = (Vec::new(), Vec::new());
-        if let Some(state) = self
-            .spool()
+    fn forgot(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        held: &Sequences,
+    ) -> Result<(), Error> {
+        let forgotten = self.spool().forgot(recording, track, held)?;
+        let mut offers = Vec::new();
+        let spool = self.spool();
+        let of = spool
             .state(recording)
-            .and_then(|s| s.tracks.get(&track))
-        {
-            let forgotten =
-                (0..state.acknowledged.end()).filter(|s| state.acknowledged.contains(*s));
-            for sequence in forgotten.filter(|sequence| !held.contains(*sequence)) {
-                let key = SegmentKey {
-                    recording,
-                    track,
-                    sequence,
-                };
-                match state.segments.get(&sequence) {
-                    Some(segment) if segment.chunk_spans().next().is_some() => {
-                        offers.extend(segment_offers(key, segment));
-                    }
-                    _ => gone.push(sequence),
-                }
+            .and_then(|state| state.tracks.get(&track));
+        for key in &forgotten.again {
+            if let Some(segment) = of.and_then(|track| track.segments.get(&key.sequence)) {
+                offers.extend(segment_offers(*key, segment));
             }
         }
-        let (again, lost) = (offers.len(), gone.len());
+        drop(spool);
         self.words.extend(offers.into_iter().map(Word::Offer));
-        for (first, last) in runs(&gone) {
-            self.lose(recording, track, (first, last), LostReason::ReceiverForgot);
-        }
+        let lost: u64 = forgotten
+            .lost
+            .iter()
+            .map(|range| range.last - range.first + 1)
+            .sum();
         let message = format!(
-            "the receiver lost segments of recording {recording} that it had acknowledged: {again} pieces are sent again, {lost} segments are lost for good"
+            "the receiver lost segments of recording {recording} that it had acknowledged: {} are sent again, {lost} are lost for good",
+            forgotten.again.len()
         );
         self.words.push_back(Word::Alarm {
             recording,
@@ -313,25 +378,41 @@ impl Custody {
             track: Some(track),
             message,
         });
+        Ok(())
     }
 
-    /// Says that segments will never come, in whatever way the recording still allows.
-    fn lose(
-        &mut self,
-        recording: RecordingId,
-        track: TrackId,
-        (first, last): (u64, u64),
-        reason: LostReason,
-    ) {
-        self.words.push_back(Word::Fact(
-            recording,
-            Event::Lost {
-                track,
-                first,
-                last,
-                reason,
-            },
-        ));
+    /// The spool did not give what was offered: after some tries it never will.
+    fn unreadable(&mut self, key: SegmentKey, text: &str) -> Result<(), Error> {
+        let tries = self.unreadable.entry(key).or_default();
+        *tries += 1;
+        if *tries == MOST_TRIES {
+            let numbers = (key.sequence, key.sequence);
+            return self.lose(key.recording, key.track, numbers, LostReason::Damaged);
+        }
+        let message = format!("segment {key} cannot be read from the spool: {text}");
+        self.alarm("spool-unreadable", key, message);
+        Ok(())
+    }
+
+    /// Says what is on record as LOST, in whatever way the recording still allows.
+    fn tell_lost(&mut self, lost: Lost) {
+        let ended = self
+            .spool()
+            .state(lost.recording)
+            .is_none_or(|state| state.ended);
+        if !ended {
+            let fact = Event::Lost {
+                track: lost.track,
+                first: lost.first,
+                last: lost.last,
+                reason: lost.reason,
+            };
+            self.words.push_back(Word::Fact(lost.recording, fact));
+        }
+        self.offer(Offer::Lost {
+            lost,
+            is_fact: !ended,
+        });
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -348,8 +429,18 @@ impl Custody {
                 self.offer(Offer::Sealed { key, length, hash });
                 self.words.push_back(Word::Sealed(key));
             }
-            // What it is about was said when it was lost.
-            Notice::Lost { .. } => {}
+            Notice::Lost {
+                recording,
+                track,
+                range,
+                reason,
+            } => self.tell_lost(Lost {
+                recording,
+                track,
+                first: range.first,
+                last: range.last,
+                reason,
+            }),
         }
     }
 
@@ -385,15 +476,13 @@ fn backlog(spool: &Spool) -> Vec<Offer> {
                 durable: held.acknowledged.clone(),
                 end: state.next_sequence(track),
             });
-            for (&sequence, segment) in &held.segments {
-                if !held.acknowledged.contains(sequence) {
-                    let key = SegmentKey {
-                        recording,
-                        track,
-                        sequence,
-                    };
-                    offers.extend(segment_offers(key, segment));
-                }
+            for (sequence, segment) in held.waiting() {
+                let key = SegmentKey {
+                    recording,
+                    track,
+                    sequence,
+                };
+                offers.extend(segment_offers(key, segment));
             }
         }
     }
@@ -430,18 +519,6 @@ fn chunk_offer(
         length,
         live,
     }
-}
-
-/// Ascending numbers as runs, first and last.
-fn runs(numbers: &[u64]) -> Vec<(u64, u64)> {
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for &number in numbers {
-        match runs.last_mut() {
-            Some(run) if run.1 + 1 == number => run.1 = number,
-            _ => runs.push((number, number)),
-        }
-    }
-    runs
 }
 
 #[cfg(test)]

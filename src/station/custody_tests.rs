@@ -67,7 +67,9 @@ fn words(custody: &mut Custody) -> Vec<Word> {
 /// The numbers of the segments offered with their seal, and whether that was live.
 fn offered(words: &[Word]) -> Vec<(u64, bool)> {
     let sealed = words.iter().filter_map(|word| match word {
-        Word::Offer(Offer::Sealed { key, length, .. }) => Some((key.sequence, *length)),
+        Word::Offer(Offer::Sealed { key, length, .. }) if key.track == TRACK => {
+            Some((key.sequence, *length))
+        }
         _ => None,
     });
     let mut found = Vec::new();
@@ -79,7 +81,7 @@ fn offered(words: &[Word]) -> Vec<(u64, bool)> {
                 length,
                 live,
                 ..
-            }) if key.sequence == sequence => Some((*offset, *length, *live)),
+            }) if (key.track, key.sequence) == (TRACK, sequence) => Some((*offset, *length, *live)),
             _ => None,
         });
         let chunks: Vec<(u64, u32, bool)> = chunks.collect();
@@ -172,31 +174,7 @@ fn what_a_receiver_forgot_is_offered_again_in_its_whole_length() {
     };
     custody.report(&forgot).unwrap();
     let said = words(&mut custody);
-    let lost: Vec<(u64, u64)> = said
-        .iter()
-        .filter_map(|word| match word {
-            Word::Fact(
-                RECORDING,
-                Event::Lost {
-                    first,
-                    last,
-                    reason,
-                    ..
-                },
-            ) => {
-                assert_eq!(*reason, LostReason::ReceiverForgot);
-                Some((*first, *last))
-            }
-            _ => None,
-        })
-        .collect();
-    // Every forgotten number is accounted for, one way or the other.
-    let mut numbers: Vec<u64> = offered(&said)
-        .iter()
-        .map(|(sequence, _)| *sequence)
-        .collect();
-    numbers.extend(lost.iter().flat_map(|(first, last)| *first..=*last));
-    assert_eq!(numbers, [1, 3]);
+    assert_eq!(offered(&said), [(1, false), (3, false)]);
     assert!(said.iter().any(|word| matches!(
         word,
         Word::Alarm {
@@ -205,24 +183,128 @@ fn what_a_receiver_forgot_is_offered_again_in_its_whole_length() {
             ..
         }
     )));
+    sync(&mut custody);
+    drop(custody);
+    let (mut custody, recovered) = open(&directory, 2);
+    custody.take_up(&recovered);
+    let said = words(&mut custody);
+    assert_eq!(offered(&said), [(1, false), (3, false)], "on record, too");
+}
+
+fn lost(said: &[Word]) -> Vec<(u64, u64, bool, bool)> {
+    let offers = said.iter().filter_map(|word| match word {
+        Word::Offer(Offer::Lost { lost, is_fact }) => Some((lost.first, lost.last, *is_fact)),
+        _ => None,
+    });
+    offers
+        .map(|(first, last, is_fact)| {
+            let fact = said.iter().any(|word| {
+                matches!(word, Word::Fact(RECORDING, Event::Lost { first: f, last: l, .. }) if (*f, *l) == (first, last))
+            });
+            (first, last, is_fact, fact)
+        })
+        .collect()
 }
 
 #[test]
-fn a_whole_recording_is_forgotten_by_the_uplink_and_not_offered_again() {
+fn what_is_lost_is_a_fact_while_the_recording_is_open_and_a_message_once_it_has_ended() {
     let directory = tempfile::tempdir().unwrap();
     let (mut custody, _) = open(&directory, 1);
     record(&mut custody, 2);
+    words(&mut custody);
+    custody
+        .lose(RECORDING, TRACK, (2, 5), LostReason::NoSpace)
+        .unwrap();
+    assert_eq!(lost(&words(&mut custody)), [], "not before it is kept");
+    sync(&mut custody);
+    assert_eq!(lost(&words(&mut custody)), [(2, 5, true, true)]);
+    assert_eq!(custody.next_sequence(RECORDING, TRACK), 6);
+    finish(&mut custody);
+    // The disk gives a segment back no more: for some time it is tried again.
+    for _ in 1..MOST_TRIES {
+        let text = "damaged".to_owned();
+        custody
+            .report(&Report::Unreadable { key: key(1), text })
+            .unwrap();
+    }
+    assert_eq!(lost(&words(&mut custody)), []);
+    let text = "damaged".to_owned();
+    custody
+        .report(&Report::Unreadable { key: key(1), text })
+        .unwrap();
+    sync(&mut custody);
+    assert_eq!(lost(&words(&mut custody)), [(1, 1, false, false)]);
+    drop(custody);
+
+    let (mut custody, recovered) = open(&directory, 2);
+    custody.take_up(&recovered);
+    let said = words(&mut custody);
+    assert_eq!(offered(&said)[..1], [(0, false)]);
+    let numbers: Vec<u64> = lost(&said).iter().flat_map(|l| l.0..=l.1).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5], "said again to whoever asks");
+}
+
+/// The end of the recording, kept.
+fn finish(custody: &mut Custody) {
+    let at = (0, 5);
     let end = custody
         .end(
             RECORDING,
             Vec::new(),
-            (0, 5),
+            at,
             StopReason::Button,
             Monotonic::default(),
         )
         .unwrap();
-    sync(&mut custody);
-    assert!(words(&mut custody).contains(&Word::Sealed(end)));
+    let mut said = Vec::new();
+    while custody.sync_at().is_some() {
+        sync(custody);
+        said.extend(words(custody));
+    }
+    assert!(said.contains(&Word::Sealed(end)), "{said:?}");
+}
+
+#[test]
+fn an_erased_recording_goes_at_once_is_confirmed_and_does_not_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    record(&mut custody, 2);
+    words(&mut custody);
+    let erase = Report::Erase {
+        recording: RECORDING,
+    };
+    let confirmed = [
+        Word::Erased(RECORDING),
+        Word::Offer(Offer::Erased {
+            recording: RECORDING,
+        }),
+    ];
+    custody.report(&erase).unwrap();
+    assert_eq!(words(&mut custody), confirmed);
+    assert!(custody.append(RECORDING, &chunk(2, 0)).is_err());
+    // Nothing is left of it; a second order is confirmed as well.
+    custody.report(&erase).unwrap();
+    assert_eq!(words(&mut custody), confirmed);
+    drop(custody);
+    let (mut custody, recovered) = open(&directory, 2);
+    assert!(recovered.is_empty());
+    custody.take_up(&recovered);
+    assert_eq!(words(&mut custody), [Word::Offer(Offer::Ready)]);
+}
+
+#[test]
+fn a_whole_recording_stays_for_its_retention_and_is_forgotten_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    record(&mut custody, 2);
+    finish(&mut custody);
+    let day = |days: i64| {
+        Some(WallClock {
+            unix_nanos: (20_000 + days) * 86_400_000_000_000,
+            uncertainty: Some(std::time::Duration::ZERO),
+        })
+    };
+    custody.release(day(0)).unwrap();
     custody
         .report(&durable(TRACK, Sequences::below(2)))
         .unwrap();
@@ -233,20 +315,19 @@ fn a_whole_recording_is_forgotten_by_the_uplink_and_not_offered_again() {
         recording: RECORDING,
     };
     custody.report(&complete).unwrap();
+    sync(&mut custody);
+    for (days, clock) in [(6, day(6)), (30, None)] {
+        custody.release(clock).unwrap();
+        assert_eq!(words(&mut custody), [], "{days} days");
+    }
+    custody.release(day(8)).unwrap();
     let forget = Offer::Forget {
         recording: RECORDING,
     };
     assert_eq!(words(&mut custody), [Word::Offer(forget)]);
-    sync(&mut custody);
     drop(custody);
 
     let (mut custody, recovered) = open(&directory, 2);
     custody.take_up(&recovered);
     assert_eq!(words(&mut custody), [Word::Offer(Offer::Ready)]);
-}
-
-#[test]
-fn runs_join_neighbours() {
-    assert_eq!(runs(&[1, 2, 3, 7, 9, 10]), [(1, 3), (7, 7), (9, 10)]);
-    assert_eq!(runs(&[]), []);
 }

@@ -7,9 +7,11 @@
 
 mod reports;
 mod requests;
+mod room;
 mod spans;
 mod take_up;
 
+use self::room::Order;
 use super::alarms::{Alarms, Concern};
 use super::control::{Reply, Request};
 use super::custody::{Custody, Word};
@@ -24,7 +26,7 @@ use crate::media::{
     StopReason, TrackId,
 };
 use crate::panel::SimulatedButton;
-use crate::spool::{self, Spool, SyncJob, SyncResult};
+use crate::spool::{self, Room, Spool, SyncJob, SyncResult};
 use crate::uplink::{Offer, Report};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -50,8 +52,8 @@ pub enum Input {
     Noted(Event),
     /// A lane has given out all it held of a recording.
     Finished(RecordingId, TrackId),
-    /// A sync ended.
-    Synced(SyncResult),
+    /// A sync ended, after so long.
+    Synced(SyncResult, Duration),
     /// From the uplink.
     Report(Report),
     /// From the control socket.
@@ -80,6 +82,8 @@ pub struct Parts {
     pub maximum: Duration,
     /// The longest absence of the box that a recording survives.
     pub resume_within: Duration,
+    /// The longest time between two syncs.
+    pub sync_interval: Duration,
 }
 
 /// The recording in hand.
@@ -119,6 +123,14 @@ pub struct Keeper {
     started: Monotonic,
     boot: Option<[u8; 16]>,
     alarms: Alarms,
+    /// The disk, when it was last looked at.
+    room: Option<Room>,
+    room_looked: Option<Monotonic>,
+    /// The link's step down, and what each lane was told last.
+    link: u8,
+    orders: BTreeMap<TrackId, Order>,
+    sync_times: Lateness,
+    pipeline_times: Lateness,
     reachable: bool,
     /// Why the receiver is away, for people.
     uplink_error: Option<String>,
@@ -149,6 +161,12 @@ impl Keeper {
             started: clock::now(),
             boot: clock::boot(),
             alarms: Alarms::default(),
+            room: None,
+            room_looked: None,
+            link: 0,
+            orders: BTreeMap::new(),
+            sync_times: Lateness::default(),
+            pipeline_times: Lateness::default(),
             reachable: false,
             uplink_error: None,
             terminating: false,
@@ -188,6 +206,7 @@ impl Keeper {
             }
             self.lose_patience(now);
             self.keep_time(now);
+            self.keep_room(now);
             let press = self.button.poll(now);
             self.pressed(press);
             self.hear();
@@ -212,18 +231,13 @@ impl Keeper {
     fn handle(&mut self, input: Input) {
         match input {
             Input::Given(recording, given) => self.keep(recording, &given),
-            Input::GivenUp(recording, track, first, last) => {
-                let running = self.running.as_ref();
-                if running.is_some_and(|running| running.take.recording == recording) {
-                    let reason = LostReason::NoSpace;
-                    self.note(Event::Lost {
-                        track,
-                        first,
-                        last,
-                        reason,
-                    });
-                }
+            Input::GivenUp(recording, track, first, last) if self.runs(recording) => {
+                let (numbers, reason) = ((first, last), LostReason::NoSpace);
+                let outcome = self.parts.custody.lose(recording, track, numbers, reason);
+                self.check(outcome);
             }
+            // Of a recording that was abandoned.
+            Input::GivenUp(..) => {}
             Input::Noted(event) => self.noticed(event),
             Input::Finished(recording, track) => {
                 let ours = self.runs(recording);
@@ -232,7 +246,8 @@ impl Keeper {
                     self.finish();
                 }
             }
-            Input::Synced(result) => {
+            Input::Synced(result, took) => {
+                self.synced_in(took);
                 let outcome = self.parts.custody.synced(result);
                 self.check(outcome);
             }
@@ -291,6 +306,9 @@ impl Keeper {
         }
         match self.parts.custody.append(recording, given) {
             Ok(end) => {
+                if let Segmented::Chunk(chunk) = given {
+                    self.written_after(chunk.captured);
+                }
                 if let (Segmented::Chunk(chunk), Some(end), true) = (given, end, self.reachable) {
                     self.travelling.push_back((chunk.key, end, chunk.captured));
                     if self.travelling.len() > TRAVELLING {
@@ -322,6 +340,7 @@ impl Keeper {
                 }
                 Word::Fact(recording, event) if self.runs(recording) => self.note(event),
                 Word::Fact(..) => {}
+                Word::Erased(recording) => self.erased(recording),
                 Word::Alarm {
                     recording,
                     code,
@@ -330,6 +349,23 @@ impl Keeper {
                 } => self.alarm(code, (Some(recording), track), &message),
             }
         }
+    }
+
+    /// A recording was erased at the receiver: if it is the running one, it is over.
+    fn erased(&mut self, recording: RecordingId) {
+        self.alarms.forget(recording);
+        if !self.runs(recording) {
+            return;
+        }
+        log::warn!("the running recording was erased at the receiver: it is over");
+        for lane in &self.parts.lanes {
+            lane.tell(Command::Drop);
+        }
+        let waiting = self.running.take().map(|running| running.waiting);
+        for reply in waiting.unwrap_or_default() {
+            let _ = reply.send(Reply::Refused("the recording was erased".into()));
+        }
+        let _ = self.happen(Happening::Erased);
     }
 
     /// Whether this is the recording in hand.

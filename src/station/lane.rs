@@ -31,13 +31,6 @@ pub(super) const LATE: Duration = Duration::from_millis(500);
 
 /// What the keeper tells a lane.
 #[derive(Clone, Debug)]
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        reason = "given once the keeper has its orders for a short link and disk"
-    )
-)]
 pub enum Command {
     /// Give this span from its start on.
     Begin(Arc<Take>),
@@ -92,6 +85,8 @@ pub(super) struct View {
     pub(super) status: Track,
     /// When the camera captured its last picture, and its rate.
     pub(super) rhythm: Option<(Monotonic, Rate)>,
+    /// Bits per second that the track is encoded at when nothing is short; 0 while that is not known.
+    pub(super) bit_rate: u32,
 }
 
 impl LaneView {
@@ -108,6 +103,11 @@ impl LaneView {
     /// When its camera last captured a picture, and its rate.
     pub fn rhythm(&self) -> Option<(Monotonic, Rate)> {
         self.look(|view| view.rhythm)
+    }
+
+    /// Bits per second of the track when nothing is short.
+    pub fn bit_rate(&self) -> u64 {
+        self.look(|view| view.bit_rate.into())
     }
 
     /// How it is.
@@ -152,6 +152,7 @@ impl Ends {
         let view = Arc::new(Mutex::new(View {
             status,
             rhythm: None,
+            bit_rate: 0,
         }));
         let seen = LaneView {
             track,

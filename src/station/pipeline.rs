@@ -21,6 +21,7 @@ use super::keeper::{Input, Keeper, Parts};
 use super::lane::{Ends, LaneView};
 use super::sound::SoundLane;
 use super::video::VideoLane;
+use crate::clock;
 use crate::media::{Hash, SegmentKey, TrackId, TrackKind};
 use crate::spool::{LocalDisk, Spool, SyncJob};
 use crate::uplink::identity::Identity;
@@ -41,8 +42,8 @@ const INPUTS: usize = 64;
 const OFFERS: usize = 1024;
 
 /// The tracks of a box, by number; 0 is the events track.
-const PRESENTER: (TrackId, &str) = (TrackId(1), "presenter");
-const SLIDES: (TrackId, &str) = (TrackId(2), "slides");
+pub(super) const PRESENTER: (TrackId, &str) = (TrackId(1), "presenter");
+pub(super) const SLIDES: (TrackId, &str) = (TrackId(2), "slides");
 const MICROPHONE: (TrackId, &str) = (TrackId(3), "microphone");
 
 /// What a track carries, by its number.
@@ -59,12 +60,16 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let identity = Identity::open(&config.state_directory)?;
     let _lock = lock(&config.state_directory)?;
     let (box_id, epoch) = (identity.box_id(), identity.raise_epoch()?);
-    let spool_config = crate::spool::Config::new(config.state_directory.join("spool"));
-    let (spool, recovered) = Spool::open(Arc::new(LocalDisk), spool_config)?;
-    let spool = Arc::new(Mutex::new(spool));
-
+    // Devices open while the spool is read: nothing between here and the first chunk that is kept
+    // waits for a network, a name or a clock.
     let (inputs, happenings) = sync_channel(INPUTS);
     let lanes = start_lanes(config, &inputs)?;
+    let mut spool_config = crate::spool::Config::new(config.state_directory.join("spool"));
+    spool_config.retention = config.retention;
+    spool_config.quota_bytes = config.quota_bytes;
+    let sync_interval = spool_config.sync_interval;
+    let (spool, recovered) = Spool::open(Arc::new(LocalDisk), spool_config)?;
+    let spool = Arc::new(Mutex::new(spool));
     let syncs = start_syncing(inputs.clone())?;
     let (offers, uplink) = match &config.receiver {
         Some(receiver) => {
@@ -102,6 +107,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         board: config.board.clone(),
         maximum: config.maximum,
         resume_within: config.resume_within,
+        sync_interval,
     };
     super::notify_ready();
     Keeper::new(parts, &recovered).run(&happenings);
@@ -153,7 +159,10 @@ fn start_syncing(keeper: SyncSender<Input>) -> io::Result<std::sync::mpsc::Sende
     let (jobs, waiting): (_, Receiver<SyncJob>) = channel();
     spawn("sync", move || {
         for job in waiting {
-            if keeper.send(Input::Synced(job.run())).is_err() {
+            let began = clock::now();
+            let result = job.run();
+            let took = clock::now().since(began);
+            if keeper.send(Input::Synced(result, took)).is_err() {
                 return;
             }
         }

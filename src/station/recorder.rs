@@ -1,12 +1,14 @@
 //! When a recording starts and stops: a pure state machine, no clock, device or file.
 //!
-//! | state     | `Start`           | `Stop`         | `Kept`      | `Finished` | `Fault`            |
-//! |-----------|-------------------|----------------|-------------|------------|--------------------|
-//! | Idle      | Begin → Starting  | not recording  | -           | -          | → Fault            |
-//! | Starting  | already recording | End → Stopping | → Recording | -          | Abandon → Fault    |
-//! | Recording | already recording | End → Stopping | → Recording | -          | Abandon → Fault    |
-//! | Stopping  | wait              | stopping       | -           | → Idle     | Abandon → Fault    |
-//! | Fault     | Begin → Starting  | not recording  | -           | -          | -                  |
+//! | state     | `Start`           | `Stop`         | `Kept`      | `Finished` | `Erased` | `Fault`         |
+//! |-----------|-------------------|----------------|-------------|------------|----------|-----------------|
+//! | Idle      | Begin → Starting  | not recording  | -           | -          | -        | → Fault         |
+//! | Starting  | already recording | End → Stopping | → Recording | -          | → Idle   | Abandon → Fault |
+//! | Recording | already recording | End → Stopping | → Recording | -          | → Idle   | Abandon → Fault |
+//! | Stopping  | wait              | stopping       | -           | → Idle     | → Idle   | Abandon → Fault |
+//! | Fault     | Begin → Starting  | not recording  | -           | -          | -        | -               |
+//!
+//! Without room on the disk a `Start` is refused in Idle and Fault, and the lamp says so.
 //!
 //! A press of the button while recording is answered and changes nothing; a hold stops. Reaching the
 //! maximum length is a `Stop`. In Fault the spool does not keep bytes; a start tries again. Sending
@@ -60,6 +62,8 @@ pub enum Input {
     Kept,
     /// Every stage has given out what it held and the `End` fact is in the spool.
     Finished,
+    /// The recording in hand was erased: nothing of it is kept any more.
+    Erased,
     /// The spool cannot keep bytes.
     Fault,
 }
@@ -89,6 +93,11 @@ pub enum Refusal {
     /// The last recording is being finished; try again in a moment.
     #[error("the last recording is being finished; try again in a moment")]
     Stopping,
+    /// The disk is too full.
+    #[error(
+        "the disk is too full for a new recording: free space, or wait until the receiver has taken what waits; see `hallcast status`"
+    )]
+    NoRoom,
 }
 
 /// The state machine.
@@ -96,6 +105,8 @@ pub enum Refusal {
 pub struct Recorder {
     state: State,
     maximum: Duration,
+    /// There is room for a new recording.
+    room: bool,
 }
 
 impl Recorder {
@@ -104,7 +115,13 @@ impl Recorder {
         Self {
             state: State::Idle,
             maximum,
+            room: true,
         }
+    }
+
+    /// Says whether there is room for a new recording: without, none begins, and the lamp says so.
+    pub fn set_room(&mut self, room: bool) {
+        self.room = room;
     }
 
     /// Where it is.
@@ -116,6 +133,7 @@ impl Recorder {
     pub fn lamp(&self, ready: bool, reachable: bool, now: Monotonic) -> Lamp {
         match self.state {
             State::Fault => Lamp::FastBlink,
+            State::Idle if !self.room => Lamp::FastBlink,
             // The disk does not answer: what is captured is not being kept.
             State::Recording(running) if now.since(running.kept) > UNKEPT => Lamp::FastBlink,
             State::Recording(_) | State::Stopping(_) if reachable => Lamp::Solid,
@@ -152,6 +170,9 @@ impl Recorder {
     /// Takes an input in. `Ok(None)`: nothing is to be done.
     pub fn handle(&mut self, input: Input, now: Monotonic) -> Result<Option<Action>, Refusal> {
         let (next, action) = match (self.state, input) {
+            (State::Idle | State::Fault, Input::Start(..)) if !self.room => {
+                return Err(Refusal::NoRoom);
+            }
             (State::Idle | State::Fault, Input::Start(recording, by)) => (
                 State::Starting(Running {
                     recording,
@@ -191,8 +212,11 @@ impl Recorder {
             (State::Starting(_) | State::Recording(_) | State::Stopping(_), Input::Fault) => {
                 (State::Fault, Some(Action::Abandon))
             }
+            (State::Starting(_) | State::Recording(_) | State::Stopping(_), Input::Erased) => {
+                (State::Idle, None)
+            }
             (State::Idle, Input::Fault) => (State::Fault, None),
-            (state, Input::Kept | Input::Finished | Input::Fault) => (state, None),
+            (state, Input::Kept | Input::Finished | Input::Erased | Input::Fault) => (state, None),
         };
         self.state = next;
         Ok(action)
@@ -233,6 +257,7 @@ mod tests {
             Input::Stop(StopReason::Button),
             Input::Kept,
             Input::Finished,
+            Input::Erased,
             Input::Fault,
         ];
         for (name, state) in [
@@ -251,11 +276,13 @@ mod tests {
                 let mut recorder = Recorder {
                     state,
                     maximum: HOUR,
+                    room: true,
                 };
                 let before = format!("{:?}", recorder.state());
                 let found = match recorder.handle(*input, at(1)) {
                     Err(Refusal::AlreadyRecording) => "already recording".into(),
                     Err(Refusal::NotRecording) => "not recording".into(),
+                    Err(Refusal::NoRoom) => "no room".into(),
                     Err(Refusal::Stopping) if matches!(input, Input::Stop(_)) => "stopping".into(),
                     Err(Refusal::Stopping) => "wait".into(),
                     Ok(action) => {
@@ -288,6 +315,22 @@ mod tests {
         assert_eq!(recorder.lamp(true, true, at(5)), Lamp::Solid);
         recorder.handle(Input::Fault, at(6)).unwrap();
         assert_eq!(recorder.lamp(true, true, at(6)), Lamp::FastBlink);
+    }
+
+    #[test]
+    fn without_room_nothing_begins_and_the_lamp_says_so_while_what_runs_goes_on() {
+        let mut recorder = started();
+        recorder.set_room(false);
+        recorder.handle(Input::Kept, at(1)).unwrap();
+        assert_eq!(recorder.lamp(true, true, at(1)), Lamp::Solid);
+        let stop = Input::Stop(StopReason::Button);
+        recorder.handle(stop, at(2)).unwrap();
+        recorder.handle(Input::Finished, at(2)).unwrap();
+        assert_eq!(recorder.lamp(true, true, at(3)), Lamp::FastBlink);
+        let start = Input::Start(SECOND, StartedBy::Button);
+        assert_eq!(recorder.handle(start, at(3)), Err(Refusal::NoRoom));
+        recorder.set_room(true);
+        assert!(recorder.handle(start, at(4)).is_ok());
     }
 
     #[test]

@@ -123,6 +123,7 @@ impl SoundLane {
         let channels = open.channels.clamp(1, 2) as u8;
         let mut config = encoder::AudioConfig::new(channels);
         config.bit_rate = self.track.bit_rate.unwrap_or(config.bit_rate);
+        self.ends.show(|view| view.bit_rate = config.bit_rate);
         let sound = SoundConfig {
             start: take.start,
             rate_hz: open.rate_hz,

@@ -95,6 +95,16 @@ pub struct Spool {
     pub syncs: u64,
     /// Syncs that failed.
     pub sync_failures: u64,
+    /// How long a sync takes, in milliseconds: median, 99th of a hundred, and how many were measured.
+    pub sync_ms: Option<(u64, u64, usize)>,
+    /// Bytes that recordings take on the disk.
+    pub used_bytes: Option<u64>,
+    /// Bytes that may still be written, within the quota and on the disk.
+    pub free_bytes: Option<u64>,
+    /// Hours that can still be recorded at the full rate; what the receiver holds makes room.
+    pub hours_left: Option<f64>,
+    /// How short of space the box is, and so what it gives up.
+    pub level: String,
 }
 
 /// The way to the receiver.
@@ -136,6 +146,9 @@ impl fmt::Display for Status {
             "spool       {} bytes wait for the receiver",
             self.spool.waiting_bytes
         )?;
+        if let Some(hours) = self.spool.hours_left {
+            writeln!(f, "disk        room for {hours:.1} h of recording")?;
+        }
         writeln!(f, "uplink      {link}")?;
         self.alarms
             .iter()

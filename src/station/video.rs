@@ -147,6 +147,7 @@ impl VideoLane {
         match encoder::open_video(&config, settings.layout, rate) {
             Ok(encoder) => {
                 let layout = settings.layout;
+                self.ends.show(|view| view.bit_rate = config.bit_rate);
                 self.ends.opened(format!(
                     "{}x{} {:?} at {}/s, paced at {rate}/s, {}",
                     layout.width,

@@ -3,9 +3,9 @@
 use super::Keeper;
 use crate::clock;
 use crate::media::SegmentKey;
-use crate::station::lane::{Command, LADDER};
-use crate::uplink::Report;
+use crate::station::lane::LADDER;
 use crate::uplink::breaker::SPOOL_ONLY;
+use crate::uplink::{ErrorCode, Report};
 
 impl Keeper {
     pub(super) fn report(&mut self, report: &Report) {
@@ -13,8 +13,16 @@ impl Keeper {
             Report::Connected => {
                 self.reachable = true;
                 self.uplink_error = None;
+                for code in ["fenced", "cloned"] {
+                    self.calm(code, (None, None), "the receiver takes this box again");
+                }
             }
-            Report::Disconnected { text, .. } => {
+            Report::Disconnected { text, code } => {
+                match code {
+                    Some(ErrorCode::FENCED) => self.alarm("fenced", (None, None), text),
+                    Some(ErrorCode::CLONED) => self.alarm("cloned", (None, None), text),
+                    _ => {}
+                }
                 self.uplink_error = Some(text.clone());
                 self.reachable = false;
                 self.travelling.clear();
@@ -33,9 +41,8 @@ impl Keeper {
     fn link(&mut self, step: u8) {
         let lowest = LADDER[LADDER.len() - 1];
         let percent = LADDER.get(usize::from(step)).copied().unwrap_or(lowest);
-        for lane in &self.parts.lanes {
-            lane.tell(Command::BitRate { percent });
-        }
+        self.link = step;
+        self.command();
         let message: String = match step {
             0 => "the link carries live again".into(),
             SPOOL_ONLY.. => "the link does not carry live: what is recorded is kept here and sent \

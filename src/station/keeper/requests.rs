@@ -4,6 +4,7 @@ use super::Keeper;
 use crate::clock;
 use crate::media::{RecordingId, StartedBy, StopReason};
 use crate::panel::Press;
+use crate::spool::Level;
 use crate::station::control::{Reply, Request};
 use crate::station::lane::LaneView;
 use crate::station::random;
@@ -101,6 +102,7 @@ impl Keeper {
             State::Fault => ("fault", None),
         };
         let stats = spool.stats();
+        let left = self.room.and_then(|room| room.left());
         Status {
             box_id: self.parts.box_id.to_string(),
             room: self.parts.room.clone(),
@@ -132,6 +134,11 @@ impl Keeper {
                 bytes: stats.bytes,
                 syncs: stats.syncs,
                 sync_failures: stats.sync_failures,
+                sync_ms: self.sync_times.clone().summary(),
+                used_bytes: self.room.map(|room| room.used),
+                free_bytes: self.room.map(|room| room.free),
+                hours_left: left.map(|left| (left.as_secs() / 36) as f64 / 100.0),
+                level: super::room::name(self.room.map_or(Level::Normal, |r| r.level)).into(),
             },
             uplink: status::Uplink {
                 configured: self.parts.offers.is_some(),

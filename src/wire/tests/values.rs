@@ -259,6 +259,7 @@ fn event() -> impl Strategy<Value = Event> {
         StopReason::MaximumLength,
         StopReason::Shutdown,
         StopReason::AwayTooLong,
+        StopReason::NoSpace,
     ]);
     let cause = select(vec![
         GapCause::DeviceMissing,

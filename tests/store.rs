@@ -215,6 +215,7 @@ async fn a_crash_or_a_failure_of_the_store_at_any_point_of_a_recording_s_life_co
     let faults = [
         Fault::Fails,
         Fault::FailsLate,
+        Fault::Collides,
         Fault::Crashes,
         Fault::CrashesLate,
         Fault::CrashesUndone,
@@ -1079,8 +1080,11 @@ async fn two_receivers_of_one_bucket_take_over_from_each_other() {
     .await;
     let film = format!("/recordings/{ID}/recording.mp4");
     assert_eq!(get(&second.page, &film, "").0, 200);
+    // What one has stored, the other one shows.
+    programs::wait_until(30, "the film at the first", || {
+        get(&first.page, &film, "").0 == 200
+    });
     // An erasure reaches both.
-    assert_eq!(get(&first.page, &format!("/recordings/{ID}"), "").0, 200);
     let (code, said) = with_settings(dir.path(), &["erase", &ID.to_string(), "--yes"]);
     assert!(
         code == Some(0) && said.contains("erased, 10 objects"),
@@ -1094,4 +1098,84 @@ async fn two_receivers_of_one_bucket_take_over_from_each_other() {
     until(&mut device, |message| matches!(message, Message::Erase(_))).await;
     let (code, said) = with_settings(dir.path(), &["verify", "--all"]);
     assert!(code == Some(0) && said.contains("erased 20"), "{said}");
+}
+
+#[test]
+fn an_erasure_reaches_a_box_that_was_away_through_kills_on_both_sides() {
+    let _alone = programs::alone();
+    let home = tempfile::tempdir().unwrap();
+    let mut receiver = programs::Receiver::start(home.path());
+    let board = programs::small_bench(home.path());
+    let arguments = ["--board", board.as_str()];
+    let mut hall = programs::CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
+    let record = || {
+        let id = hall.record();
+        programs::pause(2);
+        hall.stop();
+        receiver.wait_complete(&id, 30);
+        id
+    };
+    let (erased, kept) = (record(), record());
+    hall.terminate();
+    let of = |id: &str| {
+        let sealed = programs::spool_hashes(&home.path().join("hall/state"));
+        let of_it = sealed
+            .iter()
+            .filter(|(key, ..)| key.recording.to_string() == id);
+        of_it.count()
+    };
+    let (before, others) = (of(&erased), of(&kept));
+    assert!(before > 2 && others > 2, "{before} {others}");
+    let store = receiver.home.join("store");
+    let state = receiver.home.join("state");
+    let places = [
+        "--store-dir",
+        store.to_str().unwrap(),
+        "--state-dir",
+        state.to_str().unwrap(),
+    ];
+    let words = [&["erase", &erased, "--yes"], &places[..]].concat();
+    programs::run(programs::RECEIVER, &words);
+    let confirmed = || {
+        let mut names = std::fs::read_dir(store.join("erased")).unwrap();
+        let of_box = format!("{erased}.");
+        names.any(|entry| {
+            let name = entry.unwrap().file_name();
+            name.to_string_lossy().starts_with(&of_box)
+        })
+    };
+    assert!(!confirmed());
+    // The box is back, and both are killed while it hears of it.
+    hall.restart();
+    let mut kills = 0;
+    while kills < 8 {
+        hallcast::clock::sleep(Duration::from_millis(40 * kills));
+        match kills % 2 {
+            0 => hall.kill_and_restart(),
+            _ => receiver.kill_and_restart(),
+        }
+        kills += 1;
+    }
+    programs::wait_until(30, "the box's word", confirmed);
+    hall.terminate();
+    let (after, left) = (of(&erased), of(&kept));
+    println!(
+        "of {before} segments on the box {after} are left after {kills} kills, of another \
+         recording's {others} {left}"
+    );
+    assert_eq!((after, left), (0, others));
+    let (code, said) = verify_command(&store, &["--all"]);
+    print!("{said}");
+    assert!(
+        code == Some(0) && said.contains("has erased its copy"),
+        "{said}"
+    );
+    assert!(receiver.manifest(&kept).is_some());
+    // And both remember.
+    hall.restart();
+    receiver.kill_and_restart();
+    programs::pause(3);
+    assert!(!store.join("recordings").join(&erased).exists());
+    hall.terminate();
+    assert_eq!(of(&erased), 0);
 }

@@ -352,9 +352,11 @@ impl Archive {
 
     /// Whether a store that was full takes segments again.
     pub async fn has_room(&self) -> bool {
-        let hold = Directory::hold_reserve;
-        if self.on_directory("hold the reserve", hold).await.is_err() {
-            return false;
+        if self.directory.is_some() {
+            let asked = self.on_directory("ask for room", Directory::has_room).await;
+            if !asked.unwrap_or(false) {
+                return false;
+            }
         }
         let payload = PutPayload::from_bytes(Bytes::from(vec![0; ROOM]));
         let probed = self.store.put(&Path::from(PROBE), payload).await;
@@ -365,6 +367,15 @@ impl Archive {
     /// Every recording that the store knows, with its objects. Names that are not ours are skipped.
     pub async fn list(&self) -> Result<BTreeMap<RecordingId, Listing>, Error> {
         self.list_below("recordings").await
+    }
+
+    /// The recordings that the store knows, without their objects.
+    pub async fn recordings(&self) -> Result<Vec<RecordingId>, Error> {
+        let folder = Path::from("recordings");
+        let listed = self.store.list_with_delimiter(Some(&folder)).await;
+        let folders = listed.map_err(self.failed("list"))?.common_prefixes;
+        let id = |folder: &Path| folder.filename()?.parse().ok();
+        Ok(folders.iter().filter_map(id).collect())
     }
 
     /// The objects of one recording; none when the store does not know it.

@@ -14,16 +14,21 @@ use super::archive::{self, Archive, Place};
 use super::catalog::{self, Catalog, LostRange, Recording};
 use super::manifest::{self, Manifest};
 use super::playlist;
+use crate::clock;
 use crate::media::{BoxId, Event, Hash, LostReason, RecordingId, SegmentKey, TrackId};
 use crate::wire::message::{HeldRecording, HeldTrack, OpenRecording};
 use crate::wire::stream::SegmentHeader;
 use crate::wire::{ErrorCode, Sequences};
 use bytes::Bytes;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 use tokio::sync::{Mutex, Notify, broadcast, watch};
 
 /// The most tracks of a recording, so that a `Welcome` can speak of all of them.
 pub const MAX_TRACKS: usize = 16;
+
+/// How often what other receivers stored is looked for, to show it.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(10);
 
 /// Why something is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -353,30 +358,50 @@ impl Library {
 
     /// Looks for what other receivers have stored or erased of these recordings.
     pub async fn refresh(&self, ids: &[RecordingId]) -> Result<(), Error> {
-        if !self.archive.is_shared() {
-            return Ok(());
-        }
-        let _one_at_a_time = self.refreshing.lock().await;
-        self.look_for_erased().await?;
-        for &id in ids {
-            let known = self.read().recordings.get(&id).cloned().unwrap_or_default();
-            if known.complete || self.refuse_erased(id).is_err() {
-                continue;
+        if self.archive.is_shared() {
+            self.look_for_erased().await?;
+            for id in ids {
+                self.refresh_one(*id).await?;
             }
-            let Some(listing) = self.archive.list_one(id).await? else {
-                continue;
-            };
-            let found = read_recording(&self.archive, id, &listing, known).await?;
-            {
-                let mut catalog = self.write();
-                if catalog.erased.contains_key(&id) {
-                    continue;
-                }
-                catalog.recordings.entry(id).or_default().merge(found);
-            }
-            self.complete(id).await?;
         }
         Ok(())
+    }
+
+    async fn refresh_one(&self, id: RecordingId) -> Result<(), Error> {
+        let _one_at_a_time = self.refreshing.lock().await;
+        let known = self.read().recordings.get(&id).cloned().unwrap_or_default();
+        if known.complete || self.refuse_erased(id).is_err() {
+            return Ok(());
+        }
+        let Some(listing) = self.archive.list_one(id).await? else {
+            return Ok(());
+        };
+        let found = read_recording(&self.archive, id, &listing, known).await?;
+        {
+            let mut catalog = self.write();
+            if catalog.erased.contains_key(&id) {
+                return Ok(());
+            }
+            catalog.recordings.entry(id).or_default().merge(found);
+        }
+        self.complete(id).await?;
+        Ok(())
+    }
+
+    /// Looks for what other receivers store, to show it, for as long as this one runs.
+    pub async fn watch_others(&self) {
+        while self.archive.is_shared() {
+            clock::pause(LOOK_AROUND_EVERY).await;
+            let ids = self.archive.recordings().await.unwrap_or_else(|e| {
+                log::error!("looking for other receivers' recordings: {e}");
+                Vec::new()
+            });
+            for id in ids {
+                if let Err(e) = self.refresh_one(id).await {
+                    log::error!("recording {id}: {e}");
+                }
+            }
+        }
     }
 
     /// Which of the box's recordings are erased.

@@ -363,8 +363,9 @@ impl Server {
             })?;
         let page = web.local_addr().map_err(address)?;
         let films = Arc::new(Films::new(config.state_dir.join("films")));
-        let erasing = library.clone();
+        let (erasing, others) = (library.clone(), library.clone());
         tokio::spawn(async move { erasing.watch_erased().await });
+        tokio::spawn(async move { others.watch_others().await });
         tokio::spawn(forget_films(library.clone(), films.clone()));
         let router = web::router(library.clone(), films);
         tokio::spawn(async move {

@@ -66,6 +66,13 @@ pub struct Receiver {
     pub address: String,
     /// The name in the receiver's certificate; the host of `address` unless given.
     pub name: Option<String>,
+    /// The kernel cuts what is sent into packets: less CPU, but some network drivers lose packets so.
+    #[serde(default = "offload")]
+    pub segmentation_offload: bool,
+}
+
+fn offload() -> bool {
+    true
 }
 
 /// How recordings run.
@@ -358,6 +365,8 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         Some(address) => Some(Receiver {
             address: address.clone(),
             name: None,
+            segmentation_offload: (file.receiver.as_ref())
+                .is_none_or(|receiver| receiver.segmentation_offload),
         }),
         None => file.receiver,
     };

@@ -55,6 +55,13 @@ pub(super) fn kind_of(track: TrackId) -> TrackKind {
     }
 }
 
+/// What people call a track, by its number.
+pub(super) fn name_of(track: TrackId) -> String {
+    let tracks = [PRESENTER, SLIDES, MICROPHONE];
+    let name = tracks.iter().find(|(known, _)| *known == track);
+    name.map_or_else(|| format!("track {track}"), |(_, name)| (*name).to_owned())
+}
+
 /// Starts every stage and works until the process is asked to end.
 pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let identity = Identity::open(&config.state_directory)?;
@@ -75,6 +82,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         Some(receiver) => {
             let mut driver = quic::Config::new(&receiver.address);
             driver.server_name = receiver.name.clone().unwrap_or(driver.server_name);
+            driver.segmentation_offload = receiver.segmentation_offload;
             let source = Arc::new(SpoolReader(spool.clone()));
             let uplink = Uplink {
                 config: driver,

@@ -150,6 +150,9 @@ impl Config {
     }
 }
 
+/// Bytes that may come in and not be read yet.
+const INCOMING: VarInt = VarInt::from_u32(256 * 1024);
+
 /// Why there is no connection. None of these ends the uplink: it tries again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -730,6 +733,9 @@ fn transport(config: &Config, live: &Arc<Live>) -> TransportConfig {
         .keep_alive_interval(Some(Duration::from_secs(5)))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(15_000))))
         .send_window(config.send_window)
+        // Only the receiver's half of the control stream comes in.
+        .receive_window(INCOMING)
+        .stream_receive_window(INCOMING)
         // Off, it would not only be unfair but break priorities.
         .send_fairness(true)
         .congestion_controller_factory(config.congestion.factory(live))

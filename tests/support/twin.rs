@@ -19,6 +19,9 @@ pub enum Fault {
     Fails,
     /// It takes effect, and is reported as failed.
     FailsLate,
+    /// It is told that the name is taken, though nothing is there: two writers met, and the store
+    /// took the bytes of neither.
+    Collides,
     /// The process is gone before it.
     Crashes,
     /// The process is gone after it.
@@ -103,8 +106,12 @@ impl Twin {
         if fault != Fault::CrashesUndone {
             state.deleted.clear();
         }
-        state.dead = !matches!(fault, Fault::Fails | Fault::FailsLate);
+        state.dead = !matches!(fault, Fault::Fails | Fault::FailsLate | Fault::Collides);
         match fault {
+            Fault::Collides => Err(Error::AlreadyExists {
+                path: "twin".into(),
+                source: "planted".into(),
+            }),
             Fault::FailsLate | Fault::CrashesLate => Ok(true),
             Fault::Fails | Fault::Crashes | Fault::CrashesUndone => Err(failed()),
         }

@@ -16,6 +16,10 @@ use std::sync::{Mutex, PoisonError};
 const RESERVE: u64 = 24 * 1024 * 1024;
 /// Of a small file system the reserve is this part.
 const RESERVE_PART: u64 = 64;
+/// So much is free before a file system that was full counts as having room: any segment fits.
+const ROOM: u64 = 8 * 1024 * 1024;
+/// Of a small file system it is this part.
+const ROOM_PART: u64 = 8;
 const RESERVE_NAME: &str = "reserve";
 
 /// A directory that holds an archive.
@@ -158,6 +162,15 @@ impl Directory {
             let _ = std::fs::remove_file(&staged);
         }
         made
+    }
+
+    /// Whether the reserve is there, and as much beside it as the next segments may need.
+    pub fn has_room(&self) -> io::Result<bool> {
+        self.hold_reserve()?;
+        let volume = rustix::fs::statvfs(&self.dir)?;
+        let free = volume.f_bavail.saturating_mul(volume.f_frsize);
+        let total = volume.f_blocks.saturating_mul(volume.f_frsize);
+        Ok(free >= ROOM.min(total / ROOM_PART))
     }
 
     /// Gives the reserve's space to what has to be written now; false when it was given before.

@@ -14,6 +14,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::WebPkiClientVerifier;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const RECORDING: RecordingId = RecordingId([0x11; 16]);
 const INIT: &[u8] = b"ftyp moov";
@@ -203,6 +204,17 @@ struct Bench {
 }
 
 fn start(authority: &Authority, receiver: String) -> Bench {
+    start_with(
+        authority,
+        Config {
+            retry: (Duration::from_millis(10), Duration::from_millis(100)),
+            patience: Duration::from_secs(5),
+            ..Config::new(&receiver)
+        },
+    )
+}
+
+fn start_with(authority: &Authority, config: Config) -> Bench {
     let home = tempfile::tempdir().unwrap();
     let identity = authority.identity(home.path());
     let epoch = identity.raise_epoch().unwrap();
@@ -213,9 +225,7 @@ fn start(authority: &Authority, receiver: String) -> Bench {
     let uplink = Uplink {
         config: Config {
             server_name: "localhost".into(),
-            retry: (Duration::from_millis(10), Duration::from_millis(100)),
-            patience: Duration::from_secs(5),
-            ..Config::new(&receiver)
+            ..config
         },
         identity,
         epoch,
@@ -438,6 +448,129 @@ async fn a_station_that_takes_no_reports_can_still_offer() {
         .await
         .expect("offers are always taken");
     bench.until(all_durable(60)).await;
+    bench.end().await;
+    server.await.unwrap();
+}
+
+/// This machine in a network that is as the test says.
+#[derive(Debug)]
+struct Moving {
+    changes: watch::Sender<()>,
+    /// Where the receiver's name leads; none without DNS.
+    receiver: Mutex<Option<SocketAddr>>,
+    source: Mutex<Option<IpAddr>>,
+    rebound: AtomicUsize,
+}
+
+impl Moving {
+    fn new(receiver: Option<SocketAddr>) -> Arc<Self> {
+        Arc::new(Self {
+            changes: watch::channel(()).0,
+            receiver: Mutex::new(receiver),
+            source: Mutex::new(Some(Ipv4Addr::LOCALHOST.into())),
+            rebound: AtomicUsize::new(0),
+        })
+    }
+
+    /// Waits longer than any test.
+    fn config(self: &Arc<Self>) -> Config {
+        let long = Duration::from_secs(3600);
+        Config {
+            retry: (long, long),
+            patience: long,
+            machine: self.clone(),
+            ..Config::new("receiver:1")
+        }
+    }
+}
+
+impl Machine for Moving {
+    fn look_up(&self, _: String) -> LookUp {
+        let address = *self.receiver.lock().unwrap();
+        Box::pin(async move { Ok(vec![address.ok_or(io::ErrorKind::NotFound)?]) })
+    }
+
+    fn endpoint(&self, far: SocketAddr) -> io::Result<Endpoint> {
+        System.endpoint(far)
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        System.random(bytes)
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    fn source(&self, _: SocketAddr) -> Option<IpAddr> {
+        *self.source.lock().unwrap()
+    }
+
+    fn rebind(&self, endpoint: &Endpoint, far: SocketAddr) -> io::Result<()> {
+        self.rebound.fetch_add(1, Ordering::Relaxed);
+        System.rebind(endpoint, far)
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_the_network_cuts_every_wait_short() {
+    let authority = Authority::new(DEVELOPMENT_CA);
+    let endpoint = authority.server();
+    let there = endpoint.local_addr().unwrap();
+    let nobody = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let machine = Moving::new(None);
+    let mut bench = start_with(&authority, machine.config());
+    bench.offers.send(Offer::Ready).await.unwrap();
+    bench.offer_segment(key(1, 0), &[1000], true).await;
+    // No DNS: an hour until the next attempt.
+    bench
+        .until(|report| matches!(report, Report::Disconnected { .. }))
+        .await;
+    // DNS, but nobody answers: an hour of patience. That the attempt runs shows in its packets.
+    *machine.receiver.lock().unwrap() = Some(nobody.local_addr().unwrap());
+    machine.changes.send_replace(());
+    let first_packet = tokio::task::spawn_blocking(move || nobody.recv(&mut [0; 2048]).unwrap());
+    clock::within(Duration::from_secs(30), first_packet)
+        .await
+        .expect("an attempt at once")
+        .unwrap();
+    *machine.receiver.lock().unwrap() = Some(there);
+    machine.changes.send_replace(());
+    let server = tokio::spawn(async move {
+        serve(&endpoint, &mut Held::default(), usize::MAX).await;
+    });
+    bench.until(all_durable(1)).await;
+    bench.end().await;
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_moves_to_a_new_address_and_only_then_to_a_new_socket() {
+    let authority = Authority::new(DEVELOPMENT_CA);
+    let endpoint = authority.server();
+    let machine = Moving::new(Some(endpoint.local_addr().unwrap()));
+    let mut bench = start_with(&authority, machine.config());
+    bench.offers.send(Offer::Ready).await.unwrap();
+    let server = tokio::spawn(async move {
+        serve(&endpoint, &mut Held::default(), usize::MAX).await;
+    });
+    for (sequence, source, sockets) in [
+        // Something else changed.
+        (0, Some([127, 0, 0, 1]), 0),
+        (1, Some([127, 0, 0, 2]), 1),
+        // Away, and back.
+        (2, None, 1),
+        (3, Some([127, 0, 0, 2]), 2),
+    ] {
+        bench.offer_segment(key(1, sequence), &[50_000], true).await;
+        bench.until(all_durable(sequence + 1)).await;
+        *machine.source.lock().unwrap() = source.map(IpAddr::from);
+        machine.changes.send_replace(());
+        bench.offer_segment(key(2, sequence), &[50_000], true).await;
+        bench.until(all_durable(sequence + 1)).await;
+        assert_eq!(machine.rebound.load(Ordering::Relaxed), sockets);
+    }
+    assert_eq!(bench.stats.snapshot().reconnects, 0);
     bench.end().await;
     server.await.unwrap();
 }

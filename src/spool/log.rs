@@ -171,12 +171,12 @@ impl Spool {
             }
             Segmented::Chunk(chunk) => self.append_chunk(recording, chunk).map(Some),
             Segmented::Seal(key) => {
-                let held = self.held(recording)?;
-                let hasher = held.hashers.remove(&(key.track, key.sequence));
+                let of = (key.track, key.sequence);
+                let hasher = self.held(recording)?.hashers.get(&of);
                 // Nothing of it was written: there is nothing to seal.
-                if let Some(hasher) = hasher {
-                    let hash = Hash(*hasher.finalize().as_bytes());
-                    self.seal(*key, hash)?;
+                if let Some(hash) = hasher.map(blake3::Hasher::finalize) {
+                    self.seal(*key, Hash(*hash.as_bytes()))?;
+                    self.held(recording)?.hashers.remove(&of);
                 }
                 Ok(None)
             }
@@ -349,7 +349,8 @@ impl Spool {
     /// Ends the recording with `last`: the whole events segment that holds the `End` fact. It is
     /// written once all that was written before is kept, in one record with the word that the
     /// recording is over; [`Notice::Sealed`] for its key then says that it is. Nothing is appended
-    /// after this. Somebody waits for it, so the next sync is due at once.
+    /// after this. Somebody waits for it, so the next sync is due at once. Where the disk refuses the
+    /// record, it is tried again after each sync.
     pub fn end(&mut self, recording: RecordingId, last: &Chunk) -> Result<Option<Notice>, Error> {
         self.place_of_next(recording, last)?;
         let held = self.held(recording)?;

@@ -7,7 +7,7 @@
 //!
 //! The files: `log` is what is asked of the spool, `write` how records reach files, `sync` when they
 //! are kept, `read` how bytes come back, `release` what leaves, `room` what is given up for want of
-//! space, `recover` and `scan` what an earlier run left, `record` the bytes, `index` the state.
+//! space, `recover`, `scan` and `verify` what an earlier run left, `record` the bytes, `index` the state.
 //!
 //! # The durability invariants
 //!
@@ -57,6 +57,7 @@ mod sync;
 mod tests;
 #[cfg(test)]
 pub(crate) mod twin;
+mod verify;
 mod write;
 
 pub use disk::{Disk, DiskFile, LocalDisk, Space};
@@ -68,6 +69,7 @@ pub use recover::Recovered;
 pub use release::Released;
 pub use room::{GiveUp, Level, Room, Thresholds};
 pub use sync::{SyncJob, SyncResult};
+pub use verify::{Finding, Verified};
 
 use std::path::PathBuf;
 use std::time::Duration;

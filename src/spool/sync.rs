@@ -55,11 +55,9 @@ impl SyncJob {
 impl Spool {
     /// When the next sync is wanted; `None` while nothing waits or one is running.
     pub fn sync_at(&self) -> Option<Monotonic> {
-        let waits = self
-            .recordings
-            .values()
-            .flat_map(|held| &held.open)
-            .any(|file| !file.unkept.is_empty());
+        let ends = |held: &Held| matches!(held.ending, Some((_, 0)));
+        let mut held = self.recordings.values();
+        let waits = held.any(|held| held.unkept() > 0 || ends(held));
         (waits && !self.syncing).then(|| match self.last_sync {
             Some(last) if !self.urgent => last.plus(self.config.sync_interval),
             _ => Monotonic::default(),
@@ -101,7 +99,6 @@ impl Spool {
         self.syncing = false;
         let mut notices = Vec::new();
         let mut outcome = Ok(());
-        let mut touched = Vec::new();
         for (job, result) in result.0 {
             let Some(held) = self.recordings.get_mut(&job.recording) else {
                 continue;
@@ -109,7 +106,6 @@ impl Spool {
             let Some(at) = held.open.iter().position(|file| file.number == job.number) else {
                 continue;
             };
-            touched.push(job.recording);
             match result {
                 Ok(()) => {
                     self.stats.syncs += 1;
@@ -121,8 +117,10 @@ impl Spool {
                 Err(error) => outcome = outcome.and(self.write_again(job.recording, at, &error)),
             }
         }
-        for recording in touched {
-            match self.write_end(recording) {
+        let ids: Vec<RecordingId> = self.recordings.keys().copied().collect();
+        for recording in ids {
+            let settled = self.settle(recording, Weight::Bulk);
+            match settled.and_then(|()| self.write_end(recording)) {
                 Ok(notice) => notices.extend(notice),
                 Err(error) => outcome = outcome.and(Err(error)),
             }
@@ -132,7 +130,7 @@ impl Spool {
 
     /// Gives up the file at `at` among a recording's open ones, whose sync failed, and writes what it
     /// held unkept into a new one; what follows it too, because recovery takes the chunks of a segment
-    /// in the order of the files. What cannot be written now is owed.
+    /// in the order of the files. It is owed first, and then written like all that is owed.
     fn write_again(
         &mut self,
         recording: RecordingId,
@@ -153,7 +151,7 @@ impl Spool {
             unkept.len()
         );
         (held.owed, held.roll) = (unkept, true);
-        self.settle(recording, Weight::Bulk)
+        Ok(())
     }
 }
 

@@ -10,6 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod crash;
+mod golden;
+mod release;
+
 const RECORDING: RecordingId = RecordingId([5; 16]);
 const OPENED: Opened = Opened {
     epoch: 1,

@@ -56,6 +56,9 @@ struct State {
     read_only: bool,
     bytes_read: u64,
     unreadable: Vec<(PathBuf, std::ops::Range<u64>)>,
+    /// The power is cut before this call, in these ways; the disks that it leaves.
+    cut: Option<(u64, Vec<u64>)>,
+    left: Vec<TwinDisk>,
 }
 
 /// The twin of [`super::LocalDisk`].
@@ -132,60 +135,19 @@ impl TwinDisk {
     /// was written; with another, any part of it: some changes of names, some blocks of what was
     /// written, in no order, and one of them torn.
     pub(crate) fn crash(&self, seed: u64) -> Self {
-        let state = self.state();
-        let mut random = Random(seed);
-        let mut survives = |of: usize| match seed {
-            0 => false,
-            1 => true,
-            _ => random.below(of) == 0,
-        };
-        let mut names = state.durable.clone();
-        for change in &state.pending {
-            if survives(2) {
-                change.apply(&mut names);
-            }
-        }
-        let mut after = State::default();
-        for (path, entry) in names {
-            // What lies in a directory whose own name is gone is gone too; parents come first.
-            let up = path.parent().filter(|up| up.parent().is_some());
-            let reachable = up.is_none_or(|up| after.names.contains_key(up));
-            if !reachable {
-                continue;
-            }
-            let entry = match entry {
-                Entry::Directory => Entry::Directory,
-                Entry::File(node) => {
-                    let bytes = node.lock().unwrap();
-                    let mut left = bytes.synced.clone();
-                    for (at, written) in &bytes.dirty {
-                        let blocks = written.chunks(BLOCK).enumerate();
-                        for (number, block) in blocks {
-                            if survives(2) {
-                                let torn = if seed > 1 && survives(8) {
-                                    block.len() / 2
-                                } else {
-                                    block.len()
-                                };
-                                put(&mut left, at + number * BLOCK, &block[..torn]);
-                            }
-                        }
-                    }
-                    let after = Bytes {
-                        allocated: left.len().max(bytes.allocated.min(left.len())),
-                        seen: left.clone(),
-                        synced: left,
-                        dirty: Vec::new(),
-                    };
-                    Entry::File(Arc::new(Mutex::new(after)))
-                }
-            };
-            after.names.insert(path, entry);
-        }
-        after.durable = after.names.clone();
-        after.capacity = state.capacity;
-        after.read_only = state.read_only;
-        Self(Arc::new(Mutex::new(after)))
+        self.state().crash(seed)
+    }
+
+    /// Cuts the power before the call after the next `calls` ones, once for each seed; see
+    /// [`TwinDisk::left`].
+    pub(crate) fn cut_before(&self, calls: u64, seeds: &[u64]) {
+        let mut state = self.state();
+        state.cut = Some((state.calls + calls, seeds.to_vec()));
+    }
+
+    /// What the power cut left, once it has happened.
+    pub(crate) fn left(&self) -> Vec<Self> {
+        self.state().left.clone()
     }
 
     /// The power is cut: what was not synced is gone, but for the first `torn` bytes of it in each
@@ -315,10 +277,69 @@ impl State {
         files.sum()
     }
 
+    fn crash(&self, seed: u64) -> TwinDisk {
+        let mut random = Random(seed);
+        let mut survives = |of: usize| match seed {
+            0 => false,
+            1 => true,
+            _ => random.below(of) == 0,
+        };
+        let mut names = self.durable.clone();
+        for change in &self.pending {
+            if survives(2) {
+                change.apply(&mut names);
+            }
+        }
+        let mut after = State::default();
+        for (path, entry) in names {
+            // What lies in a directory whose own name is gone is gone too; parents come first.
+            let up = path.parent().filter(|up| up.parent().is_some());
+            let reachable = up.is_none_or(|up| after.names.contains_key(up));
+            if !reachable {
+                continue;
+            }
+            let entry = match entry {
+                Entry::Directory => Entry::Directory,
+                Entry::File(node) => {
+                    let bytes = node.lock().unwrap();
+                    let mut left = bytes.synced.clone();
+                    for (at, written) in &bytes.dirty {
+                        let blocks = written.chunks(BLOCK).enumerate();
+                        for (number, block) in blocks {
+                            if survives(2) {
+                                let torn = if seed > 1 && survives(8) {
+                                    block.len() / 2
+                                } else {
+                                    block.len()
+                                };
+                                put(&mut left, at + number * BLOCK, &block[..torn]);
+                            }
+                        }
+                    }
+                    let after = Bytes {
+                        allocated: left.len().max(bytes.allocated.min(left.len())),
+                        seen: left.clone(),
+                        synced: left,
+                        dirty: Vec::new(),
+                    };
+                    Entry::File(Arc::new(Mutex::new(after)))
+                }
+            };
+            after.names.insert(path, entry);
+        }
+        after.durable = after.names.clone();
+        after.capacity = self.capacity;
+        after.read_only = self.read_only;
+        TwinDisk(Arc::new(Mutex::new(after)))
+    }
+
     /// Counts a call that changes something; fails the one that is to fail.
     fn call(&mut self) -> io::Result<()> {
         let number = self.calls;
         self.calls += 1;
+        if let Some((_, seeds)) = self.cut.take_if(|(at, _)| *at == number) {
+            self.left = seeds.iter().map(|seed| self.crash(*seed)).collect();
+        }
         match self.failing {
             Some((at, errno)) if at == number => {
                 self.failing = None;

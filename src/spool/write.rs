@@ -164,45 +164,49 @@ impl Spool {
         }
         self.settle(recording, weight)?;
         let bytes = record.encode();
-        self.place(recording, Unkept { bytes, promise }, weight)
-            .map_err(|(error, _)| error)
+        let place = self.place(recording, &bytes, weight)?;
+        self.take(recording, Unkept { bytes, promise }, place);
+        Ok(())
     }
 
     /// Writes what is owed from files that were given up.
     pub(super) fn settle(&mut self, recording: RecordingId, weight: Weight) -> Result<(), Error> {
         let mut owed = std::mem::take(&mut self.held(recording)?.owed).into_iter();
         while let Some(record) = owed.next() {
-            if let Err((error, record)) = self.place(recording, record, weight) {
-                let held = self.held(recording)?;
-                held.owed.push(record);
-                held.owed.extend(owed);
-                return Err(error);
+            match self.place(recording, &record.bytes, weight) {
+                Ok(place) => self.take(recording, record, place),
+                Err(error) => {
+                    let held = self.held(recording)?;
+                    held.owed.push(record);
+                    held.owed.extend(owed);
+                    return Err(error);
+                }
             }
         }
         Ok(())
     }
 
-    /// Writes one record into the last open file, or a new one; gives it back where that fails.
+    /// Writes one record into the last open file, or a new one.
     fn place(
         &mut self,
         recording: RecordingId,
-        record: Unkept,
+        bytes: &[u8],
         weight: Weight,
-    ) -> Result<(), (Error, Unkept)> {
-        let mut attempt = self.put(recording, &record.bytes, weight);
+    ) -> Result<Place, Error> {
+        let mut attempt = self.put(recording, bytes, weight);
         if matches!(attempt, Err(Error::Disk { .. })) && self.may_try_again(recording) {
             // One refusal costs the file, as a failed sync does.
-            attempt = self.put(recording, &record.bytes, weight);
+            attempt = self.put(recording, bytes, weight);
         }
         if matches!(attempt, Err(Error::NoSpace { .. })) && weight == Weight::Essential {
-            attempt = self
-                .open_reserved(recording)
-                .and_then(|()| self.put(recording, &record.bytes, weight));
+            self.open_reserved(recording)?;
+            attempt = self.put(recording, bytes, weight);
         }
-        let place = match attempt {
-            Ok(place) => place,
-            Err(error) => return Err((error, record)),
-        };
+        attempt
+    }
+
+    /// Takes in a record that is written.
+    fn take(&mut self, recording: RecordingId, record: Unkept, place: Place) {
         if let Some(held) = self.recordings.get_mut(&recording) {
             if let Ok((read, _)) = read_record(&record.bytes) {
                 held.state.apply(&read, place);
@@ -211,7 +215,6 @@ impl Spool {
                 file.unkept.push(record);
             }
         }
-        Ok(())
     }
 
     fn may_try_again(&mut self, recording: RecordingId) -> bool {

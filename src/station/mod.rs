@@ -8,12 +8,14 @@ mod alarms;
 mod config;
 mod control;
 pub(crate) mod custody;
+mod export;
 mod keeper;
 mod lane;
 mod past;
 mod pipeline;
 mod recorder;
 mod sound;
+mod spool_tool;
 mod status;
 mod supervise;
 mod utc;
@@ -72,6 +74,11 @@ enum Command {
         json: bool,
         #[command(flatten)]
         at: Socket,
+    },
+    /// Look into a spool, also one on a card from another box; nothing is written into it
+    Spool {
+        #[command(subcommand)]
+        what: spool_tool::What,
     },
     /// Make this box known to a receiver: print a signing request, or install what was signed
     Enroll {
@@ -140,6 +147,7 @@ fn work(command: Command) -> Result<(), Error> {
             install,
             state_directory,
         } => return enroll(&state_directory, install),
+        Command::Spool { what } => return spool_tool::run(&what),
         Command::Start { at } => (at, Request::Start, false),
         Command::Stop { at } => (at, Request::Stop, false),
         Command::Press { hold: false, at } => (at, Request::Press, false),

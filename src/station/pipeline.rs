@@ -55,6 +55,13 @@ pub(super) fn kind_of(track: TrackId) -> TrackKind {
     }
 }
 
+/// What people call a track, by its number.
+pub(super) fn name_of(track: TrackId) -> String {
+    let tracks = [PRESENTER, SLIDES, MICROPHONE];
+    let name = tracks.iter().find(|(known, _)| *known == track);
+    name.map_or_else(|| format!("track {track}"), |(_, name)| (*name).to_owned())
+}
+
 /// Starts every stage and works until the process is asked to end.
 pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let identity = Identity::open(&config.state_directory)?;
@@ -109,6 +116,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         maximum: config.maximum,
         resume_within: config.resume_within,
         sync_interval,
+        wall: clock::wall,
     };
     super::notify_ready();
     Keeper::new(parts, &recovered).run(&happenings);

@@ -15,6 +15,7 @@ pub mod history;
 mod lateness;
 mod lecture;
 mod network;
+mod outages;
 mod random;
 mod schedules;
 mod station;

@@ -60,6 +60,20 @@ impl SmallDisk {
         while file.write_all(&[1; 4096]).is_ok() {}
     }
 
+    /// Leaves so many bytes.
+    fn leave(&self, bytes: u64) {
+        let told = run("df", &["--output=avail", "-B1", text(&self.0)]);
+        let free: u64 = told.lines().nth(1).unwrap().trim().parse().unwrap();
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.0.join("filler"))
+            .unwrap();
+        for _ in 0..free.saturating_sub(bytes) / 4096 {
+            file.write_all(&[1; 4096]).unwrap();
+        }
+    }
+
     fn make_room(&self) {
         fs::remove_file(self.0.join("filler")).unwrap();
     }
@@ -232,4 +246,90 @@ fn a_full_disk_refuses_a_recording_and_takes_it_when_there_is_room() {
     assert!(!sealed.is_empty());
     let verified = run(BOX, &["spool", "verify", text(&disk.0.join("spool"))]);
     println!("{verified}");
+}
+
+#[test]
+fn a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_nothing_that_is_kept() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&home.path().join("hall/state"), 80) else {
+        return;
+    };
+    let board = small_bench(home.path());
+    let capture_box = CaptureBox::start(home.path(), "hall", None, &["--board", &board]);
+    let id = capture_box.record();
+    pause(3);
+    let spool = disk.0.join("spool");
+    let level = || {
+        capture_box.status()["spool"]["level"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let order = [
+        "normal",
+        "free-acknowledged",
+        "refuse-new",
+        "give-up-bit-rate",
+        "give-up-presenter",
+        "give-up-slides",
+        "reserve",
+    ];
+    let rank = |level: &str| order.iter().position(|known| *known == level).unwrap();
+    let mut seen = vec![level()];
+    let fill_until = |wanted: &str, seen: &mut Vec<String>| {
+        let mut left = 40_000_000;
+        while rank(&level()) < rank(wanted) {
+            assert!(left > 1_500_000, "{wanted} is not reached: {seen:?}");
+            left -= 1_500_000;
+            disk.leave(left);
+            pause(2);
+            if seen.last() != Some(&level()) {
+                seen.push(level());
+            }
+        }
+    };
+    fill_until("give-up-presenter", &mut seen);
+    println!("{seen:?}");
+    assert!(seen.is_sorted_by_key(|level| rank(level)), "{seen:?}");
+    assert!(
+        seen.iter().any(|level| level == "give-up-bit-rate"),
+        "{seen:?}"
+    );
+    // Sound goes on, and all that was kept is there.
+    assert_eq!(capture_box.status()["state"], "recording");
+    pause(3);
+    let kept = contents(&spool.join(&id));
+    disk.make_room();
+    wait_until(10, "everything to be recorded again", || {
+        rank(&level()) <= rank("refuse-new")
+    });
+    pause(4);
+    let later = contents(&spool.join(&id));
+    for (path, bytes) in &kept {
+        let now = later.iter().find(|(known, _)| known == path).unwrap();
+        assert!(now.1.starts_with(bytes), "{} was changed", path.display());
+    }
+    // With no room for sound the recording ends, and its end is kept.
+    disk.leave(1_000_000);
+    wait_until(15, "the end of the recording", || {
+        capture_box.status()["state"] == "idle"
+    });
+    let listed = run(BOX, &["spool", "ls", text(&spool)]);
+    println!("{listed}");
+    assert!(listed.contains("ended"), "{listed}");
+    assert!(listed.contains("of track 1 are lost"), "{listed}");
+    println!("{}", run(BOX, &["spool", "verify", text(&spool)]));
+    let film = home.path().join("film.mp4");
+    let arguments = [
+        "spool",
+        "export",
+        &id,
+        "--directory",
+        text(&spool),
+        "-o",
+        text(&film),
+    ];
+    println!("{}", run(BOX, &arguments));
+    Film::open(&film).assert_decodes();
 }

@@ -12,7 +12,7 @@ pub mod catalog;
 pub mod config;
 mod erase;
 pub mod export;
-mod fence;
+pub(crate) mod fence;
 pub mod film;
 pub mod ingest;
 pub mod library;

@@ -10,10 +10,14 @@
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
 mod hall;
-#[allow(dead_code, reason = "its first user is being written")]
+#[allow(
+    dead_code,
+    reason = "the runs with real quinn note more than the model does"
+)]
 pub mod history;
 mod lateness;
 mod lecture;
+mod model;
 mod network;
 mod outages;
 mod random;

@@ -1,8 +1,8 @@
 //! Log files of every release, kept as bytes: they stay readable, and what is written today is what
 //! was written then.
 
-use super::super::record::{FILE_HEADER, read_record};
 use super::*;
+use crate::spool::record::{FILE_HEADER, read_record};
 
 /// A log file, and what it holds: ended, segments by track, acknowledged of track 1, bytes of segments.
 type Golden = (

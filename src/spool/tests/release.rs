@@ -1,9 +1,9 @@
 //! What leaves, and what does not; the reserve; damage found late; what recovery reads.
 
-use super::super::index::Place;
-use super::super::record::Record;
 use super::*;
 use crate::media::{LostReason, Range, WallClock};
+use crate::spool::index::Place;
+use crate::spool::record::Record;
 
 fn small(disk: &TwinDisk, reserve: u64) -> (Spool, Vec<Recovered>) {
     let config = Config {
@@ -316,7 +316,7 @@ fn invariant_4_nothing_foreign_or_unreadable_stops_the_start() {
         Some(b"a file, not a directory"),
     );
     disk.place(&own.join("99999999999999999999999.log"), Some(b"no number"));
-    let foreign = super::super::record::file_header(RecordingId([1; 16]));
+    let foreign = crate::spool::record::file_header(RecordingId([1; 16]));
     disk.place(&own.join("00000077.log"), Some(&foreign));
     disk.place(&own.join("00000078.log"), Some(b""));
     disk.place(&own.join("00000079.log"), None);

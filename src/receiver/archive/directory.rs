@@ -369,7 +369,7 @@ mod tests {
         let path = |name: &str| dir.path().join(name);
         std::fs::create_dir_all(path("recordings/a/1")).unwrap();
         std::fs::write(path("recordings/a/1/0"), b"").unwrap();
-        let mut synced = |name: &str, whole: bool| {
+        let synced = |name: &str, whole: bool| {
             match whole {
                 true => directory.sync(name).unwrap(),
                 false => directory.settle(name).unwrap(),

@@ -205,8 +205,9 @@ impl Custody {
         (key, given)
     }
 
-    /// Writes the recording's last facts and its `End`, at `at_nanos` after the start of `span`. The
-    /// recording is over once the segment given back is [`Word::Sealed`].
+    /// Writes the recording's last facts and its `End`, at `at_nanos` after the start of `span`. What is
+    /// still open is sealed as it is. The recording is over once the segment given back is
+    /// [`Word::Sealed`].
     pub(crate) fn end(
         &mut self,
         recording: RecordingId,
@@ -215,6 +216,9 @@ impl Custody {
         reason: StopReason,
         now: Monotonic,
     ) -> Result<SegmentKey, Error> {
+        for key in self.unsealed(recording) {
+            self.append(recording, &Segmented::Seal(key))?;
+        }
         let tracks = self.spool().state(recording).map(|state| state.totals());
         facts.push(Fact {
             span,
@@ -232,6 +236,21 @@ impl Custody {
             }
         }
         Ok(key)
+    }
+
+    /// Segments that nobody will go on with: a lane did not finish, or the disk was full.
+    fn unsealed(&self, recording: RecordingId) -> Vec<SegmentKey> {
+        let spool = self.spool();
+        let tracks = spool.state(recording).into_iter().flat_map(|s| &s.tracks);
+        let open = tracks.flat_map(|(&track, held)| {
+            let open = held.waiting().filter(|(_, segment)| segment.seal.is_none());
+            open.map(move |(sequence, _)| SegmentKey {
+                recording,
+                track,
+                sequence,
+            })
+        });
+        open.collect()
     }
 
     /// When the next sync is wanted.

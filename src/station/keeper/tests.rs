@@ -479,3 +479,46 @@ fn a_disk_that_is_full_at_once_ends_the_recording_with_what_was_kept() {
         assert!(matches!(bench.start(), Reply::Done { .. }));
     }
 }
+
+#[test]
+fn a_recording_whose_beginning_was_lost_is_ended_with_what_there_is() {
+    let directory = left_open();
+    {
+        let config = Config::new(directory.path());
+        let (spool, _) = Spool::open(Arc::new(LocalDisk), config).unwrap();
+        let mut custody = Custody::new(Arc::new(Mutex::new(spool)), 1);
+        let reason = LostReason::ReceiverForgot;
+        custody.lose(OLD, TrackId(1), (0, 3), reason).unwrap();
+        let job = custody.start_sync(clock::now()).unwrap();
+        custody.synced(job.run()).unwrap();
+    }
+    let log = directory.path().join(OLD.to_string()).join("00000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    // The first record says when and in which span it was taken up.
+    let first = bytes.windows(4).position(|four| four == b"HcR1").unwrap();
+    bytes[first + 30] ^= 0xff;
+    std::fs::write(&log, bytes).unwrap();
+    let bench = Bench::open(directory, 2);
+    assert_eq!(bench.running(), None);
+    assert!(bench.keeper.spool().state(OLD).unwrap().opened.is_none());
+    assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+    let facts = bench.facts(OLD);
+    assert!(
+        facts
+            .iter()
+            .any(|fact| matches!(fact.event, Event::Run { .. }))
+    );
+    let lost = facts.iter().filter_map(|fact| match fact.event {
+        Event::Lost {
+            first,
+            last,
+            reason,
+            ..
+        } => Some((first, last, reason)),
+        _ => None,
+    });
+    assert_eq!(
+        lost.collect::<Vec<_>>(),
+        [(0, 3, LostReason::ReceiverForgot)]
+    );
+}

@@ -325,7 +325,7 @@ impl World {
                     let later = self.down_until + self.weather.delay.as_nanos() as Time;
                     self.at(later, Event::ToBox(connection, bytes));
                 } else {
-                    self.to_box(connection, &bytes);
+                    self.reach_box(connection, &bytes);
                 }
             }
             Event::Stopped(connection, stream, key, code) => {
@@ -617,7 +617,7 @@ impl World {
         self.redial();
     }
 
-    fn to_box(&mut self, connection: u64, bytes: &[u8]) {
+    fn reach_box(&mut self, connection: u64, bytes: &[u8]) {
         if self.pipe.as_ref().is_none_or(|pipe| pipe.id != connection) {
             return;
         }

@@ -98,7 +98,7 @@ pub struct Segmenter {
     last: Option<MediaTime>,
     /// Segments that begin from now on are left out.
     skipping: bool,
-    /// Those left out that nobody has been told of: the first and the last.
+    /// Those left out and over that nobody has been told of: the first and the last.
     skipped: Option<(u64, u64)>,
     stats: Stats,
 }
@@ -136,10 +136,10 @@ impl Segmenter {
         self.skipping = skipping;
     }
 
-    /// The first and the last of the segments left out, once that is over: they are lost.
+    /// The first and the last of the segments left out that are over and were not told of yet: they
+    /// are lost. Ask after every access unit, so that nothing given lies between them.
     pub fn take_skipped(&mut self) -> Option<(u64, u64)> {
-        let going_on = self.skipping || self.open.as_ref().is_some_and(|open| open.skipped);
-        self.skipped.take_if(|_| !going_on)
+        self.skipped.take()
     }
 
     /// Sets the init (made by [`crate::mp4::video_init`] or [`crate::mp4::audio_init`]) that what

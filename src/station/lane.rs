@@ -299,7 +299,8 @@ impl Ends {
             .map_err(|error| error.to_string())
     }
 
-    /// Gives what the segmenter gave, and says first what it left out.
+    /// Gives what the segmenter gave, and says first what it left out: each segment once it is over, so
+    /// that it is on record before a power cut.
     pub(super) fn give_all(
         &self,
         recording: RecordingId,

@@ -152,8 +152,8 @@ fn sound_given_up_leaves_a_hole_of_whole_segments() {
 }
 
 #[test]
-fn a_track_that_stays_given_up_says_so_at_the_end() {
+fn a_track_that_stays_given_up_says_so_of_each_segment() {
     let given = span(camera_lane, &[(1, Command::GiveUp)]);
     assert_eq!(given.seals, [0]);
-    assert_eq!(given.lost, [(1, 4)]);
+    assert_eq!(given.lost, [(1, 1), (2, 2), (3, 3), (4, 4)]);
 }

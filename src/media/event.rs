@@ -146,6 +146,8 @@ pub enum StopReason {
     AwayTooLong,
     /// The disk was full.
     NoSpace,
+    /// The disk refused it, and when it worked again the recording could not go on.
+    DiskFailed,
 }
 
 /// Why a stretch is missing.

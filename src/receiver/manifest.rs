@@ -377,6 +377,7 @@ fn ended_by(reason: StopReason) -> &'static str {
         StopReason::Shutdown => "shutdown",
         StopReason::AwayTooLong => "away-too-long",
         StopReason::NoSpace => "no-space",
+        StopReason::DiskFailed => "disk-failed",
     }
 }
 

@@ -280,7 +280,7 @@ impl World {
             Event::Synced(run) if run == self.run => {
                 if let Some(machine) = &mut self.machine
                     && let Some(job) = machine.syncing.take()
-                    && machine.custody.synced(job.run()).is_err()
+                    && !machine.custody.synced(job.run()).is_empty()
                 {
                     machine.faulty = true;
                 }

@@ -134,7 +134,9 @@ impl Station {
                 },
                 result = sync => {
                     syncing = None;
-                    self.custody.synced(result)?;
+                    if let Some((_, error)) = self.custody.synced(result).pop() {
+                        return Err(error);
+                    }
                 }
                 () = clock::pause(due.since(now)) => {}
             }

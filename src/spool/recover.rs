@@ -11,7 +11,7 @@ use super::release::GONE;
 use super::scan::{Scan, scan, scan_index};
 use super::write::{Held, find_reserve};
 use super::{Error, RESERVE_FILE};
-use crate::media::{Hash, LostReason, RecordingId, SegmentKey, TrackId};
+use crate::media::{Hash, LostReason, Range, RecordingId, SegmentKey, TrackId};
 use std::io;
 use std::sync::Arc;
 
@@ -37,6 +37,9 @@ pub struct Recovered {
     /// Segments that cannot be given any more and are not acknowledged: track, first, last. Each is
     /// recorded as LOST.
     pub lost: Vec<(TrackId, u64, u64)>,
+    /// What was LOST before, on record: track, range, reason. The rest of `lost` is so once its records
+    /// are kept, which [`Notice::Lost`](super::Notice::Lost) tells.
+    pub known_lost: Vec<(TrackId, Range, LostReason)>,
     /// What else is wrong, for people: files that cannot be read or belong elsewhere.
     pub problems: Vec<String>,
 }
@@ -91,6 +94,7 @@ fn nothing(recording: RecordingId) -> Recovered {
         torn_bytes: 0,
         written_nanos: None,
         lost: Vec::new(),
+        known_lost: Vec::new(),
         problems: Vec::new(),
     }
 }
@@ -187,6 +191,9 @@ fn recover_recording(
         }
     }
     recovered.ended = held.state.ended;
+    if synced {
+        recovered.known_lost = held.state.lost().collect();
+    }
     spool.recordings.insert(recording, held);
     // What is not on the disk for good must not be sealed: its trailer would leave.
     if synced && !spool.state(recording).is_some_and(|state| state.complete) {

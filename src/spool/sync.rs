@@ -4,10 +4,10 @@
 //! [`Spool::start_sync`] hands out a job, the job runs on a thread of its own, and
 //! [`Spool::synced`] takes its result in.
 
-use super::Error;
 use super::disk::{Disk, DiskFile};
 use super::log::{Notice, Spool};
 use super::write::{Held, OpenFile, Promise, Unkept, Weight, finish};
+use super::{Error, Stats};
 use crate::media::{Monotonic, RecordingId};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -94,11 +94,12 @@ impl Spool {
     }
 
     /// Takes a sync's result in: what is kept now, and an end that was written because of it. After
-    /// a failure what was not kept is written again into a new file (invariant 3).
-    pub fn synced(&mut self, result: SyncResult) -> (Vec<Notice>, Result<(), Error>) {
+    /// a failure what was not kept is written again into a new file (invariant 3). What even that file
+    /// refuses is an error of its recording, and owed.
+    pub fn synced(&mut self, result: SyncResult) -> (Vec<Notice>, Vec<(RecordingId, Error)>) {
         self.syncing = false;
         let mut notices = Vec::new();
-        let mut outcome = Ok(());
+        let mut errors = Vec::new();
         for (job, result) in result.0 {
             let Some(held) = self.recordings.get_mut(&job.recording) else {
                 continue;
@@ -114,7 +115,7 @@ impl Spool {
                         self.remove_files(job.recording, &freed);
                     }
                 }
-                Err(error) => outcome = outcome.and(self.write_again(job.recording, at, &error)),
+                Err(error) => write_again(held, at, &error, &mut self.stats),
             }
         }
         let ids: Vec<RecordingId> = self.recordings.keys().copied().collect();
@@ -128,37 +129,30 @@ impl Spool {
             let settled = self.settle(recording, weight);
             match settled.and_then(|()| self.write_end(recording)) {
                 Ok(notice) => notices.extend(notice),
-                Err(error) => outcome = outcome.and(Err(error)),
+                Err(error) => errors.push((recording, error)),
             }
         }
-        (notices, outcome)
+        (notices, errors)
     }
+}
 
-    /// Gives up the file at `at` among a recording's open ones, whose sync failed, and writes what it
-    /// held unkept into a new one; what follows it too, because recovery takes the chunks of a segment
-    /// in the order of the files. It is owed first, and then written like all that is owed.
-    fn write_again(
-        &mut self,
-        recording: RecordingId,
-        at: usize,
-        error: &std::io::Error,
-    ) -> Result<(), Error> {
-        self.stats.sync_failures += 1;
-        let held = self.held(recording)?;
-        let broken: Vec<OpenFile> = held.open.drain(at..).collect();
-        let path = broken
-            .first()
-            .map_or_else(PathBuf::new, |file| file.path.clone());
-        let mut unkept: Vec<Unkept> = broken.into_iter().flat_map(|file| file.unkept).collect();
-        unkept.append(&mut held.owed);
-        ::log::error!(
-            "{}: fdatasync failed: {error}; writing {} records again into a new file; check the disk (dmesg)",
-            path.display(),
-            unkept.len()
-        );
-        (held.owed, held.roll) = (unkept, true);
-        Ok(())
-    }
+/// Gives up the file at `at` among a recording's open ones, whose sync failed, and writes what it
+/// held unkept into a new one; what follows it too, because recovery takes the chunks of a segment
+/// in the order of the files. It is owed first, and then written like all that is owed.
+fn write_again(held: &mut Held, at: usize, error: &std::io::Error, stats: &mut Stats) {
+    stats.sync_failures += 1;
+    let broken: Vec<OpenFile> = held.open.drain(at..).collect();
+    let path = broken
+        .first()
+        .map_or_else(PathBuf::new, |file| file.path.clone());
+    let mut unkept: Vec<Unkept> = broken.into_iter().flat_map(|file| file.unkept).collect();
+    unkept.append(&mut held.owed);
+    ::log::error!(
+        "{}: fdatasync failed: {error}; writing {} records again into a new file; check the disk (dmesg)",
+        path.display(),
+        unkept.len()
+    );
+    (held.owed, held.roll) = (unkept, true);
 }
 
 /// Takes in that a file's first records are kept; gives the files that may go now.

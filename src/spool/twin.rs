@@ -52,6 +52,7 @@ struct State {
     /// The call that fails, by its number, and how.
     failing: Option<(u64, i32)>,
     failing_syncs: u32,
+    refusing: Option<PathBuf>,
     capacity: Option<usize>,
     read_only: bool,
     bytes_read: u64,
@@ -96,6 +97,11 @@ impl TwinDisk {
     /// The next `count` syncs of a file fail.
     pub(crate) fn fail_syncs(&self, count: u32) {
         self.state().failing_syncs = count;
+    }
+
+    /// No file can be created in this directory from now on.
+    pub(crate) fn refuse_files_in(&self, directory: Option<PathBuf>) {
+        self.state().refusing = directory;
     }
 
     /// The call after the next `calls` ones that write, sync or change names fails with `errno`.
@@ -405,6 +411,9 @@ impl Disk for TwinDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
         state.call()?;
+        if state.refusing.is_some() && path.parent() == state.refusing.as_deref() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }

@@ -111,29 +111,31 @@ impl Custody {
                 log::error!("recording {}: {problem}", found.recording);
             }
         }
-        // On record from this run or an earlier one, which may have ended before it could say so.
-        let spool = self.spool();
-        let lost: Vec<Lost> = spool
-            .recordings()
-            .filter(|(_, state)| !state.complete)
-            .flat_map(|(recording, state)| {
-                state.lost().map(move |(track, range, reason)| Lost {
+        // Kept by an earlier run, which may have ended before it could say so. What recovery has just
+        // written is told once it is kept, like all that is LOST.
+        for found in recovered {
+            let recording = found.recording;
+            if (self.spool().state(recording)).is_none_or(|state| state.complete) {
+                continue;
+            }
+            for &(track, range, reason) in &found.known_lost {
+                self.tell_lost(Lost {
                     recording,
                     track,
                     first: range.first,
                     last: range.last,
                     reason,
-                })
-            })
-            .collect();
-        drop(spool);
-        lost.into_iter().for_each(|lost| self.tell_lost(lost));
+                });
+            }
+        }
         self.offer(Offer::Ready);
     }
 
     /// Begins the next span of a recording, new or left by an earlier run; gives its number.
     pub(crate) fn begin(&mut self, recording: RecordingId, wall_nanos: i64) -> Result<u32, Error> {
         let epoch = self.epoch;
+        // Of the span before, where its lanes gave no more.
+        self.seal_open(recording, None)?;
         let mut spool = self.spool();
         let before = spool.state(recording).and_then(|state| state.opened);
         let span = before.map_or(0, |opened| opened.span + 1);
@@ -169,16 +171,23 @@ impl Custody {
         Ok(end)
     }
 
-    /// Writes facts as one segment of the recording's events track.
+    /// Writes facts as one segment of the recording's events track. On an error none of them is
+    /// written.
     pub(crate) fn write_facts(
         &mut self,
         recording: RecordingId,
         facts: &[Fact],
         now: Monotonic,
     ) -> Result<SegmentKey, Error> {
+        self.seal_open(recording, Some(TrackId::EVENTS))?;
         let (key, given) = self.facts(recording, facts, now);
         for part in &given {
-            self.append(recording, part)?;
+            match (part, self.append(recording, part)) {
+                (_, Ok(_)) => {}
+                // Whatever follows seals it first.
+                (Segmented::Seal(key), Err(error)) => log::warn!("{key}: not sealed yet: {error}"),
+                (_, Err(error)) => return Err(error),
+            }
         }
         Ok(key)
     }
@@ -210,7 +219,7 @@ impl Custody {
 
     /// Writes the recording's last facts and its `End`, at `at_nanos` after the start of `span`. What is
     /// still open is sealed as it is. The recording is over once the segment given back is
-    /// [`Word::Sealed`].
+    /// [`Word::Sealed`]; on an error nothing is written.
     pub(crate) fn end(
         &mut self,
         recording: RecordingId,
@@ -219,9 +228,7 @@ impl Custody {
         reason: StopReason,
         now: Monotonic,
     ) -> Result<SegmentKey, Error> {
-        for key in self.unsealed(recording) {
-            self.append(recording, &Segmented::Seal(key))?;
-        }
+        self.seal_open(recording, None)?;
         let tracks = self.spool().state(recording).map(|state| state.totals());
         facts.push(Fact {
             span,
@@ -234,17 +241,28 @@ impl Custody {
         let (key, given) = self.facts(recording, &facts, now);
         for part in &given {
             if let Segmented::Chunk(last) = part {
-                let notice = self.spool().end(recording, last)?;
-                notice.into_iter().for_each(|notice| self.notice(notice));
+                let outcome = self.spool().end(recording, last);
+                match outcome {
+                    Ok(notice) => notice.into_iter().for_each(|notice| self.notice(notice)),
+                    Err(error @ (Error::OutOfOrder { .. } | Error::NotHeld { .. })) => {
+                        return Err(error);
+                    }
+                    // The spool has taken it over, and tries again after each sync.
+                    Err(error) => {
+                        log::warn!("recording {recording} is not at its end yet: {error}")
+                    }
+                }
             }
         }
         Ok(key)
     }
 
-    /// Segments that nobody will go on with: a lane did not finish, or the disk was full.
-    fn unsealed(&self, recording: RecordingId) -> Vec<SegmentKey> {
+    /// Seals what nobody will go on with, of one track or all: a lane did not finish, or the disk
+    /// refused something.
+    fn seal_open(&mut self, recording: RecordingId, only: Option<TrackId>) -> Result<(), Error> {
         let spool = self.spool();
         let tracks = spool.state(recording).into_iter().flat_map(|s| &s.tracks);
+        let tracks = tracks.filter(|(track, _)| only.is_none_or(|only| only == **track));
         let open = tracks.flat_map(|(&track, held)| {
             let open = held.waiting().filter(|(_, segment)| segment.seal.is_none());
             open.map(move |(sequence, _)| SegmentKey {
@@ -253,7 +271,12 @@ impl Custody {
                 sequence,
             })
         });
-        open.collect()
+        let open: Vec<SegmentKey> = open.collect();
+        drop(spool);
+        for key in open {
+            self.append(recording, &Segmented::Seal(key))?;
+        }
+        Ok(())
     }
 
     /// When the next sync is wanted.
@@ -266,11 +289,11 @@ impl Custody {
         self.spool().start_sync(now)
     }
 
-    /// A sync ended.
-    pub(crate) fn synced(&mut self, result: SyncResult) -> Result<(), Error> {
-        let (notices, outcome) = self.spool().synced(result);
+    /// A sync ended. The errors are each of one recording; what was refused is tried again.
+    pub(crate) fn synced(&mut self, result: SyncResult) -> Vec<(RecordingId, Error)> {
+        let (notices, errors) = self.spool().synced(result);
         notices.into_iter().for_each(|notice| self.notice(notice));
-        outcome
+        errors
     }
 
     /// What the uplink tells. An error is one of the spool's: what was said counts nevertheless

@@ -37,7 +37,8 @@ fn chunk(sequence: u64, index: u32) -> Segmented {
 fn sync(custody: &mut Custody) {
     let due = custody.sync_at().unwrap();
     let job = custody.start_sync(due).unwrap();
-    custody.synced(job.run()).unwrap();
+    let errors = custody.synced(job.run());
+    assert!(errors.is_empty(), "{errors:?}");
 }
 
 /// `count` whole segments of two chunks, kept.
@@ -242,6 +243,32 @@ fn what_is_lost_is_a_fact_while_the_recording_is_open_and_a_message_once_it_has_
     assert_eq!(offered(&said)[..1], [(0, false)]);
     let numbers: Vec<u64> = lost(&said).iter().flat_map(|l| l.0..=l.1).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 5], "said again to whoever asks");
+}
+
+#[test]
+fn what_recovery_finds_lost_is_told_once_that_is_kept_and_by_each_later_run_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    record(&mut custody, 3);
+    drop(custody);
+    let log = directory.path().join(RECORDING.to_string());
+    let log = log.join("00000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let at = bytes.windows(100).position(|bytes| bytes == [1; 100]);
+    bytes[at.unwrap()] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+
+    let (mut custody, recovered) = open(&directory, 2);
+    custody.take_up(&recovered);
+    let said = words(&mut custody);
+    assert_eq!(offered(&said), [(0, false), (2, false)]);
+    assert_eq!(lost(&said), [], "a power cut now would bring it back");
+    sync(&mut custody);
+    assert_eq!(lost(&words(&mut custody)), [(1, 1, true, true)]);
+    drop(custody);
+    let (mut custody, recovered) = open(&directory, 3);
+    custody.take_up(&recovered);
+    assert_eq!(lost(&words(&mut custody)), [(1, 1, true, true)]);
 }
 
 /// The end of the recording, kept.

@@ -214,14 +214,18 @@ fn span_starts<'a>(facts: &[Fact], parts: impl Iterator<Item = &'a Part>) -> BTr
         let end = ends.entry(part.span).or_default();
         *end = (*end).max(part.end_nanos);
     }
-    let gap_before = |span: u32| {
-        facts.iter().rev().find_map(|fact| match fact.event {
-            Event::Span {
-                gap: Some(GapLength::Known { nanos, .. }),
-                ..
-            } if fact.span == span => i64::try_from(nanos).ok(),
+    // What came last counts, as it does at the receiver: a gap may be known only once UTC is.
+    let mut gaps: BTreeMap<u32, Option<GapLength>> = BTreeMap::new();
+    for fact in facts {
+        match fact.event {
+            Event::Span { gap, .. } => gaps.insert(fact.span, gap),
+            Event::SpanPlaced { span, gap, .. } => gaps.insert(span, gap),
             _ => None,
-        })
+        };
+    }
+    let gap_before = |span: u32| match gaps.get(&span) {
+        Some(Some(GapLength::Known { nanos, .. })) => i64::try_from(*nanos).ok(),
+        _ => None,
     };
     let (mut at, mut starts) = (0i64, BTreeMap::new());
     for (span, length) in ends {
@@ -230,4 +234,64 @@ fn span_starts<'a>(facts: &[Fact], parts: impl Iterator<Item = &'a Part>) -> BTr
         at = at.saturating_add(length);
     }
     starts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::WallClock;
+
+    #[test]
+    fn a_gap_that_was_known_late_moves_the_span_that_follows_it() {
+        let second = 1_000_000_000;
+        let part = |span| Part {
+            key: SegmentKey {
+                recording: RecordingId([1; 16]),
+                track: TrackId(1),
+                sequence: span,
+            },
+            length: 1,
+            span: span as u32,
+            end_nanos: 2 * second,
+            init: 0,
+        };
+        let fact = |span, event| Fact {
+            span,
+            at_nanos: 0,
+            event,
+        };
+        let span = |span, gap| {
+            let (epoch, wall) = (1, None);
+            fact(span, Event::Span { epoch, wall, gap })
+        };
+        let known = |seconds: i64| GapLength::Known {
+            nanos: (seconds * second) as u64,
+            uncertainty_nanos: 0,
+        };
+        let placed = |concerns, gap| {
+            let wall = WallClock {
+                unix_nanos: 0,
+                uncertainty: None,
+            };
+            let placed = Event::SpanPlaced {
+                span: concerns,
+                wall,
+                gap: Some(gap),
+            };
+            fact(2, placed)
+        };
+        let mut facts = vec![
+            span(0, None),
+            span(1, Some(GapLength::Unknown)),
+            span(2, Some(known(5))),
+        ];
+        let parts = [part(0), part(1), part(2)];
+        let starts = |facts: &[Fact]| -> Vec<i64> {
+            let starts = span_starts(facts, parts.iter()).into_values();
+            starts.map(|nanos| nanos / second).collect()
+        };
+        assert_eq!(starts(&facts), [0, 2, 9]);
+        facts.extend([placed(1, known(30)), placed(2, known(7))]);
+        assert_eq!(starts(&facts), [0, 32, 41]);
+    }
 }

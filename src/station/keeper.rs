@@ -5,12 +5,14 @@
 //! carried out: lanes are told to begin and end, facts are written, what is written or kept is
 //! offered to the uplink. Nothing here waits for a network, and syncing waits on its own thread.
 
+mod abandoned;
 mod reports;
 mod requests;
 mod room;
 mod spans;
 mod take_up;
 
+use self::abandoned::Abandoned;
 use self::room::Order;
 use super::alarms::{Alarms, Concern};
 use super::control::{Reply, Request};
@@ -116,6 +118,8 @@ pub struct Keeper {
     parts: Parts,
     recorder: Recorder,
     running: Option<Running>,
+    /// What the disk let down.
+    abandoned: Abandoned,
     /// The last span of the recording that is about to be taken up.
     past: Option<Past>,
     utc: Utc,
@@ -158,6 +162,7 @@ impl Keeper {
             parts,
             recorder,
             running: None,
+            abandoned: Abandoned::default(),
             past: None,
             utc: Utc::default(),
             looked: None,
@@ -218,6 +223,7 @@ impl Keeper {
         self.lose_patience(now);
         self.keep_time(now);
         self.keep_room(now);
+        self.look_after_abandoned(now);
         let press = self.button.poll(now);
         self.pressed(press);
         self.hear();
@@ -239,13 +245,15 @@ impl Keeper {
     fn handle(&mut self, input: Input) {
         match input {
             Input::Given(recording, given) => self.keep(recording, &given),
-            Input::GivenUp(recording, track, first, last) if self.runs(recording) => {
-                let (numbers, reason) = ((first, last), LostReason::NoSpace);
-                let outcome = self.parts.custody.lose(recording, track, numbers, reason);
-                self.check(outcome);
+            Input::GivenUp(recording, track, first, last) => {
+                // Of one that was abandoned, or whose end is written, nothing more counts.
+                let open = |running: &Running| running.end.is_none();
+                if self.runs(recording) && self.running.as_ref().is_some_and(open) {
+                    let (numbers, reason) = ((first, last), LostReason::NoSpace);
+                    let outcome = self.parts.custody.lose(recording, track, numbers, reason);
+                    self.check(recording, outcome);
+                }
             }
-            // Of a recording that was abandoned.
-            Input::GivenUp(..) => {}
             Input::Noted(event) => self.noticed(event),
             Input::Finished(recording, track) => {
                 let ours = self.runs(recording);
@@ -256,8 +264,9 @@ impl Keeper {
             }
             Input::Synced(result, took) => {
                 self.synced_in(took);
-                let outcome = self.parts.custody.synced(result);
-                self.check(outcome);
+                for (recording, error) in self.parts.custody.synced(result) {
+                    self.check(recording, Err(error));
+                }
             }
             Input::Report(report) => self.report(&report),
             Input::Request(request, reply) => self.request(request, reply),
@@ -290,20 +299,7 @@ impl Keeper {
                 }
                 self.call_in(clock::now());
             }
-            Action::Abandon => {
-                for lane in &self.parts.lanes {
-                    lane.tell(Command::Drop);
-                }
-                if let Some(running) = self.running.take() {
-                    let refusal = Reply::Refused(
-                        "the spool cannot keep bytes; see the log and `hallcast status`".into(),
-                    );
-                    running
-                        .waiting
-                        .iter()
-                        .for_each(|reply| drop(reply.send(refusal.clone())));
-                }
-            }
+            Action::Abandon => self.abandon(),
         }
     }
 
@@ -334,7 +330,7 @@ impl Keeper {
                 }
             }
             Err(error @ spool::Error::NoSpace { .. }) => self.is_full(&error),
-            Err(error) => self.fault(&error),
+            Err(error) => self.check(recording, Err(error)),
         }
     }
 
@@ -347,6 +343,7 @@ impl Keeper {
                     if self.runs(key.recording) && key.track != TrackId::EVENTS {
                         // `Kept` is refused in no state.
                         let _ = self.happen(Happening::Kept);
+                        self.abandoned.is_well();
                         self.calm("spool", (None, None), "bytes are kept again");
                     }
                 }
@@ -355,9 +352,16 @@ impl Keeper {
                     if end == Some(key) {
                         self.ended();
                     }
+                    self.abandoned_has_ended(key);
                 }
                 Word::Fact(recording, event) if self.runs(recording) => self.note(event),
-                Word::Fact(..) => {}
+                Word::Fact(recording, event) => {
+                    // One that goes on or ends later says it then.
+                    if let Some(open) = self.abandoned.find(recording) {
+                        open.facts
+                            .push(fact(open.take.span, open.take.start, event));
+                    }
+                }
                 Word::Erased(recording) => self.erased(recording),
                 Word::Alarm {
                     recording,
@@ -455,12 +459,13 @@ impl Keeper {
             running.take.span,
             running.take.start,
         );
-        let facts = std::mem::take(&mut running.facts);
+        let facts = running.facts.clone();
         let now = clock::now();
         let at = (span, after(start, now));
         match self.parts.custody.end(recording, facts, at, reason, now) {
             Ok(key) => {
                 if let Some(running) = &mut self.running {
+                    running.facts.clear();
                     running.end = Some(key);
                 }
             }
@@ -535,15 +540,19 @@ impl Keeper {
         };
         let recording = running.take.recording;
         let facts = std::mem::take(&mut running.facts);
-        let outcome = self
-            .parts
-            .custody
-            .write_facts(recording, &facts, clock::now());
-        self.check(outcome.map(drop));
-        true
+        let custody = &mut self.parts.custody;
+        let outcome = custody.write_facts(recording, &facts, clock::now());
+        let written = outcome.is_ok();
+        if !written {
+            // They are written with the next ones.
+            running.facts = facts;
+        }
+        self.check(recording, outcome.map(drop));
+        written
     }
 
-    fn check(&mut self, outcome: Result<(), spool::Error>) {
+    /// Looks at what the spool said of a recording: only the one in hand is given up for it.
+    fn check(&mut self, recording: RecordingId, outcome: Result<(), spool::Error>) {
         match outcome {
             Ok(()) => {}
             // The spool owes what it did not write, and tries again.
@@ -551,8 +560,19 @@ impl Keeper {
                 log::warn!("{error}");
                 self.look_at_room();
             }
-            Err(error) => self.fault(&error),
+            // It has left the spool, or was sealed without the lane: the disk is not to blame.
+            Err(error @ (spool::Error::NotHeld { .. } | spool::Error::OutOfOrder { .. })) => {
+                log::warn!("recording {recording}: {error}");
+            }
+            Err(error) if self.runs(recording) => self.fault(&error),
+            Err(error) => self.say_refused(recording, &error),
         }
+    }
+
+    /// The spool refused something of a recording that does not run: whoever asked asks again.
+    fn say_refused(&mut self, recording: RecordingId, error: &spool::Error) {
+        log::error!("recording {recording}: {error}");
+        self.alarm("spool", (Some(recording), None), &error.to_string());
     }
 
     fn fault(&mut self, error: &spool::Error) {

@@ -6,12 +6,13 @@
 //! | Starting  | already recording | End → Stopping | → Recording | -          | → Idle   | Abandon → Fault |
 //! | Recording | already recording | End → Stopping | → Recording | -          | → Idle   | Abandon → Fault |
 //! | Stopping  | wait              | stopping       | -           | → Idle     | → Idle   | Abandon → Fault |
-//! | Fault     | Begin → Starting  | not recording  | -           | -          | -        | -               |
+//! | Fault     | Begin → Starting  | not recording  | -           | → Idle     | -        | -               |
 //!
 //! Without room on the disk a `Start` is refused in Idle and Fault, and the lamp says so.
 //!
 //! A press of the button while recording is answered and changes nothing; a hold stops. Reaching the
-//! maximum length is a `Stop`. In Fault the spool does not keep bytes; a start tries again. Sending
+//! maximum length is a `Stop`. In Fault the spool does not keep bytes; a start tries again, and the
+//! keeper takes the recording up by itself once it can (`Resume`, like a `Start`). Sending
 //! what was recorded goes on in every state and is not a state of its own.
 
 use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
@@ -77,7 +78,7 @@ pub enum Action {
     Continue(RecordingId),
     /// End the running recording.
     End(StopReason),
-    /// Stop feeding the spool; the recording stays open in it and is taken up after a restart.
+    /// Stop feeding the spool; the recording stays open in it until the disk works again.
     Abandon,
 }
 
@@ -208,7 +209,7 @@ impl Recorder {
                 }),
                 None,
             ),
-            (State::Stopping(_), Input::Finished) => (State::Idle, None),
+            (State::Stopping(_) | State::Fault, Input::Finished) => (State::Idle, None),
             (State::Starting(_) | State::Recording(_) | State::Stopping(_), Input::Fault) => {
                 (State::Fault, Some(Action::Abandon))
             }

@@ -185,7 +185,7 @@ fn take(spool: &mut Spool, world: &mut World, step: &Step) -> Result<(), Error> 
         Step::Sync => {
             world.now += LATER;
             if let Some(job) = spool.start_sync(Monotonic::from_nanos(world.now)) {
-                let (notices, outcome) = spool.synced(job.run());
+                let (notices, errors) = spool.synced(job.run());
                 for notice in notices {
                     match notice {
                         Notice::Kept { key, bytes } => {
@@ -215,7 +215,9 @@ fn take(spool: &mut Spool, world: &mut World, step: &Step) -> Result<(), Error> 
                         Notice::Written { .. } | Notice::InitWritten(_) => {}
                     }
                 }
-                outcome?;
+                if let Some((_, error)) = errors.into_iter().next() {
+                    return Err(error);
+                }
             }
         }
         Step::Acknowledge(recording, track, below) => {

@@ -2,7 +2,7 @@
 
 use super::Keeper;
 use crate::clock;
-use crate::media::SegmentKey;
+use crate::media::{RecordingId, SegmentKey};
 use crate::station::lane::LADDER;
 use crate::uplink::breaker::SPOOL_ONLY;
 use crate::uplink::{ErrorCode, Report};
@@ -34,7 +34,13 @@ impl Keeper {
             _ => {}
         }
         let outcome = self.parts.custody.report(report);
-        self.check(outcome);
+        if let Some(recording) = concerns(report) {
+            if outcome.is_ok() {
+                let concern = (Some(recording), None);
+                self.calm("spool", concern, "the disk takes it again");
+            }
+            self.check(recording, outcome);
+        }
     }
 
     /// The link asks for another bit rate of pictures.
@@ -69,6 +75,17 @@ impl Keeper {
             }
             !there
         });
+    }
+}
+
+/// The recording of which the spool is told something.
+fn concerns(report: &Report) -> Option<RecordingId> {
+    match report {
+        Report::Durable { recording, .. }
+        | Report::Forgot { recording, .. }
+        | Report::Complete { recording } => Some(*recording),
+        Report::Unreadable { key, .. } => Some(key.recording),
+        _ => None,
     }
 }
 

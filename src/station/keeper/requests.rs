@@ -81,6 +81,8 @@ impl Keeper {
         match (self.happen(Happening::Stop(by)), &mut self.running) {
             (Ok(()), Some(running)) => running.waiting.append(&mut waiting),
             (outcome, _) => {
+                // What waits for the disk shall not go on either.
+                self.abandoned.end_all(by);
                 let why = outcome.err().unwrap_or(Refusal::NotRecording).to_string();
                 for reply in waiting {
                     let _ = reply.send(Reply::Refused(why.clone()));

@@ -57,7 +57,7 @@ impl Keeper {
         let (at, now) = ((span, past.kept_nanos), clock::now());
         let reason = StopReason::AwayTooLong;
         let outcome = self.parts.custody.end(recording, facts, at, reason, now);
-        self.check(outcome.map(drop));
+        self.check(recording, outcome.map(drop));
     }
 }
 

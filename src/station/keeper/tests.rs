@@ -2,10 +2,11 @@
 //! receiver have their say.
 
 use super::*;
-use crate::media::{Chunk, GapLength, MediaTime};
+use crate::media::{Chunk, GapLength, MediaTime, Sequences};
 use crate::segmenter::read_facts;
 use crate::spool::twin::TwinDisk;
 use crate::spool::{Config, Disk, Level, LocalDisk};
+use crate::station::recorder::State;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -163,7 +164,7 @@ fn left_open() -> TempDir {
         .write_facts(OLD, &facts, Monotonic::default())
         .unwrap();
     let job = custody.start_sync(clock::now()).unwrap();
-    custody.synced(job.run()).unwrap();
+    assert!(custody.synced(job.run()).is_empty());
     directory
 }
 
@@ -490,7 +491,7 @@ fn a_recording_whose_beginning_was_lost_is_ended_with_what_there_is() {
         let reason = LostReason::ReceiverForgot;
         custody.lose(OLD, TrackId(1), (0, 3), reason).unwrap();
         let job = custody.start_sync(clock::now()).unwrap();
-        custody.synced(job.run()).unwrap();
+        assert!(custody.synced(job.run()).is_empty());
     }
     let log = directory.path().join(OLD.to_string()).join("00000000.log");
     let mut bytes = std::fs::read(&log).unwrap();
@@ -521,4 +522,158 @@ fn a_recording_whose_beginning_was_lost_is_ended_with_what_there_is() {
         lost.collect::<Vec<_>>(),
         [(0, 3, LostReason::ReceiverForgot)]
     );
+}
+
+/// A running recording with a chunk that is kept, on a disk that then refuses everything.
+fn refused() -> (Bench, TwinDisk, RecordingId) {
+    let disk = TwinDisk::default();
+    let directory = tempfile::tempdir().unwrap();
+    let mut bench = Bench::over(Arc::new(disk.clone()), directory, 1);
+    assert!(matches!(bench.start(), Reply::Done { .. }));
+    let recording = bench.running().unwrap();
+    let first = chunk(recording, 0, 0);
+    bench.keeper.handle(Input::Given(recording, first));
+    bench.settle();
+    disk.set_read_only(true);
+    bench.keeper.handle(Input::Noted(Event::Mark));
+    bench.settle();
+    assert_eq!(bench.running(), None);
+    assert!(matches!(bench.keeper.recorder.state(), State::Fault));
+    assert_eq!(spool_alarms(&bench), 1);
+    (bench, disk, recording)
+}
+
+fn spool_alarms(bench: &Bench) -> usize {
+    let alarms = bench.keeper.alarms.texts();
+    let of_the_spool = alarms.iter().filter(|text| text.starts_with("spool: "));
+    of_the_spool.count()
+}
+
+/// Longer than the longest time until the disk is tried again.
+fn wait(bench: &mut Bench) {
+    (0..8).for_each(|_| bench.settle());
+}
+
+#[test]
+fn a_recording_that_the_disk_let_down_goes_on_once_it_works_again_and_no_fact_is_missing() {
+    let (mut bench, disk, recording) = refused();
+    wait(&mut bench);
+    assert_eq!(bench.running(), None, "the disk still refuses");
+    disk.set_read_only(false);
+    wait(&mut bench);
+    assert_eq!(bench.running(), Some(recording));
+    let next = chunk(recording, 1, 0);
+    bench.keeper.handle(Input::Given(recording, next));
+    bench.settle();
+    assert!(matches!(bench.keeper.recorder.state(), State::Recording(_)));
+    assert_eq!(spool_alarms(&bench), 0);
+    let facts = bench.facts(recording);
+    let spans: Vec<_> = facts
+        .iter()
+        .filter_map(|fact| match fact.event {
+            Event::Span { gap, .. } => Some((fact.span, gap)),
+            _ => None,
+        })
+        .collect();
+    println!("{spans:?}");
+    assert_eq!(spans[0], (0, None));
+    assert!(matches!(spans[1], (1, Some(GapLength::Known { .. }))));
+    assert_eq!(spans.len(), 2);
+    let marks = facts.iter().filter(|fact| fact.event == Event::Mark);
+    assert_eq!(marks.map(|fact| fact.span).collect::<Vec<_>>(), [0]);
+    let spool = bench.keeper.spool();
+    let track = &spool.state(recording).unwrap().tracks[&TrackId(1)];
+    assert!(track.segments[&0].seal_kept, "what was begun is sealed");
+}
+
+#[test]
+fn a_recording_that_the_disk_let_down_is_ended_if_it_may_not_go_on() {
+    for stop in [true, false] {
+        let (mut bench, disk, recording) = refused();
+        let reason = if stop {
+            let (reply, answer) = channel();
+            bench.keeper.handle(Input::Request(Request::Stop, reply));
+            assert!(matches!(answer.recv().unwrap(), Reply::Refused(_)));
+            disk.set_read_only(false);
+            StopReason::Socket
+        } else {
+            disk.set_read_only(false);
+            // Before the disk is tried again.
+            let (reply, answer) = channel();
+            bench.keeper.handle(Input::Request(Request::Start, reply));
+            assert!(matches!(answer.recv().unwrap(), Reply::Done { .. }));
+            StopReason::DiskFailed
+        };
+        wait(&mut bench);
+        assert_eq!(bench.end_of(recording), Some(reason));
+        assert_eq!(bench.running().is_some(), !stop);
+        assert_ne!(bench.running(), Some(recording));
+        if stop {
+            assert!(matches!(bench.keeper.recorder.state(), State::Idle));
+            assert_eq!(spool_alarms(&bench), 0);
+        }
+    }
+}
+
+#[test]
+fn trouble_with_an_old_recording_does_not_end_the_one_that_runs() {
+    let disk = TwinDisk::default();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let mut bench = Bench::over(Arc::new(disk.clone()), directory, 1);
+    bench.start();
+    let old = bench.running().unwrap();
+    let key = |sequence| SegmentKey {
+        recording: old,
+        track: TrackId(1),
+        sequence,
+    };
+    for sequence in 0..2 {
+        let given = [chunk(old, sequence, 0), Segmented::Seal(key(sequence))];
+        for given in given {
+            bench.keeper.handle(Input::Given(old, given));
+        }
+    }
+    let (reply, _answer) = channel();
+    bench.keeper.handle(Input::Request(Request::Stop, reply));
+    bench.settle();
+    assert!(matches!(bench.start(), Reply::Done { .. }));
+    let running = bench.running();
+    let durable = |below| {
+        Input::Report(Report::Durable {
+            recording: old,
+            track: TrackId(1),
+            durable: Sequences::below(below),
+        })
+    };
+    let acknowledged = |bench: &Bench| {
+        let spool = bench.keeper.spool();
+        spool.state(old).unwrap().tracks[&TrackId(1)]
+            .acknowledged
+            .end()
+    };
+    // Its record is refused.
+    disk.refuse_files_in(Some(path.join(old.to_string())));
+    bench.keeper.handle(durable(1));
+    bench.settle();
+    assert_eq!(bench.running(), running);
+    assert_eq!((spool_alarms(&bench), acknowledged(&bench)), (1, 0));
+    disk.refuse_files_in(None);
+    bench.keeper.handle(durable(1));
+    bench.settle();
+    assert_eq!((spool_alarms(&bench), acknowledged(&bench)), (0, 1));
+    // Its record is written, and its sync refused.
+    bench.keeper.handle(durable(2));
+    disk.fail_syncs(2);
+    disk.refuse_files_in(Some(path.join(old.to_string())));
+    bench.settle();
+    assert_eq!((bench.running(), spool_alarms(&bench)), (running, 1));
+    // Of one that has just left.
+    let recording = OLD;
+    bench
+        .keeper
+        .handle(Input::Report(Report::Complete { recording }));
+    bench.settle();
+    assert_eq!((bench.running(), spool_alarms(&bench)), (running, 1));
+    assert!(!matches!(bench.keeper.recorder.state(), State::Fault));
 }

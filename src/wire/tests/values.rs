@@ -260,6 +260,7 @@ fn event() -> impl Strategy<Value = Event> {
         StopReason::Shutdown,
         StopReason::AwayTooLong,
         StopReason::NoSpace,
+        StopReason::DiskFailed,
     ]);
     let cause = select(vec![
         GapCause::DeviceMissing,

@@ -841,7 +841,7 @@ impl World {
                     Err(error) => {
                         pipe.reset(key);
                         let now = at(self.now);
-                        machine.session.unreadable(key, error.to_string(), now);
+                        machine.session.unreadable(key, &error.into(), now);
                     }
                 }
             }

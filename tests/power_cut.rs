@@ -53,7 +53,8 @@ fn told(word: &str) -> Option<String> {
 /// What an NTP client does: the kernel's clock is right, within 10 ms. (adjtimex(2) with MAXERROR,
 /// ESTERROR and STATUS; no program for it is on every Debian, but perl is.)
 fn keep_the_clock() {
-    let call = "exit(syscall(159, pack('L x4 q q q q l x204', 0x1c, 0, 0, 10000, 10000, 1)) < 0)";
+    let call =
+        "$t = pack('L x4 q q q q l x204', 0x1c, 0, 0, 10000, 10000, 1); exit(syscall(159, $t) < 0)";
     run("perl", &["-e", call]);
 }
 
@@ -81,6 +82,7 @@ fn in_the_guest(results: &Path) {
     let arguments = ["--board", board.to_str().unwrap()];
     let places = results.join("addresses");
     let first = !places.exists();
+    watch(&home);
     if first {
         fs::create_dir_all(&home).unwrap();
         let receiver = Receiver::start(&home);
@@ -92,7 +94,7 @@ fn in_the_guest(results: &Path) {
             capture_box.status()["state"] == "recording"
         });
         say("up");
-        watch(&capture_box);
+        work_on();
     }
     let places = fs::read_to_string(places).unwrap();
     let (quic, web) = places.split_once(' ').unwrap();
@@ -105,7 +107,7 @@ fn in_the_guest(results: &Path) {
     let all = [&arguments[..], &["--receiver", quic]].concat();
     let capture_box = CaptureBox::start(&home, "hall", None, &all);
     if told("cut").is_some() {
-        watch(&capture_box);
+        work_on();
     }
     wait_until(10, "the recording to be taken up", || {
         capture_box.status()["state"] == "recording"
@@ -154,28 +156,34 @@ fn say_the_clock() {
     say(&format!("\nclock {} {wall}", now.as_nanos()));
 }
 
-/// Says what the box says of its recording, until the power is gone.
-fn watch(capture_box: &CaptureBox) -> ! {
-    let mut told = 0;
-    loop {
-        let log = capture_box.log();
-        for line in log[told..]
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'))
-        {
-            told += line.len();
-            if let Some((_, span)) = line.split_once(", span ") {
-                let epoch = fs::read_to_string(capture_box.home.join("state/epoch")).unwrap();
-                let recording = line.split("recording ").nth(1).unwrap().split(',').next();
-                let epoch = epoch.trim();
-                say(&format!(
-                    "span {} {epoch} {}",
-                    recording.unwrap(),
-                    span.trim()
-                ));
+/// Says what the box says of its recording, as long as there is power.
+fn watch(home: &Path) {
+    let (log, epoch) = (home.join("hall/log"), home.join("hall/state/epoch"));
+    // What an earlier boot left of it, whole or not, is no news.
+    let _ = fs::remove_file(&log);
+    std::thread::spawn(move || {
+        let mut told = 0;
+        loop {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let new = text[told..].split_inclusive('\n');
+            for line in new.filter(|line| line.ends_with('\n')) {
+                told += line.len();
+                let Some((before, span)) = line.trim().split_once(", span ") else {
+                    continue;
+                };
+                let recording = before.rsplit(' ').next().unwrap();
+                let epoch = fs::read_to_string(&epoch).unwrap();
+                say(&format!("span {recording} {} {span}", epoch.trim()));
             }
+            clock::sleep(BEAT);
         }
-        clock::sleep(BEAT);
+    });
+}
+
+/// Until there is no power.
+fn work_on() -> ! {
+    loop {
+        pause(1);
     }
 }
 
@@ -215,8 +223,13 @@ fn board(results: &Path, moving: bool, sound: bool) {
 fn disk(results: &Path) -> PathBuf {
     let disk = results.join("disk");
     let file = fs::File::create(&disk).unwrap();
-    file.set_len(512 << 20).unwrap();
-    run("mkfs.ext4", &["-q", "-F", disk.to_str().unwrap()]);
+    // Sparse; a small one would make the box free what the receiver has.
+    file.set_len(16 << 30).unwrap();
+    let small_journal = ["-q", "-F", "-J", "size=16"];
+    run(
+        "mkfs.ext4",
+        &[&small_journal[..], &[disk.to_str().unwrap()]].concat(),
+    );
     disk
 }
 
@@ -269,7 +282,7 @@ fn cuts(
     for _ in 0..times {
         let booted = clock::now();
         let mut guest = Guest::boot(name, "cut", results, &disk)?;
-        guest.wait_for("up", 60);
+        guest.wait_for("up", 600);
         boots.push(clock::now().since(booted));
         clock::sleep(chance.within(4000));
         let (at, said) = guest.cut();
@@ -374,7 +387,7 @@ fn away(
     board(results.path(), true, true);
     let disk = disk(results.path());
     let mut guest = Guest::boot(name, first, results.path(), &disk)?;
-    guest.wait_for("up", 60);
+    guest.wait_for("up", 600);
     pause(3);
     let (_, said) = guest.cut();
     let clocks = |said: &[(Monotonic, String)]| -> Vec<(i64, i64)> {

@@ -786,6 +786,10 @@ async fn misbehave(
     open
 }
 
+#[allow(
+    clippy::await_holding_lock,
+    reason = "held for the whole test, which no other task waits for"
+)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_box_costs_bounded_memory_and_no_other_box_its_upload() {
     let _alone = programs::alone();

@@ -969,6 +969,10 @@ fn with_settings(home: &Path, words: &[&str]) -> (Option<i32>, String) {
     (said.status.code(), String::from_utf8(text).unwrap())
 }
 
+#[allow(
+    clippy::await_holding_lock,
+    reason = "held for the whole test, which no other task waits for"
+)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recording_goes_into_a_bucket_through_kill_9_and_plays_from_it() {
     let _alone = programs::alone();

@@ -183,10 +183,9 @@ impl Archive {
         }
         let wall = clock::wall().unix_nanos;
         let name = format!("{PROBE}.{wall}.{}", std::process::id());
-        let first = self.put(&name, Bytes::from_static(b"1")).await;
+        self.put(&name, Bytes::from_static(b"1")).await?;
         let second = self.put(&name, Bytes::from_static(b"2")).await;
         self.delete(&name).await?;
-        first?;
         match second {
             Err(Error::Conflict { .. }) => Ok(()),
             Err(e) => Err(e),

@@ -12,7 +12,7 @@ pub mod catalog;
 pub mod config;
 mod erase;
 pub mod export;
-mod fence;
+pub(crate) mod fence;
 pub mod film;
 pub mod ingest;
 pub mod library;
@@ -177,7 +177,8 @@ impl Error {
 
 /// The program: reads its arguments, does one command, says in one line what kept it from it.
 pub fn main() -> ExitCode {
-    let filter = env_logger::Env::default().default_filter_or("info,quinn=warn,rustls=warn");
+    let filter = env_logger::Env::default()
+        .default_filter_or("info,quinn=warn,rustls=warn,object_store=warn");
     env_logger::Builder::from_env(filter).init();
     let arguments = Arguments::parse();
     match command(&arguments) {

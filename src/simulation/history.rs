@@ -86,6 +86,12 @@ pub enum Happening {
     },
     /// The receiver said COMPLETE.
     Complete { recording: RecordingId },
+    /// The box greeted a receiver with this watermark: the first number not recorded as durable.
+    Greeted {
+        recording: RecordingId,
+        track: TrackId,
+        next: u64,
+    },
     /// What a (re)started receiver finds in its store. The last one noted is the final state.
     Store {
         objects: Vec<Object>,
@@ -159,7 +165,11 @@ pub struct History {
     flights: BTreeMap<SegmentKey, Flight>,
     /// Said durable and not excused by a restored store.
     said: BTreeMap<(RecordingId, TrackId), Sequences>,
+    /// Ever said durable.
+    heard: BTreeMap<(RecordingId, TrackId), Sequences>,
     complete: BTreeSet<RecordingId>,
+    /// COMPLETE in a store that was then replaced by an older copy.
+    gone_whole: BTreeSet<RecordingId>,
     lost: BTreeMap<(RecordingId, TrackId), Sequences>,
     ended: BTreeMap<RecordingId, BTreeMap<TrackId, u64>>,
     released: BTreeSet<SegmentKey>,
@@ -279,12 +289,25 @@ impl History {
                 recording,
                 track,
                 durable,
-            } => self
-                .said
-                .entry((recording, track))
-                .or_default()
-                .merge(&durable),
+            } => {
+                for said in [&mut self.said, &mut self.heard] {
+                    said.entry((recording, track)).or_default().merge(&durable);
+                }
+            }
             Happening::Complete { recording } => drop(self.complete.insert(recording)),
+            Happening::Greeted {
+                recording,
+                track,
+                next,
+            } => {
+                let said = self.heard.get(&(recording, track));
+                let said = said.map_or(0, Sequences::cumulative);
+                if next > said && !self.disputed.contains(&recording) {
+                    self.breach(format!(
+                        "the box's watermark of {recording}/{track} is {next}: {said} was said"
+                    ));
+                }
+            }
             Happening::Store { objects, complete } => self.store(&objects, complete),
             Happening::Read { key, offset, bytes } => {
                 self.compare("a reader got", key, offset, &bytes);
@@ -397,9 +420,9 @@ impl History {
                 (key.recording, key.track) == (recording, track) && durable.contains(key.sequence)
             });
             for key in total {
-                if !self.was_said(*key)
-                    && !self.receiver_restored
-                    && !self.erased.contains(&recording)
+                let heard = self.heard.get(&(recording, track));
+                if !heard.is_some_and(|heard| heard.contains(key.sequence))
+                    && !self.disputed.contains(&recording)
                 {
                     breaches.push(format!("the box recorded {key} as durable: never said"));
                 }
@@ -530,6 +553,9 @@ impl History {
             }
         }
         if excused {
+            // The box is not asked for what it had already let go of as whole.
+            let gone = self.complete.iter().filter(|id| !complete.contains(id));
+            self.gone_whole.extend(gone);
             self.complete
                 .retain(|recording| complete.contains(recording));
             for (&(recording, track), said) in &mut self.said {
@@ -564,7 +590,12 @@ impl History {
         }
         self.objects = found;
         self.listed_complete = complete.into_iter().collect();
-        for recording in self.listed_complete.clone() {
+        for recording in self
+            .listed_complete
+            .difference(&self.disputed.clone())
+            .copied()
+            .collect::<Vec<_>>()
+        {
             if let Some(what) = self.incomplete(recording) {
                 self.breach(format!("false COMPLETE: {what}"));
             }
@@ -612,7 +643,8 @@ impl History {
             .map(|(key, _)| key.recording)
             .collect();
         for recording in made {
-            if self.erased.contains(&recording) || self.disputed.contains(&recording) {
+            let excused = [&self.erased, &self.disputed, &self.gone_whole];
+            if excused.iter().any(|set| set.contains(&recording)) {
                 continue;
             }
             match self.incomplete(recording) {

@@ -9,5 +9,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
-#[allow(dead_code, reason = "its first user is being written")]
+mod hall;
+#[allow(
+    dead_code,
+    reason = "the runs with real quinn note more than the model does"
+)]
 pub mod history;
+mod lateness;
+mod lecture;
+mod model;
+mod network;
+mod random;
+mod schedules;
+mod station;
+mod store;

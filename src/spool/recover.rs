@@ -18,6 +18,9 @@ use std::sync::Arc;
 /// The last file of a complete recording is no longer than this.
 const LONGEST_COMPLETE: u64 = RESERVE_FILE;
 
+/// How often what cannot be synced is copied into a file that can.
+const COPIES: u32 = 5;
+
 /// What recovery found of one recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
@@ -185,7 +188,8 @@ fn recover_recording(
     }
     recovered.ended = held.state.ended;
     spool.recordings.insert(recording, held);
-    if !spool.state(recording).is_some_and(|state| state.complete) {
+    // What is not on the disk for good must not be sealed: its trailer would leave.
+    if synced && !spool.state(recording).is_some_and(|state| state.complete) {
         settle_what_is_cut(spool, recording, &mut recovered.problems);
     }
     let lost = spool
@@ -266,12 +270,25 @@ fn make_durable(
     };
     if let Some(first) = files.iter().position(refuses) {
         for found in &files[first..] {
-            let number = held.next_file;
-            held.next_file += 1;
-            let path = log_path(&directory, number);
-            let copy = spool.disk.create(&path);
-            let copied = copy.and_then(|copy| copy_records(found, recording, number, copy, held));
-            copied.map_err(|error| Error::disk(path, "copying what cannot be synced", error))?;
+            let mut tries = 0;
+            loop {
+                let number = held.next_file;
+                held.next_file += 1;
+                tries += 1;
+                let path = log_path(&directory, number);
+                let copy = spool.disk.create(&path);
+                let copied =
+                    copy.and_then(|copy| copy_records(found, recording, number, copy, held));
+                match copied {
+                    Ok(()) => break,
+                    Err(error) if tries < COPIES => {
+                        ::log::error!("{}: {error}; copying it again", path.display());
+                    }
+                    Err(error) => {
+                        return Err(Error::disk(path, "copying what cannot be synced", error));
+                    }
+                }
+            }
         }
     }
     for named in [&directory, &spool.config.directory] {

@@ -23,7 +23,7 @@ use super::utc::Utc;
 use crate::clock;
 use crate::media::{
     BoxId, Event, Fact, LostReason, Monotonic, RecordingId, SegmentKey, Segmented, StartedBy,
-    StopReason, TrackId,
+    StopReason, TrackId, WallClock,
 };
 use crate::panel::SimulatedButton;
 use crate::spool::{self, Room, Spool, SyncJob, SyncResult};
@@ -84,6 +84,8 @@ pub struct Parts {
     pub resume_within: Duration,
     /// The longest time between two syncs.
     pub sync_interval: Duration,
+    /// The machine's clock.
+    pub wall: fn() -> WallClock,
 }
 
 /// The recording in hand.
@@ -200,28 +202,32 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let now = clock::now();
-            if let Some(action) = self.recorder.poll(now) {
-                self.act(action);
-            }
-            self.lose_patience(now);
-            self.keep_time(now);
-            self.keep_room(now);
-            let press = self.button.poll(now);
-            self.pressed(press);
-            self.hear();
-            while self.write_facts() {
-                self.hear();
-            }
-            let job = self.parts.custody.start_sync(now);
-            if let Some(job) = job {
-                // The syncing thread lives as long as the keeper.
-                let _ = self.parts.syncs.send(job);
-            }
-            if self.terminating && self.running.is_none() {
+            if !self.turn(clock::now()) {
                 return;
             }
         }
+    }
+
+    /// Carries out what is due; false when the process shall end.
+    fn turn(&mut self, now: Monotonic) -> bool {
+        if let Some(action) = self.recorder.poll(now) {
+            self.act(action);
+        }
+        self.lose_patience(now);
+        self.keep_time(now);
+        self.keep_room(now);
+        let press = self.button.poll(now);
+        self.pressed(press);
+        self.hear();
+        while self.write_facts() {
+            self.hear();
+        }
+        let job = self.parts.custody.start_sync(now);
+        if let Some(job) = job {
+            // The syncing thread lives as long as the keeper.
+            let _ = self.parts.syncs.send(job);
+        }
+        !(self.terminating && self.running.is_none())
     }
 
     fn spool(&self) -> MutexGuard<'_, Spool> {
@@ -541,3 +547,6 @@ fn fact(span: u32, start: Monotonic, event: Event) -> Fact {
 fn after(start: Monotonic, now: Monotonic) -> u64 {
     u64::try_from(now.since(start).as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,6 +116,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         maximum: config.maximum,
         resume_within: config.resume_within,
         sync_interval,
+        wall: clock::wall,
     };
     super::notify_ready();
     Keeper::new(parts, &recovered).run(&happenings);

@@ -131,6 +131,8 @@ pub struct Session {
     greeted_at: Monotonic,
     /// Of the present connection.
     inits_sent: BTreeSet<Hash>,
+    /// Those of them that the receiver missed.
+    inits_again: BTreeSet<Hash>,
     greeted: BTreeSet<RecordingId>,
     forgotten: BTreeSet<RecordingId>,
     held_back: BTreeSet<RecordingId>,
@@ -160,6 +162,7 @@ impl Session {
             live: BTreeSet::new(),
             greeted_at: Monotonic::default(),
             inits_sent: BTreeSet::new(),
+            inits_again: BTreeSet::new(),
             greeted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             held_back: BTreeSet::new(),
@@ -182,6 +185,17 @@ impl Session {
     /// Goes on under another epoch, from connection 1: see [`Report::Fenced`].
     pub fn set_epoch(&mut self, epoch: u64) {
         (self.config.epoch, self.connection) = (epoch, 0);
+    }
+
+    /// A receiver answered, and there is nothing to send: what is pending was refused.
+    #[cfg(test)]
+    pub(crate) fn is_settled(&self) -> bool {
+        let refused = |segment: &Segment| segment.phase == Phase::Refused;
+        self.link == Link::Up
+            && self
+                .segments
+                .iter()
+                .all(|(key, segment)| refused(segment) || self.held_back.contains(&key.recording))
     }
 
     /// Takes an offer.
@@ -418,6 +432,7 @@ impl Session {
         self.out
             .retain(|action| matches!(action, Action::Report(_)));
         self.inits_sent.clear();
+        self.inits_again.clear();
         self.greeted.clear();
         self.forgotten.clear();
         self.held_back.clear();
@@ -502,7 +517,7 @@ impl Session {
             && let Some(init) = segment.init
         {
             // It went with a stream that failed: it goes again before this segment does.
-            self.inits_sent.remove(&init);
+            self.inits_again.insert(init);
         }
         if code == ErrorCode::ERASED {
             self.erase(key.recording);
@@ -690,7 +705,7 @@ impl Session {
     }
 
     fn send_init(&mut self, hash: Hash, priority: i32) {
-        if self.inits_sent.insert(hash) {
+        if self.inits_sent.insert(hash) | self.inits_again.remove(&hash) {
             self.out.push_back(Action::SendInit { hash, priority });
         }
     }

@@ -77,10 +77,12 @@ pub fn facts(receiver: &Receiver, recording: &str) -> Vec<Fact> {
     paths.iter().flat_map(read).collect()
 }
 
-/// The alarms among the recording's facts: code, whether it was raised, and its message.
+/// The alarms of devices among the recording's facts: code, whether it was raised, and its message.
+/// Those of the box (its disk, its clock, its link) tell of the machine that the test runs on.
 pub fn alarms(receiver: &Receiver, recording: &str) -> Vec<(String, bool, String)> {
     let alarm = |fact: Fact| match fact.event {
         Event::Alarm {
+            track: Some(_),
             code,
             raised,
             message,

@@ -81,7 +81,8 @@ impl Guest {
         })
     }
 
-    /// Waits for a line that begins with `word`; gives what follows it.
+    /// Waits for a line that begins with `word`; gives what follows it. Another guest may have to end
+    /// before this one boots.
     pub fn wait_for(&mut self, word: &str, seconds: u64) -> String {
         let patience = clock::now().plus(Duration::from_secs(seconds));
         loop {

@@ -107,7 +107,8 @@ impl Directory {
         }
     }
 
-    /// Removes the folders below `name` that hold nothing any more, and makes deletions durable.
+    /// Removes the folders below `name` that hold nothing any more, and makes deletions durable. Another
+    /// program may be removing them too.
     pub fn sweep(&self, name: &str) -> io::Result<()> {
         let top = self.dir.join(name);
         if !top.exists() {
@@ -117,16 +118,18 @@ impl Directory {
         let mut at = 0;
         while let Some(folder) = folders.get(at).cloned() {
             at += 1;
-            for entry in std::fs::read_dir(&folder)? {
+            for entry in there(std::fs::read_dir(&folder))?.into_iter().flatten() {
                 let entry = entry?;
-                if entry.file_type()?.is_dir() {
+                if there(entry.file_type())?.is_some_and(|kind| kind.is_dir()) {
                     folders.push(entry.path());
                 }
             }
         }
         for folder in folders.iter().rev() {
-            File::open(folder)?.sync_all()?;
-            match std::fs::remove_dir(folder) {
+            if let Some(opened) = there(File::open(folder))? {
+                opened.sync_all()?;
+            }
+            match there(std::fs::remove_dir(folder)) {
                 Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => return Err(e),
                 _ => {}
             }
@@ -224,6 +227,14 @@ fn remove_leftovers(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What was found, if it was there.
+fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 #[cfg(test)]

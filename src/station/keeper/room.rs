@@ -92,7 +92,7 @@ impl Keeper {
         }
     }
 
-    fn has_room(&mut self, room: Room) {
+    pub(super) fn has_room(&mut self, room: Room) {
         let (before, level) = (self.room.map(|room| room.level), room.level);
         self.room = Some(room);
         let hours = |left: Duration| left.as_secs() / 3600;

@@ -34,7 +34,7 @@ impl Keeper {
         let place = self.place_of(start);
         let wall = place.wall.unwrap_or_else(|| WallClock {
             uncertainty: None,
-            ..clock::wall()
+            ..(self.parts.wall)()
         });
         let span = match self.parts.custody.begin(recording, wall.unix_nanos) {
             Ok(span) => span,
@@ -115,7 +115,7 @@ impl Keeper {
             return;
         }
         self.looked = Some(now);
-        if let Some(step) = self.utc.look(clock::wall(), now) {
+        if let Some(step) = self.utc.look((self.parts.wall)(), now) {
             log::warn!("the clock was set: {step:?}");
             self.note(step);
         }
@@ -170,11 +170,12 @@ impl Keeper {
             nanos / 60_000_000_000,
             self.parts.resume_within.as_secs() / 60
         );
-        self.alarm("away-too-long", (Some(recording), None), &message);
+        // Of the box: the recording itself may be whole at the receiver at once, and people shall see this.
+        self.alarm("away-too-long", (None, None), &message);
     }
 
     /// The machine slept for a while: nothing was captured, and the monotonic clock stood still.
-    fn woke(&mut self, now: Monotonic, asleep: Duration) {
+    pub(super) fn woke(&mut self, now: Monotonic, asleep: Duration) {
         let Some(running) = &mut self.running else {
             return;
         };

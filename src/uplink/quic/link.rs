@@ -147,3 +147,59 @@ fn traffic(stats: &ConnectionStats) -> Traffic {
         received: stats.udp_rx.datagrams,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::{RecordingId, SegmentKey, TrackId, TrackKind};
+    use std::time::Duration;
+
+    fn chunk(sequence: u64) -> Offer {
+        Offer::Chunk {
+            key: SegmentKey {
+                recording: RecordingId([1; 16]),
+                track: TrackId(1),
+                sequence,
+            },
+            kind: TrackKind::Video,
+            init: None,
+            offset: 0,
+            length: 100_000,
+            live: true,
+        }
+    }
+
+    fn at(ms: u64) -> Monotonic {
+        Monotonic::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn live_is_measured_on_a_connection_and_demoted_on_a_link_too_poor_for_it() {
+        let mut link = Link::new();
+        let is_live = |offer: &Offer| matches!(offer, Offer::Chunk { live: true, .. });
+        let mut offer = chunk(0);
+        link.offered(&mut offer, at(0));
+        assert!(
+            is_live(&offer),
+            "the session knows what to do without a connection"
+        );
+        assert_eq!(link.travelling.behind(at(9000)), Duration::ZERO);
+
+        link.path = Some(Path::new(None, Traffic::default()));
+        link.offered(&mut chunk(1), at(100));
+        assert_eq!(link.travelling.behind(at(9100)), Duration::from_secs(9));
+
+        let (sent, lost) = (100, 0);
+        for half in 1..100 {
+            let behind = link.travelling.behind(at(500 * half));
+            let sample = Sample { behind, sent, lost };
+            link.breaker.sample(at(500 * half), &sample);
+        }
+        assert_eq!(link.breaker.step(), SPOOL_ONLY);
+        let mut offer = chunk(2);
+        link.travelling = Travelling::default();
+        link.offered(&mut offer, at(60_000));
+        assert!(!is_live(&offer));
+        assert_eq!(link.travelling.behind(at(69_000)), Duration::ZERO);
+    }
+}

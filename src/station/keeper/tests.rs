@@ -1,0 +1,394 @@
+//! The keeper over a real spool, without lanes: what becomes of a recording when clocks, people and the
+//! receiver have their say.
+
+use super::*;
+use crate::media::GapLength;
+use crate::segmenter::read_facts;
+use crate::spool::{Config, LocalDisk};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use tempfile::TempDir;
+
+const OLD: RecordingId = RecordingId([5; 16]);
+const SECOND: i64 = 1_000_000_000;
+/// When the earlier run began, in UTC.
+const THEN: i64 = 1_795_000_000 * SECOND;
+const WITHIN: Duration = Duration::from_secs(600);
+
+fn unset() -> WallClock {
+    WallClock {
+        unix_nanos: 60 * SECOND,
+        uncertainty: None,
+    }
+}
+
+struct Bench {
+    keeper: Keeper,
+    jobs: Receiver<SyncJob>,
+    now: Monotonic,
+    _directory: TempDir,
+}
+
+impl Bench {
+    /// A keeper that finds what an earlier run left in `directory`; its clock is not set.
+    fn open(directory: TempDir, epoch: u64) -> Self {
+        let config = Config::new(directory.path());
+        let (spool, recovered) = Spool::open(Arc::new(LocalDisk), config).unwrap();
+        let (syncs, jobs) = channel();
+        let parts = Parts {
+            custody: Custody::new(Arc::new(Mutex::new(spool)), epoch),
+            syncs,
+            offers: None,
+            lanes: Vec::new(),
+            box_id: BoxId([1; 16]),
+            room: None,
+            board: "bench".into(),
+            maximum: Duration::from_secs(3600),
+            resume_within: WITHIN,
+            sync_interval: Duration::from_millis(500),
+            wall: unset,
+        };
+        let mut bench = Self {
+            keeper: Keeper::new(parts, &recovered),
+            jobs,
+            now: clock::now(),
+            _directory: directory,
+        };
+        bench.settle();
+        bench
+    }
+
+    /// Turns until nothing is left to do: every sync runs at once.
+    fn settle(&mut self) {
+        // No interval is waited for.
+        for _ in 0..10 {
+            self.now = self.now.plus(Duration::from_secs(1));
+            self.keeper.turn(self.now);
+            for job in self.jobs.try_iter().collect::<Vec<_>>() {
+                let result = job.run();
+                self.keeper.handle(Input::Synced(result, Duration::ZERO));
+            }
+        }
+    }
+
+    fn hear_utc(&mut self, unix_nanos: i64) {
+        let wall = WallClock {
+            unix_nanos,
+            uncertainty: Some(Duration::from_millis(20)),
+        };
+        let at = self.keeper.running.as_ref().unwrap().take.start;
+        self.keeper
+            .handle(Input::Report(Report::Clock { wall, at }));
+        self.settle();
+    }
+
+    fn start(&mut self) -> Reply {
+        let (reply, answer) = channel();
+        self.keeper.handle(Input::Request(Request::Start, reply));
+        self.settle();
+        answer.recv().unwrap()
+    }
+
+    fn running(&self) -> Option<RecordingId> {
+        let running = self.keeper.running.as_ref();
+        running.map(|running| running.take.recording)
+    }
+
+    fn facts(&self, recording: RecordingId) -> Vec<Fact> {
+        facts(&self.keeper.spool(), recording)
+    }
+
+    fn end_of(&self, recording: RecordingId) -> Option<StopReason> {
+        self.facts(recording)
+            .into_iter()
+            .find_map(|fact| match fact.event {
+                Event::End { reason, .. } => Some(reason),
+                _ => None,
+            })
+    }
+}
+
+fn facts(spool: &Spool, recording: RecordingId) -> Vec<Fact> {
+    let events = &spool.state(recording).unwrap().tracks[&TrackId::EVENTS];
+    let read = |(&sequence, segment): (&u64, &spool::SegmentState)| {
+        let key = SegmentKey {
+            recording,
+            track: TrackId::EVENTS,
+            sequence,
+        };
+        read_facts(&spool.read(key, 0, segment.length).unwrap()).unwrap()
+    };
+    events.segments.iter().flat_map(read).collect()
+}
+
+/// A spool with a recording that an earlier boot left open, at a known time; it kept nothing but facts.
+fn left_open() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(Arc::new(LocalDisk), Config::new(directory.path())).unwrap();
+    let mut custody = Custody::new(Arc::new(Mutex::new(spool)), 1);
+    custody.begin(OLD, 0).unwrap();
+    let placed = WallClock {
+        unix_nanos: THEN,
+        uncertainty: Some(Duration::from_millis(20)),
+    };
+    let events = [
+        Event::Span {
+            epoch: 1,
+            wall: Some(unset()),
+            gap: None,
+        },
+        Event::Run {
+            boot: Some([0xee; 16]),
+            boot_nanos: 0,
+            recorded_nanos: 0,
+        },
+        Event::SpanPlaced {
+            span: 0,
+            wall: placed,
+            gap: None,
+        },
+    ];
+    let facts = events.map(|event| Fact {
+        span: 0,
+        at_nanos: 0,
+        event,
+    });
+    custody
+        .write_facts(OLD, &facts, Monotonic::default())
+        .unwrap();
+    let job = custody.start_sync(clock::now()).unwrap();
+    custody.synced(job.run()).unwrap();
+    directory
+}
+
+fn logs(directory: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let folder = directory.join(OLD.to_string());
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn a_gap_of_unknown_length_is_told_once_utc_is_known_and_no_kept_byte_changes() {
+    let directory = left_open();
+    let path = directory.path().to_owned();
+    let before = logs(&path);
+    let mut bench = Bench::open(directory, 2);
+    assert_eq!(
+        bench.running(),
+        Some(OLD),
+        "nothing says that it was too long"
+    );
+    let spans = |bench: &Bench| -> Vec<(u32, Option<GapLength>)> {
+        let facts = bench.facts(OLD).into_iter();
+        facts
+            .filter_map(|fact| match fact.event {
+                Event::Span { gap, .. } => Some((fact.span, gap)),
+                Event::SpanPlaced { span: 1, gap, .. } => Some((101, gap)),
+                _ => None,
+            })
+            .collect()
+    };
+    let unknown = (1, Some(GapLength::Unknown));
+    assert_eq!(spans(&bench), [(0, None), unknown]);
+    // Ten minutes, less what is not certain.
+    bench.hear_utc(THEN + 600 * SECOND);
+    let known = GapLength::Known {
+        nanos: 600 * SECOND as u64,
+        uncertainty_nanos: 40_000_000,
+    };
+    assert_eq!(spans(&bench), [(0, None), unknown, (101, Some(known))]);
+    assert_eq!(bench.running(), Some(OLD), "it goes on");
+    bench.hear_utc(THEN + 600 * SECOND);
+    assert_eq!(spans(&bench).len(), 3, "a span is placed once");
+    let after = logs(&path);
+    for (file, bytes) in before {
+        assert_eq!(after[&file], bytes, "{}", file.display());
+    }
+}
+
+#[test]
+fn a_recording_ends_when_it_is_learned_that_the_box_was_away_for_too_long() {
+    let mut bench = Bench::open(left_open(), 2);
+    bench.hear_utc(THEN + 3 * 3600 * SECOND);
+    assert_eq!(bench.running(), None);
+    assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+    let said = bench.keeper.alarms.texts();
+    println!("{said:?}");
+    assert!(
+        said.iter().any(|text| text.contains("away for 180 min")),
+        "{said:?}"
+    );
+    assert!(matches!(bench.start(), Reply::Done { .. }));
+    assert!(
+        !bench
+            .keeper
+            .alarms
+            .texts()
+            .iter()
+            .any(|text| text.contains("180 min"))
+    );
+}
+
+#[test]
+fn who_asked_for_a_recording_while_the_old_one_ran_gets_one() {
+    let mut bench = Bench::open(left_open(), 2);
+    assert!(matches!(bench.start(), Reply::Refused(why) if why == "already recording"));
+    bench.hear_utc(THEN + 3 * 3600 * SECOND);
+    let fresh = bench.running().unwrap();
+    assert_ne!(fresh, OLD);
+    assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+    assert_eq!(bench.end_of(fresh), None);
+}
+
+#[test]
+fn what_is_known_to_be_too_old_at_start_is_ended_and_not_taken_up() {
+    let mut bench = Bench::open(left_open(), 2);
+    bench.hear_utc(THEN + 60 * SECOND);
+    // The same boot, but the process was away for longer than the setting allows.
+    let Bench {
+        keeper,
+        _directory: directory,
+        ..
+    } = bench;
+    drop(keeper);
+    let config = Config::new(directory.path());
+    let (spool, recovered) = Spool::open(Arc::new(LocalDisk), config).unwrap();
+    let (syncs, jobs) = channel();
+    let parts = Parts {
+        custody: Custody::new(Arc::new(Mutex::new(spool)), 3),
+        syncs,
+        offers: None,
+        lanes: Vec::new(),
+        box_id: BoxId([1; 16]),
+        room: None,
+        board: "bench".into(),
+        maximum: Duration::from_secs(3600),
+        resume_within: Duration::ZERO,
+        sync_interval: Duration::from_millis(500),
+        wall: unset,
+    };
+    crate::clock::sleep(Duration::from_millis(20));
+    let keeper = Keeper::new(parts, &recovered);
+    let mut bench = Bench {
+        keeper,
+        jobs,
+        now: clock::now(),
+        _directory: directory,
+    };
+    bench.settle();
+    assert_eq!(bench.running(), None);
+    assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+}
+
+#[test]
+fn a_recording_that_is_erased_while_it_runs_is_over_and_another_may_begin() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    bench
+        .keeper
+        .handle(Input::Report(Report::Erase { recording }));
+    bench.settle();
+    assert_eq!(bench.running(), None);
+    assert!(bench.keeper.spool().state(recording).is_none());
+    assert!(matches!(bench.start(), Reply::Done { .. }));
+}
+
+#[test]
+fn sleep_of_the_machine_begins_a_span_and_a_long_one_ends_the_recording() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    bench.keeper.woke(clock::now(), Duration::from_secs(30));
+    bench.settle();
+    let spans: Vec<(u32, bool)> = bench
+        .facts(recording)
+        .into_iter()
+        .filter_map(|fact| match fact.event {
+            Event::Span { gap, .. } => {
+                Some((fact.span, matches!(gap, Some(GapLength::Known { .. }))))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(spans, [(0, false), (1, true)]);
+    assert_eq!(bench.running(), Some(recording));
+    bench
+        .keeper
+        .woke(clock::now(), WITHIN + Duration::from_secs(1));
+    bench.settle();
+    assert_eq!(bench.running(), None);
+    assert_eq!(bench.end_of(recording), Some(StopReason::AwayTooLong));
+}
+
+#[test]
+fn a_step_of_the_clock_is_a_fact_and_nothing_else() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    let before = bench.keeper.running.as_ref().unwrap().take.clone();
+    bench.keeper.parts.wall = || WallClock {
+        unix_nanos: 86_400 * SECOND,
+        uncertainty: None,
+    };
+    bench.settle();
+    let facts = bench.facts(recording);
+    assert!(facts.iter().any(|fact| matches!(
+        fact.event,
+        Event::ClockStepped { by_nanos, .. } if by_nanos > 86_000 * SECOND
+    )));
+    let after = &bench.keeper.running.as_ref().unwrap().take;
+    assert_eq!((after.span, after.start), (before.span, before.start));
+}
+
+#[test]
+fn a_full_disk_refuses_a_start_and_ends_what_runs() {
+    use crate::spool::{Level, Room};
+    let room = |level| Room {
+        used: 0,
+        free: 1,
+        freeable: 0,
+        capacity: 2,
+        rate: 1,
+        level,
+    };
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    // Looked at just now, so that the real disk has no say.
+    let set = |bench: &mut Bench, level| {
+        bench.keeper.room_looked = Some(Monotonic::from_nanos(u64::MAX));
+        bench.keeper.has_room(room(level));
+        bench.settle();
+    };
+    set(&mut bench, Level::Normal);
+    bench.start();
+    let recording = bench.running().unwrap();
+    set(&mut bench, Level::RefuseNew);
+    assert_eq!(bench.running(), Some(recording), "what runs goes on");
+    set(&mut bench, Level::Reserve);
+    assert_eq!(bench.running(), None);
+    assert_eq!(bench.end_of(recording), Some(StopReason::NoSpace));
+    assert!(matches!(bench.start(), Reply::Refused(why) if why.contains("too full")));
+    let alarms = bench.keeper.alarms.texts();
+    assert!(
+        alarms.iter().any(|text| text.starts_with("disk-low: ")),
+        "{alarms:?}"
+    );
+    assert!(
+        alarms.iter().any(|text| text.starts_with("disk-full: ")),
+        "{alarms:?}"
+    );
+    set(&mut bench, Level::Normal);
+    assert!(matches!(bench.start(), Reply::Done { .. }));
+    assert!(
+        !bench
+            .keeper
+            .alarms
+            .texts()
+            .iter()
+            .any(|text| text.starts_with("disk-full"))
+    );
+}

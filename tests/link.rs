@@ -24,6 +24,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use support::chance::Stalls;
 use support::programs::{Receiver, alone, enroll, soak};
 use support::rig;
 
@@ -202,7 +203,7 @@ impl Drop for Sender {
 #[test]
 fn live_beside_backfill_is_not_late() {
     let name = "live_beside_backfill_is_not_late";
-    in_the_guest(name, soak(400, 2400), || {
+    in_the_guest(name, soak(600, 3600), || {
         lay_out();
         let sizes = sender::encoded_sizes();
         let chunks: Vec<usize> = sizes.chunks(8).map(|chunk| chunk.iter().sum()).collect();
@@ -212,36 +213,83 @@ fn live_beside_backfill_is_not_late() {
         );
         for loss in [0.0, 1.0, 3.0] {
             for congestion in ["cubic", "bbr", "floor"] {
+                let ours = congestion == "floor";
                 // The others are there to be compared with.
-                let seconds = soak(if congestion == "floor" { 28 } else { 10 }, 120);
+                let (seconds, warm_up) = (soak(if ours { 36 } else { 10 }, 120), 4);
                 shape(loss);
-                let bench = Bench::new("table");
-                let before = bottleneck();
-                let job = bench.job(congestion, &sizes, true, (seconds, 4));
-                let outcome = bench.start(name, &job).finish();
-                let after = bottleneck();
-                let (sent, dropped) = (after.0 - before.0, after.1 - before.1);
-                let mbits = |bytes: u64| bytes as f64 * 8e-6 / (seconds - 4) as f64;
-                // The receiver's word takes half a round trip back.
-                let late = |share| outcome.percentile_ms(share) - RTT_MS / 2.0;
-                let queue = outcome.queue_ms(RTT_MS);
-                println!(
-                    "{loss:>3} %  {congestion:<7} {:>8.0} ms {:>5.0} {:>6.0} {queue:>7.0} ms {:>9.2} {:>11.2} {:>7.1} %",
-                    late(0.5),
-                    late(0.95),
-                    late(1.0),
-                    mbits(outcome.live_bytes),
-                    mbits(outcome.backfill_bytes),
-                    dropped as f64 * 100.0 / (sent + dropped) as f64,
-                );
-                if congestion == "floor" {
-                    assert!(late(0.95) - queue <= 150.0, "live is late");
-                    assert!(mbits(outcome.backfill_bytes) >= 4.0, "backfill stands");
-                    assert!(outcome.steps.is_empty(), "the breaker has no reason");
+                let mut all = Outcome::default();
+                // Few chunks are a keyframe's: what misses the mark is measured for longer.
+                for measured in 1..=2 {
+                    let bench = Bench::new("table");
+                    let before = bottleneck();
+                    let job = bench.job(congestion, &sizes, true, (seconds, warm_up));
+                    let stalls = Stalls::watch();
+                    let mut outcome = bench.start(name, &job).finish();
+                    let after = bottleneck();
+                    let (sent, dropped) = (after.0 - before.0, after.1 - before.1);
+                    let stood = outcome.leave_out(&stalls);
+                    all.add(outcome);
+                    let seconds = measured * (seconds - warm_up);
+                    let row = Row::new(&all, seconds);
+                    println!(
+                        "{loss:>3} %  {congestion:<7} {row} {:>7.1} %  of {} chunks; {stood} more while the machine stood still",
+                        dropped as f64 * 100.0 / (sent + dropped) as f64,
+                        all.lateness_ms.len() + all.missing,
+                    );
+                    if !ours {
+                        break;
+                    }
+                    assert!(all.steps.is_empty(), "the breaker has no reason");
+                    match row.verdict() {
+                        Ok(()) => break,
+                        Err(why) => assert!(measured < 2, "{why}"),
+                    }
                 }
             }
         }
     });
+}
+
+/// What live and backfill had of the link.
+struct Row {
+    late_ms: [f64; 3],
+    queue_ms: f64,
+    live: f64,
+    backfill: f64,
+}
+
+impl Row {
+    fn new(outcome: &Outcome, seconds: u64) -> Self {
+        let mbits = |bytes: u64| bytes as f64 * 8e-6 / seconds as f64;
+        Self {
+            // The receiver's word takes half a round trip back.
+            late_ms: [0.5, 0.95, 1.0].map(|share| outcome.percentile_ms(share) - RTT_MS / 2.0),
+            queue_ms: outcome.queue_ms(RTT_MS),
+            live: mbits(outcome.live_bytes),
+            backfill: mbits(outcome.backfill_bytes),
+        }
+    }
+
+    fn verdict(&self) -> Result<(), &'static str> {
+        if self.late_ms[1] - self.queue_ms > 150.0 {
+            return Err("live is late");
+        }
+        if self.backfill < 4.0 {
+            return Err("backfill stands");
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ([median, p95, most], queue) = (self.late_ms, self.queue_ms);
+        let (live, backfill) = (self.live, self.backfill);
+        write!(
+            f,
+            "{median:>8.0} ms {p95:>5.0} {most:>6.0} {queue:>7.0} ms {live:>9.2} {backfill:>11.2}"
+        )
+    }
 }
 
 /// Sends zeros until it is killed.

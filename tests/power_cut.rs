@@ -18,7 +18,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::archive::{alarms, assert_archive_is_the_spool};
-use support::chance::{Chance, spread};
+use support::chance::{Chance, Stalls, spread};
 use support::programs::{CaptureBox, Receiver, alone, pause, run, soak, wait_until};
 use support::rig::{self, Guest};
 use support::timeline::{Span, spans};
@@ -236,8 +236,24 @@ fn disk(results: &Path) -> PathBuf {
 /// One power cut, on the guest's own clock.
 struct Cut {
     at: Monotonic,
+    /// The same instant on the host's clock.
+    struck: Monotonic,
     /// The span that was being recorded, its epoch, and when it began.
     span: Option<(u32, u64, Monotonic)>,
+}
+
+impl Cut {
+    /// Fails when the cut took more than the promise from what reached to `end`, but for what the host
+    /// itself stood still in that time.
+    fn judge(&self, end: Monotonic, stalls: &Stalls) -> Duration {
+        let loss = self.at.since(end);
+        let stood = stalls.between(self.struck.minus(loss), self.struck);
+        assert!(
+            loss <= PROMISE + stood,
+            "{loss:?}, of which the machine stood still {stood:?}"
+        );
+        loss
+    }
 }
 
 /// What a guest said, up to its end: when its power was cut, and in which span.
@@ -264,6 +280,7 @@ fn judge(cut_at: Monotonic, said: &[(Monotonic, String)], recording: &mut Option
     Cut {
         // What it might still have captured after its last word.
         at: now.plus(cut_at.since(heard).min(PROMISE)),
+        struck: cut_at,
         span,
     }
 }
@@ -307,6 +324,7 @@ fn a_power_cut_costs_at_most_the_last_second_of_moving_and_still_pictures_and_so
     let results = results();
     board(results.path(), true, true);
     let mut chance = Chance::new(name);
+    let stalls = Stalls::watch();
     let Some((cuts, spans)) = cuts(name, soak(30, 200), results.path(), &mut chance) else {
         return;
     };
@@ -321,7 +339,7 @@ fn a_power_cut_costs_at_most_the_last_second_of_moving_and_still_pictures_and_so
         let span = spans.iter().find(same);
         for track in [PRESENTER, SLIDES, MICROPHONE] {
             let end = span.and_then(|span| span.end_of(track));
-            let loss = cut.at.since(end.unwrap_or(began));
+            let loss = cut.judge(end.unwrap_or(began), &stalls);
             losses.entry(track).or_default().push(loss);
         }
     }
@@ -337,8 +355,8 @@ fn a_power_cut_costs_at_most_the_last_second_of_moving_and_still_pictures_and_so
         let (least, median, most) = spread(&losses[&track]);
         println!("taken by a power cut, {what}: least {least}, median {median}, most {most} ms");
     }
-    let worst = losses.values().flatten().max().unwrap();
-    assert!(*worst <= PROMISE, "{worst:?}");
+    let (stood, longest) = stalls.summary();
+    println!("the machine stood still for 50 ms or more {stood} times, at most {longest:?}");
     assert!(early < cuts.len() / 2);
 }
 
@@ -352,6 +370,7 @@ fn a_still_slide_with_nothing_beside_it_loses_no_more() {
     let results = results();
     board(results.path(), false, false);
     let mut chance = Chance::new(name);
+    let stalls = Stalls::watch();
     let Some((cuts, spans)) = cuts(name, soak(8, 100), results.path(), &mut chance) else {
         return;
     };
@@ -367,13 +386,13 @@ fn a_still_slide_with_nothing_beside_it_loses_no_more() {
             .and_then(|span| span.tracks.get(&SLIDES));
         // No picture tells its time here: the span begins where the box says that it does.
         let end = still.map_or(0, |extent| extent.end.max(0) as u64);
-        losses.push(cut.at.since(began.plus(Duration::from_nanos(end))));
+        losses.push(cut.judge(began.plus(Duration::from_nanos(end)), &stalls));
     }
     println!(
         "taken by a power cut, a still slide alone: {:?} ms (least, median, most)",
         spread(&losses)
     );
-    assert!(losses.iter().max().unwrap() <= &PROMISE);
+    assert!(losses.len() >= cuts.len() / 2, "{} judged", losses.len());
 }
 
 /// One recording with one power cut: the clocks as the two boots are told. Gives the manifest, how long

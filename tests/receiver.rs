@@ -786,6 +786,23 @@ async fn misbehave(
     open
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_was_started_again_says_at_once_that_a_connection_is_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let mut receiver = programs::Receiver::start(home.path());
+    let state = receiver.home.join("state");
+    let identity = Identity::signed(&state, BOX);
+    let mut device = Device::connect(&identity, &receiver.quic, &state).await;
+    device.welcomed((1, 1), 1, &[]).await;
+    receiver.kill_and_restart();
+    let began = hallcast::clock::now();
+    device.say(&Message::Status(Default::default())).await;
+    let closed = hallcast::clock::within(Duration::from_secs(8), device.connection.closed()).await;
+    println!("told after {:?}", hallcast::clock::now().since(began));
+    let is_reset = matches!(closed, Some(quinn::ConnectionError::Reset));
+    assert!(is_reset, "{closed:?}");
+}
+
 #[allow(
     clippy::await_holding_lock,
     reason = "held for the whole test, which no other task waits for"

@@ -50,6 +50,8 @@ use twin::{Fault, Twin};
 const ID: RecordingId = RecordingId([7; 16]);
 /// The box that `recording::make` says it is.
 const BOX: BoxId = BoxId([9; 16]);
+/// Erased before anything of it has arrived.
+const EARLY: RecordingId = RecordingId([1; 16]);
 /// What the box never sends, but declares lost.
 const NEVER: SegmentKey = SegmentKey {
     recording: ID,
@@ -244,6 +246,32 @@ async fn a_crash_or_a_failure_of_the_store_at_any_point_of_a_recording_s_life_co
             }
             at += 1;
         }
+    }
+}
+
+#[tokio::test]
+async fn what_comes_after_a_tombstone_is_refused_before_anybody_has_looked_for_it() {
+    let objects = recording::make(ID, 5, true, false);
+    for there in [false, true] {
+        let twin = Twin::default();
+        let archive = Archive::over(Arc::new(twin), "twin");
+        let library = Library::over(archive.clone()).await.unwrap();
+        if there {
+            deliver(&library, &objects, &mut Told::default())
+                .await
+                .unwrap();
+        }
+        let mut noticed = library.erasures();
+        let gone = erase(&archive, ID, Some(BOX)).await.unwrap();
+        assert_eq!(gone > 0, there);
+        let mut told = Told::default();
+        let refused = deliver(&library, &objects, &mut told).await;
+        assert!(matches!(refused, Err(KeepError::Erased(ID))), "{refused:?}");
+        assert!(there || told.durable.is_empty());
+        assert_eq!(library.erased_of(&open()), [ID]);
+        assert_eq!(library.unconfirmed(BOX), [ID]);
+        assert_eq!(noticed.try_recv(), Ok(ID));
+        assert_eq!(archive.list_one(ID).await.unwrap(), None);
     }
 }
 
@@ -587,9 +615,11 @@ async fn an_erased_recording_is_gone_everywhere_and_stays_gone() {
     assert!(cached.exists());
 
     let id = ID.to_string();
-    let unknown = RecordingId([1; 16]).to_string();
-    let (done, said) = erase_command(&receiver, &unknown, &["--yes"]);
-    assert!(!done && said.contains("not in"), "{said}");
+    let (done, said) = erase_command(&receiver, &EARLY.to_string(), &[]);
+    assert!(
+        !done && said.contains("not in") && said.contains("--yes"),
+        "{said}"
+    );
     let (done, said) = erase_command(&receiver, &id, &[]);
     assert!(!done && said.contains("nothing was erased"), "{said}");
     assert_eq!(get(&receiver.page, &film, "").0, 200);
@@ -649,6 +679,32 @@ async fn an_erased_recording_is_gone_everywhere_and_stays_gone() {
             .contains("was erased")
     );
 
+    // One that is only on its box never comes, even before anybody has looked for the tombstone.
+    let early = recording::make(EARLY, 2, true, false);
+    let (done, said) = erase_command(&receiver, &EARLY.to_string(), &["--yes"]);
+    assert!(done && said.contains("erased, 0 objects"), "{said}");
+    let mut sent = BTreeSet::new();
+    for (name, bytes) in &early {
+        match is_init(name) {
+            true => device.stream(&init_stream(&hash(bytes), bytes)).await,
+            false => {
+                sent.insert(parse_provenance(bytes).unwrap().0.key);
+                device.stream(&segment_stream(bytes)).await;
+            }
+        }
+    }
+    while !sent.is_empty() {
+        let refused = |message: &Message| {
+            assert!(!matches!(message, Message::Durable(_)), "{message:?}");
+            matches!(message, Message::Error(error) if error.code == ErrorCode::ERASED)
+        };
+        if let Message::Error(error) = until(&mut device, refused).await {
+            sent.remove(&error.key.unwrap());
+        }
+    }
+    let left = receiver.store_dir.join(format!("recordings/{EARLY}"));
+    programs::wait_until(10, "its folders to go", || !left.exists());
+
     // It does not come back: not from this box on this connection, on another, or after a restart.
     let bytes = &objects[&segment_path(&NEVER)];
     let refused = |message: &Message| matches!(message, Message::Error(error) if error.code == ErrorCode::ERASED && error.key == Some(NEVER));
@@ -657,8 +713,8 @@ async fn an_erased_recording_is_gone_everywhere_and_stays_gone() {
     drop(receiver); // SIGKILL
     let receiver = Receiver::start(dir.path());
     let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
-    let welcome = device.welcomed((1, 2), 1, &[ID]).await;
-    assert_eq!(welcome.erased, [ID]);
+    let welcome = device.welcomed((1, 2), 1, &[ID, EARLY]).await;
+    assert_eq!(welcome.erased, [ID, EARLY]);
     assert!(welcome.recordings.is_empty());
     device.stream(&segment_stream(bytes)).await;
     until(&mut device, refused).await;

@@ -131,6 +131,14 @@ impl Archive {
         }
     }
 
+    /// The archive for a program that erases, beside a receiver that may be writing to it or start.
+    pub fn erasing(place: &Place) -> Result<Self, Error> {
+        match place {
+            Place::Directory(dir) => Self::in_directory(Directory::erasing(dir)?, dir),
+            Place::Bucket(bucket) => Self::in_bucket(bucket),
+        }
+    }
+
     /// The archive in any store; `place` names it in messages.
     pub fn over(store: Arc<dyn ObjectStore>, place: &str) -> Self {
         Self {
@@ -267,18 +275,22 @@ impl Archive {
             let options = PutOptions::from(PutMode::Create);
             let payload = PutPayload::from_bytes(bytes.clone());
             match self.store.put_opts(&path, payload, options).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    let made = name.to_owned();
+                    let settle = move |directory: &Directory| directory.settle(&made);
+                    let action = format!("sync the folders of {name}");
+                    return self.on_directory(&action, settle).await;
+                }
                 Err(object_store::Error::AlreadyExists { .. }) => {}
                 Err(e) => return Err(self.failed(&format!("store {name}"))(e)),
             }
             match self.read(name).await {
-                Ok(found) if found == bytes => {
-                    // Its creation may still be under way in another session.
-                    let synced = name.to_owned();
-                    let sync = move |directory: &Directory| directory.sync(&synced);
-                    return self.on_directory(&format!("sync {name}"), sync).await;
-                }
                 Ok(found) => {
+                    // Other bytes too: a caller may go on from what is there.
+                    self.secure(name).await?;
+                    if found == bytes {
+                        return Ok(());
+                    }
                     return Err(Error::Conflict {
                         name: name.into(),
                         archived: hash(&found),
@@ -296,6 +308,14 @@ impl Archive {
             place: self.place.to_string(),
             name: name.into(),
         })
+    }
+
+    /// Sees to it that an object that is there stays there: who created it may still be syncing it, or
+    /// was killed before that.
+    pub async fn secure(&self, name: &str) -> Result<(), Error> {
+        let synced = name.to_owned();
+        let sync = move |directory: &Directory| directory.sync(&synced);
+        self.on_directory(&format!("sync {name}"), sync).await
     }
 
     /// All bytes of the object `name`.
@@ -381,6 +401,16 @@ impl Archive {
     pub async fn list_one(&self, id: RecordingId) -> Result<Option<Listing>, Error> {
         let mut found = self.list_below(&format!("recordings/{id}")).await?;
         Ok(found.remove(&id))
+    }
+
+    /// Whether a recording has a tombstone.
+    pub async fn is_erased(&self, id: RecordingId) -> Result<bool, Error> {
+        let name = tombstone_path(id);
+        match self.store.head(&Path::from(name.as_str())).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(self.failed(&format!("look for {name}"))(e)),
+        }
     }
 
     /// The erased recordings, and the boxes that said that their copy is gone.

@@ -20,19 +20,23 @@ pub enum Error {
     #[error(transparent)]
     Film(#[from] film::Error),
     /// Nothing of it is there.
-    #[error("recording {0}: not in {1}; the page lists what the receiver holds")]
+    #[error(
+        "recording {0}: not in {1}; the page lists what the receiver holds; if it is still on a box, \
+         --yes erases it there and never lets it in"
+    )]
     Unknown(RecordingId, String),
     /// The question was not answered with yes.
     #[error("nothing was erased")]
     Refused,
 }
 
-/// Erases `id`; asks first unless `yes`. Gives what to tell the person.
+/// Erases `id`; asks first unless `yes`, which also erases what has not arrived yet. Gives what to tell
+/// the person.
 pub async fn erase(config: &Config, id: RecordingId, yes: bool) -> Result<String, Error> {
-    let archive = Archive::look(&config.store)?;
+    let archive = Archive::erasing(&config.store)?;
     let known = archive.erased().await?.contains_key(&id);
     let listing = match archive.list_one(id).await? {
-        None if !known => return Err(Error::Unknown(id, config.store.to_string())),
+        None if !known && !yes => return Err(Error::Unknown(id, config.store.to_string())),
         listing => listing.unwrap_or_default(),
     };
     let facts = Listing {
@@ -53,7 +57,7 @@ pub async fn erase(config: &Config, id: RecordingId, yes: bool) -> Result<String
         .await?;
     let copy = match recording.owner() {
         Some(owner) => format!("box {owner} is told to erase its copy when it is next connected"),
-        None => "its box is told to erase its copy when it next asks about it".into(),
+        None => "its box is told to erase its copy when it next names it or sends of it".into(),
     };
     Ok(format!("{id}: erased, {objects} objects; {copy}\n"))
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A stream that is cut, or whose trailer is wrong, leaves nothing. What is held in memory of all
-//! segments under way is bounded by [`Config::held_bytes`].
+//! segments under way is bounded by [`Config::held_bytes`], and that of all sessions by a [`Budget`].
 
 use super::library::{Error as KeepError, Kept, Whole};
 use crate::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId};
@@ -19,6 +19,13 @@ use crate::wire::message::{
 use crate::wire::stream::{Finished, SegmentHeader, StreamEvent, StreamReader};
 use crate::wire::{ErrorCode, Sequences};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of segments that all sessions together hold in memory.
+const TOGETHER: u64 = 1024 * 1024 * 1024;
+/// A session holds at most this part of what is left of it, so that there is always some for another.
+const PART: u64 = 32;
 
 /// Bounds of a session.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +42,43 @@ impl Default for Config {
             held_bytes: 48 * 1024 * 1024,
             received_every: 64 * 1024,
         }
+    }
+}
+
+/// What the segments under way of all sessions may take together.
+#[derive(Debug)]
+pub struct Budget {
+    most: u64,
+    held: AtomicU64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new(TOGETHER)
+    }
+}
+
+impl Budget {
+    /// One of `most` bytes.
+    pub fn new(most: u64) -> Self {
+        Self {
+            most,
+            held: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes `more` for a session that holds `own`; false if that is more than its part.
+    fn take(&self, own: u64, more: u64) -> bool {
+        let taken = |held: u64| {
+            let part = self.most.saturating_sub(held) / PART;
+            (own + more <= part).then_some(held + more)
+        };
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.held.fetch_update(set, fetch, taken).is_ok()
+    }
+
+    fn give_back(&self, length: u64) {
+        self.held.fetch_sub(length, Ordering::Relaxed);
     }
 }
 
@@ -120,7 +164,14 @@ pub struct Ingest {
     control: MessageReader,
     streams: BTreeMap<u64, Incoming>,
     held: u64,
+    budget: Arc<Budget>,
     stats: Stats,
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        self.free(self.held);
+    }
 }
 
 impl Ingest {
@@ -133,8 +184,22 @@ impl Ingest {
             control: MessageReader::new(),
             streams: BTreeMap::new(),
             held: 0,
+            budget: Arc::default(),
             stats: Stats::default(),
         }
+    }
+
+    /// Shares `budget` with other sessions; otherwise it has one of its own.
+    pub fn sharing(self, budget: Arc<Budget>) -> Self {
+        let mut engine = self;
+        engine.budget = budget;
+        engine
+    }
+
+    fn free(&mut self, length: u64) {
+        let freed = length.min(self.held);
+        self.held -= freed;
+        self.budget.give_back(freed);
     }
 
     /// Its counters.
@@ -242,10 +307,12 @@ impl Ingest {
                 Ok(Some(StreamEvent::ChunkStart(_))) => {}
                 Ok(Some(StreamEvent::ChunkBytes(bytes))) => {
                     let length = bytes.len() as u64;
-                    if self.held + length > self.config.held_bytes {
+                    if self.held + length > self.config.held_bytes
+                        || !self.budget.take(self.held, length)
+                    {
                         let text = format!(
-                            "more than {} bytes of segments are under way",
-                            self.config.held_bytes
+                            "{} bytes of segments are under way; there is room for no more",
+                            self.held
                         );
                         work.extend(self.stop(stream, ErrorCode::BUSY, text));
                         return work;
@@ -293,7 +360,7 @@ impl Ingest {
             (Ok(Finished::Init { hash, bytes }), _) => vec![Work::KeepInit { hash, bytes }],
             (Ok(Finished::Segment { .. }), None) => Vec::new(),
             (Err(e), _) => {
-                self.held -= length;
+                self.free(length);
                 self.stats.refused += 1;
                 let key = incoming.header.map(|header| header.key);
                 vec![trouble(e.code(), e.to_string(), key)]
@@ -308,7 +375,7 @@ impl Ingest {
 
     fn drop_stream(&mut self, stream: u64) -> Option<SegmentHeader> {
         let incoming = self.streams.remove(&stream)?;
-        self.held -= incoming.bytes.len() as u64;
+        self.free(incoming.bytes.len() as u64);
         self.stats.refused += 1;
         incoming.header
     }
@@ -329,7 +396,7 @@ impl Ingest {
         length: u64,
         result: Result<Kept, KeepError>,
     ) -> Vec<Work> {
-        self.held = self.held.saturating_sub(length);
+        self.free(length);
         match result {
             Ok(kept) => {
                 self.stats.segments += 1;

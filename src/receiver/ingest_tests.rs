@@ -4,6 +4,7 @@ use super::*;
 use crate::wire::message::{HeldTrack, OpenRecording, Watermark};
 use crate::wire::stream::{self, chunk_head, init_stream, segment_head, trailer};
 use proptest::prelude::*;
+use std::sync::atomic::Ordering;
 
 const BOX: BoxId = BoxId([9; 16]);
 
@@ -215,6 +216,36 @@ fn memory_is_bounded_and_freed() {
     assert_eq!(engine.held, 0);
     let work = engine.stream(8, &stream);
     assert_eq!(offsets(&work), [900]);
+}
+
+#[test]
+fn memory_of_all_sessions_is_bounded_and_leaves_some_for_another() {
+    let most = 320_000;
+    let budget = Arc::new(Budget::new(most));
+    let stream = segment_stream(&[vec![1; 900]]);
+    let mut sessions = Vec::new();
+    for _ in 0..40 {
+        let mut greedy = open(Config::default()).sharing(budget.clone());
+        let taken = (0..100)
+            .take_while(|id| {
+                let work = greedy.stream(*id, &stream[..stream.len() - 50]);
+                !work.iter().any(|work| matches!(work, Work::Stop { .. }))
+            })
+            .count();
+        sessions.push((greedy, taken));
+    }
+    let taken: Vec<_> = sessions.iter().map(|(_, taken)| *taken).collect();
+    let held = budget.held.load(Ordering::Relaxed);
+    println!("of {most} bytes {held} are held, in segments by session: {taken:?}");
+    assert!(held <= most && held > most / 2);
+    assert!(taken[0] > 1 && taken[0] <= 12, "{taken:?}");
+    assert!(taken.iter().all(|taken| *taken > 0), "{taken:?}");
+    for (engine, _) in &mut sessions[..20] {
+        engine.cut(0);
+    }
+    assert!(budget.held.load(Ordering::Relaxed) < held);
+    drop(sessions);
+    assert_eq!(budget.held.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -139,7 +139,8 @@ impl Library {
             erasures: broadcast::Sender::new(erasure::WAITING),
             refreshing: Mutex::default(),
         };
-        library.sweep().await;
+        // Again: one may have been erased since.
+        library.look_for_erased().await?;
         let ids: Vec<_> = library.read().recordings.keys().copied().collect();
         for id in ids {
             if let Err(e) = library.complete(id).await {
@@ -171,18 +172,24 @@ impl Library {
         self.enter(id, name, change).await
     }
 
-    /// Enters an object that was just created. If the recording was erased in the meantime, whoever
-    /// erased it may not have seen the object: it goes again.
+    /// Enters an object that was just created. Who erases a recording looks for its objects after the
+    /// tombstone is there: it has seen this one, or the tombstone is seen here, and the object goes
+    /// again.
     async fn enter<T>(
         &self,
         id: RecordingId,
         name: &str,
         change: impl FnOnce(&mut Recording) -> T,
     ) -> Result<T, Error> {
+        if self.archive.is_erased(id).await? {
+            self.note_erased(id, false).await?;
+        }
         {
             let mut catalog = self.write();
-            if !catalog.erased.contains_key(&id) {
-                return Ok(change(catalog.recordings.entry(id).or_default()));
+            match catalog.erased.get_mut(&id) {
+                None => return Ok(change(catalog.recordings.entry(id).or_default())),
+                // The next look removes the folder too.
+                Some(erased) => erased.swept = false,
             }
         }
         self.archive.delete(name).await?;

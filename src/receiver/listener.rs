@@ -6,10 +6,12 @@
 //! again while it lasts. Each connection and each stream is a task of its own: what goes wrong in one
 //! ends that one, with a code that both sides log.
 
+mod endpoint;
 mod session;
 
 use super::authority::Authority;
 use super::fence::Fence;
+use super::ingest::Budget;
 use super::library::Library;
 use super::roster::{Refused, Roster, fingerprint};
 use crate::blocking;
@@ -17,12 +19,12 @@ use crate::clock;
 use crate::media::{BoxId, Hash};
 use crate::wire::{ALPN, ErrorCode};
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, ConnectionError, Endpoint, Incoming, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, Incoming, TokioRuntime, VarInt};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use session::{Peer, Session};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -84,6 +86,8 @@ struct Shared {
     library: Arc<Library>,
     roster: Roster,
     fence: Mutex<Fence>,
+    /// What the segments under way of all sessions take.
+    budget: Arc<Budget>,
     /// The sessions let in, to end those that are displaced.
     sessions: Mutex<HashMap<u64, Peer>>,
     next_session: AtomicU64,
@@ -111,7 +115,11 @@ impl Listener {
         if authority.is_development() && !address.ip().is_loopback() {
             return Err(Error::Development(address));
         }
-        let bind = |config| Endpoint::server(config, address);
+        let bind = |config| {
+            let socket = UdpSocket::bind(address)?;
+            let keys = endpoint::config(authority);
+            Endpoint::new(keys, Some(config), socket, Arc::new(TokioRuntime))
+        };
         Self::on_endpoint(address, bind, authority, library, roster)
     }
 
@@ -131,6 +139,7 @@ impl Listener {
                 library,
                 roster,
                 fence: Mutex::default(),
+                budget: Arc::default(),
                 sessions: Mutex::default(),
                 next_session: AtomicU64::new(1),
                 stats: Arc::default(),

@@ -19,6 +19,7 @@ mod lateness;
 mod lecture;
 mod model;
 mod network;
+mod outages;
 mod random;
 mod schedules;
 mod station;

@@ -324,7 +324,7 @@ impl World {
                     let later = self.down_until + self.weather.delay.as_nanos() as Time;
                     self.at(later, Event::ToBox(connection, bytes));
                 } else {
-                    self.to_box(connection, &bytes);
+                    self.reach_box(connection, &bytes);
                 }
             }
             Event::Stopped(connection, stream, key, code) => {
@@ -616,7 +616,7 @@ impl World {
         self.redial();
     }
 
-    fn to_box(&mut self, connection: u64, bytes: &[u8]) {
+    fn reach_box(&mut self, connection: u64, bytes: &[u8]) {
         if self.pipe.as_ref().is_none_or(|pipe| pipe.id != connection) {
             return;
         }
@@ -766,6 +766,8 @@ impl World {
             if let Report::Fenced { epoch } = report {
                 self.epoch = self.epoch.max(*epoch) + 1;
                 machine.session.set_epoch(self.epoch);
+                let raised = Report::Raised { epoch: self.epoch };
+                machine.report(&raised, &mut self.counts.machine);
             }
             machine.report(report, &mut self.counts.machine);
             if matches!(report, Report::Durable { .. } | Report::Complete { .. })

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test that includes this uses a part of it")]
 
+use crate::support::chance::Stalls;
 use hallcast::clock::{self, TaskClock};
 use hallcast::encoder::{self, Scene, Tick};
 use hallcast::media::{
@@ -57,6 +58,8 @@ pub struct Job {
 pub struct Outcome {
     /// From a live chunk's offer to the receiver's word that it has it, in milliseconds, in order.
     pub lateness_ms: Vec<f64>,
+    /// Nanoseconds on the monotonic clock: the offer of each of these.
+    pub offered_at: Vec<u64>,
     /// Live chunks that the receiver did not have in the end.
     pub missing: usize,
     /// Bytes of both kinds that the receiver said it has.
@@ -80,6 +83,29 @@ impl Outcome {
         let mut all = self.lateness_ms.clone();
         all.extend(std::iter::repeat_n(f64::INFINITY, self.missing));
         percentile(all, share)
+    }
+
+    /// Leaves out the chunks during which the machine stood still; gives how many.
+    pub fn leave_out(&mut self, stalls: &Stalls) -> usize {
+        let before = self.lateness_ms.len();
+        let mut offered_at = self.offered_at.iter();
+        self.lateness_ms.retain(|late| {
+            let from = Monotonic::from_nanos(*offered_at.next().unwrap());
+            let to = from.plus(Duration::from_secs_f64(late / 1e3));
+            stalls.between(from, to).is_zero()
+        });
+        self.offered_at.clear();
+        before - self.lateness_ms.len()
+    }
+
+    /// Puts another measurement of the same thing beside this one.
+    pub fn add(&mut self, other: Self) {
+        self.lateness_ms.extend(other.lateness_ms);
+        self.missing += other.missing;
+        self.live_bytes += other.live_bytes;
+        self.backfill_bytes += other.backfill_bytes;
+        self.rtt_ms.extend(other.rtt_ms);
+        self.steps.extend(other.steps);
     }
 
     /// By how much the link's queue stretched the round trip, 95 of 100 times at most.
@@ -387,6 +413,7 @@ impl Feeder {
                     if at >= self.counts_from {
                         let late = now.since(at).as_secs_f64() * 1e3;
                         self.outcome.lateness_ms.push(late);
+                        self.outcome.offered_at.push(at.as_nanos());
                     }
                 }
             }

@@ -7,10 +7,11 @@
 
 use super::Error;
 use rustix::fs::{FallocateFlags, FlockOperation};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The manifest of a day with three tracks takes some 20 MB.
 const RESERVE: u64 = 24 * 1024 * 1024;
@@ -21,6 +22,8 @@ const ROOM: u64 = 8 * 1024 * 1024;
 /// Of a small file system it is this part.
 const ROOM_PART: u64 = 8;
 const RESERVE_NAME: &str = "reserve";
+/// The folder of the tombstones; its lock is shared by those who erase, and held alone by who cleans up.
+const ERASED: &str = "erased";
 
 /// A directory that holds an archive.
 #[derive(Debug)]
@@ -28,8 +31,17 @@ pub(super) struct Directory {
     dir: PathBuf,
     /// Held while the reserve is made.
     making: Mutex<()>,
-    /// The directory, locked for as long as this receiver runs.
+    /// Folders that are known to survive a power cut, and so do those above them.
+    settled: Mutex<BTreeSet<PathBuf>>,
+    /// The directory, locked for as long as this receiver runs; or the folder of the tombstones.
     _locked: Option<File>,
+    /// What was synced, in this order.
+    #[cfg(test)]
+    synced: Mutex<Vec<PathBuf>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn is_no_room(error: &io::Error) -> bool {
@@ -79,38 +91,91 @@ impl Directory {
             ),
             probed => probed.map_err(tried("write a file"))?,
         }
-        Ok(Self {
-            dir: dir.into(),
-            making: Mutex::default(),
-            _locked: Some(handle),
-        })
+        Ok(Self::new(dir, Some(handle)))
     }
 
     /// The directory beside a receiver that may be writing to it.
     pub fn look(dir: &Path) -> Result<Self, Error> {
         let advice = "name the receiver's store with --store-dir";
         std::fs::read_dir(dir).map_err(unusable(dir, "read the directory", advice))?;
-        Ok(Self {
-            dir: dir.into(),
-            making: Mutex::default(),
-            _locked: None,
-        })
+        Ok(Self::new(dir, None))
     }
 
-    /// Syncs an object that another session created, or is about to have created.
+    /// The directory for a program that erases, beside a receiver: one that starts meanwhile leaves
+    /// alone what this program is writing.
+    pub fn erasing(dir: &Path) -> Result<Self, Error> {
+        let directory = Self::look(dir)?;
+        let folder = dir.join(ERASED);
+        let locked = || {
+            match std::fs::create_dir_all(&folder) {
+                // There is a reserve for what is needed to erase.
+                Err(e) if is_no_room(&e) && directory.release_reserve()? => {
+                    std::fs::create_dir_all(&folder)?;
+                }
+                made => made?,
+            }
+            let handle = File::open(&folder)?;
+            rustix::fs::flock(&handle, FlockOperation::LockShared)?;
+            Ok(handle)
+        };
+        let advice = "check that `erased` in it is a directory and writable";
+        let handle = locked().map_err(unusable(dir, "lock the tombstones", advice))?;
+        Ok(Self::new(dir, Some(handle)))
+    }
+
+    fn new(dir: &Path, locked: Option<File>) -> Self {
+        Self {
+            dir: dir.into(),
+            making: Mutex::default(),
+            settled: Mutex::default(),
+            _locked: locked,
+            #[cfg(test)]
+            synced: Mutex::default(),
+        }
+    }
+
+    fn sync_one(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()?;
+        #[cfg(test)]
+        lock(&self.synced).push(path.into());
+        Ok(())
+    }
+
+    /// Syncs an object that somebody else created: another session that is still about to sync it, or
+    /// a program that was killed before it did.
     pub fn sync(&self, name: &str) -> io::Result<()> {
         let path = self.dir.join(name);
-        File::open(&path)?.sync_all()?;
-        match path.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
+        self.sync_one(&path)?;
+        if let Some(folder) = path.parent() {
+            self.sync_one(folder)?;
         }
+        self.settle(name)
+    }
+
+    /// Syncs the folders above an object, once each. `object_store` syncs those that it makes itself;
+    /// where another session has just made them, that one may not have come to it.
+    pub fn settle(&self, name: &str) -> io::Result<()> {
+        let path = self.dir.join(name);
+        let above = path.ancestors().skip(1);
+        let mut fresh = Vec::new();
+        for folder in above.take_while(|folder| *folder != self.dir) {
+            if lock(&self.settled).contains(folder) {
+                break;
+            }
+            if let Some(parent) = folder.parent() {
+                self.sync_one(parent)?;
+            }
+            fresh.push(folder.to_path_buf());
+        }
+        lock(&self.settled).extend(fresh);
+        Ok(())
     }
 
     /// Removes the folders below `name` that hold nothing any more, and makes deletions durable. Another
     /// program may be removing them too.
     pub fn sweep(&self, name: &str) -> io::Result<()> {
         let top = self.dir.join(name);
+        lock(&self.settled).retain(|folder| !folder.starts_with(&top));
         if !top.exists() {
             return Ok(());
         }
@@ -146,7 +211,7 @@ impl Directory {
 
     /// Sees to it that the reserve is there; an error of [`is_no_room`] when there is no room for it.
     pub fn hold_reserve(&self) -> io::Result<()> {
-        let _one_at_a_time = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = lock(&self.making);
         let path = self.reserve_path();
         if path.exists() {
             return Ok(());
@@ -207,18 +272,37 @@ fn probe(dir: &Path) -> io::Result<()> {
     std::fs::remove_file(&path)
 }
 
-/// Removes the files that `object_store` stages beside an object (`name#number`).
+/// Removes the files that `object_store` stages beside an object (`name#number`); not those of a
+/// program that is erasing now, which also removes objects meanwhile.
 fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    let erased = dir.join(ERASED);
+    let alone = match there(File::open(&erased))? {
+        Some(folder) => {
+            match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => Some(folder),
+                Err(rustix::io::Errno::WOULDBLOCK) => None,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        None => None,
+    };
     let mut folders = vec![dir.to_path_buf()];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder)? {
+        if folder == erased && alone.is_none() {
+            log::info!("{} is in use: left as it is", folder.display());
+            continue;
+        }
+        for entry in there(std::fs::read_dir(&folder))?.into_iter().flatten() {
             let entry = entry?;
             let name = entry.file_name();
             let staged = name
                 .to_str()
                 .and_then(|name| name.rsplit_once('#'))
                 .is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
-            if entry.file_type()?.is_dir() {
+            let Some(kind) = there(entry.file_type())? else {
+                continue;
+            };
+            if kind.is_dir() {
                 folders.push(entry.path());
             } else if staged {
                 log::info!("removing {}: a crash left it", entry.path().display());
@@ -255,6 +339,58 @@ mod tests {
         assert!(!directory.release_reserve().unwrap());
         directory.hold_reserve().unwrap();
         assert!(directory.reserve_path().exists());
+    }
+
+    #[test]
+    fn the_file_that_a_running_erasure_stages_is_leftalone() {
+        let dir = tempfile::tempdir().unwrap();
+        let erasing = Directory::erasing(dir.path()).unwrap();
+        let also = Directory::erasing(dir.path()).unwrap();
+        let staged = dir.path().join(ERASED).join("a#1");
+        let other = dir.path().join("b#1");
+        let open = || {
+            std::fs::write(&staged, b"half").unwrap();
+            std::fs::write(&other, b"half").unwrap();
+            drop(Directory::open(dir.path()).unwrap());
+            assert!(!other.exists());
+            staged.exists()
+        };
+        assert!(open());
+        drop(erasing);
+        assert!(open());
+        drop(also);
+        assert!(!open(), "what a crash left stays");
+    }
+
+    #[test]
+    fn folders_that_somebody_else_made_are_synced_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::look(dir.path()).unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(path("recordings/a/1")).unwrap();
+        std::fs::write(path("recordings/a/1/0"), b"").unwrap();
+        let synced = |name: &str, whole: bool| {
+            match whole {
+                true => directory.sync(name).unwrap(),
+                false => directory.settle(name).unwrap(),
+            }
+            std::mem::take(&mut *lock(&directory.synced))
+        };
+        let above = [path("recordings/a"), path("recordings"), path("")];
+        let object = [path("recordings/a/1/0"), path("recordings/a/1")];
+        assert_eq!(
+            synced("recordings/a/1/0", true),
+            [&object[..], &above].concat()
+        );
+        assert_eq!(synced("recordings/a/1/0", true), object);
+        assert_eq!(synced("recordings/a/2/0", false), [path("recordings/a")]);
+        assert_eq!(synced("recordings/a/2/1", false), Vec::<PathBuf>::new());
+        directory.sweep("recordings/a").unwrap();
+        std::fs::create_dir_all(path("recordings/a/1")).unwrap();
+        assert_eq!(
+            synced("recordings/a/1/0", false),
+            [path("recordings/a"), path("recordings")]
+        );
     }
 
     #[test]

@@ -63,19 +63,34 @@ impl Library {
             if self.read().erased.contains_key(&id) {
                 continue;
             }
-            let mut erased = read::read_tombstone(&self.archive, id).await?;
-            erased.confirmed = !confirmed.is_empty();
-            {
-                let mut catalog = self.write();
-                let known = catalog.recordings.remove(&id);
-                erased.box_id = erased.box_id.or(known.and_then(|known| known.owner()));
-                catalog.erased.insert(id, erased);
-            }
-            log::info!("recording {id} was erased");
-            // Nobody may be listening.
-            let _ = self.erasures.send(id);
+            self.note_erased(id, !confirmed.is_empty()).await?;
         }
         self.sweep().await;
+        Ok(())
+    }
+
+    /// Takes a recording out of the catalog whose tombstone was found.
+    pub(super) async fn note_erased(
+        &self,
+        id: RecordingId,
+        confirmed: bool,
+    ) -> Result<(), archive::Error> {
+        // Its box is about to delete the other copy.
+        self.archive.secure(&archive::tombstone_path(id)).await?;
+        let mut erased = read::read_tombstone(&self.archive, id).await?;
+        erased.confirmed = confirmed;
+        {
+            let mut catalog = self.write();
+            let known = catalog.recordings.remove(&id);
+            if catalog.erased.contains_key(&id) {
+                return Ok(());
+            }
+            erased.box_id = erased.box_id.or(known.and_then(|known| known.owner()));
+            catalog.erased.insert(id, erased);
+        }
+        log::info!("recording {id} was erased");
+        // Nobody may be listening.
+        let _ = self.erasures.send(id);
         Ok(())
     }
 

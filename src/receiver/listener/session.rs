@@ -89,6 +89,7 @@ impl Session {
         connection: Connection,
     ) -> (Arc<Self>, mpsc::Receiver<Outgoing>) {
         let (messages, waiting) = mpsc::channel(WAITING_MESSAGES);
+        let engine = Ingest::new(box_id, ingest::Config::default()).sharing(shared.budget.clone());
         let session = Self {
             id: shared.next_session.fetch_add(1, Ordering::Relaxed),
             box_id,
@@ -98,7 +99,7 @@ impl Session {
                 messages,
             },
             connection,
-            engine: Mutex::new(Ingest::new(box_id, ingest::Config::default())),
+            engine: Mutex::new(engine),
             told_full: AtomicBool::new(false),
             welcomed: SetOnce::new(),
             shared,

@@ -143,7 +143,6 @@ impl Shelf {
         let config = ingest::Config {
             held_bytes,
             received_every: 700,
-            ..ingest::Config::default()
         };
         let guest = Guest {
             ingest: Ingest::new(self.box_id, config),

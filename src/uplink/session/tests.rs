@@ -567,11 +567,7 @@ fn what_is_lost_is_dropped_and_said_until_the_recording_is_whole() {
         last: 1,
         reason: crate::media::LostReason::ReceiverForgot,
     };
-    let said = |actions: &[Action]| {
-        actions
-            .iter()
-            .any(|a| *a == Action::Control(Message::Lost(lost)))
-    };
+    let said = |actions: &[Action]| actions.contains(&Action::Control(Message::Lost(lost)));
     let offers = || {
         vec![
             Offer::Ready,

@@ -280,8 +280,8 @@ fn a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_noth
     let fill_until = |wanted: &str, seen: &mut Vec<String>| {
         let mut left = 40_000_000;
         while rank(&level()) < rank(wanted) {
-            assert!(left > 1_500_000, "{wanted} is not reached: {seen:?}");
-            left -= 1_500_000;
+            assert!(left > 3_000_000, "{wanted} is not reached: {seen:?}");
+            left -= 3_000_000;
             disk.leave(left);
             pause(2);
             if seen.last() != Some(&level()) {

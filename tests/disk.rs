@@ -280,8 +280,8 @@ fn a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_noth
     let fill_until = |wanted: &str, seen: &mut Vec<String>| {
         let mut left = 40_000_000;
         while rank(&level()) < rank(wanted) {
-            assert!(left > 1_500_000, "{wanted} is not reached: {seen:?}");
-            left -= 1_500_000;
+            assert!(left > 3_000_000, "{wanted} is not reached: {seen:?}");
+            left -= 3_000_000;
             disk.leave(left);
             pause(2);
             if seen.last() != Some(&level()) {
@@ -310,11 +310,20 @@ fn a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_noth
         let now = later.iter().find(|(known, _)| known == path).unwrap();
         assert!(now.1.starts_with(bytes), "{} was changed", path.display());
     }
-    // With no room for sound the recording ends, and its end is kept.
-    disk.leave(1_000_000);
+    // From one look to the next there is no room at all: the recording ends, and its end is kept.
+    disk.fill();
     wait_until(15, "the end of the recording", || {
         capture_box.status()["state"] == "idle"
     });
+    let status = capture_box.status();
+    println!("{}, {}", status["lamp"], status["alarms"]);
+    assert_eq!(status["lamp"], "fast-blink");
+    assert!(
+        status["alarms"].to_string().contains("disk-full"),
+        "{status}"
+    );
+    let refused = capture_box.ask("start");
+    assert!(!refused.status.success());
     let listed = run(BOX, &["spool", "ls", text(&spool)]);
     println!("{listed}");
     assert!(listed.contains("ended"), "{listed}");
@@ -332,4 +341,9 @@ fn a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_noth
     ];
     println!("{}", run(BOX, &arguments));
     Film::open(&film).assert_decodes();
+    disk.make_room();
+    wait_until(20, "another recording where there is room again", || {
+        capture_box.ask("start").status.success()
+    });
+    capture_box.stop();
 }

@@ -147,7 +147,10 @@ fn two_boxes_at_once_finish_though_one_is_killed() {
         CaptureBox::start(home.path(), "killed", Some(&receiver), &["--board", &board]);
     let (first, second) = (steady.record(), killed.record());
     pause(4);
-    killed.kill_and_restart();
+    // A box that comes back within the time of one picture may have been away for none.
+    killed.kill();
+    pause(1);
+    killed.restart();
     wait_until(10, "the recording to be taken up", || {
         killed.status()["state"] == "recording"
     });
@@ -173,7 +176,7 @@ fn two_boxes_at_once_finish_though_one_is_killed() {
             let span = &manifest["spans"][1];
             let away = span["away_ns"].as_u64().unwrap();
             println!("away for {} ms", away / 1_000_000);
-            assert!((1..30_000_000_000).contains(&away), "{span}");
+            assert!((900_000_000..30_000_000_000).contains(&away), "{span}");
             assert_eq!(span["away_uncertainty_ns"], 1_000_000, "{span}");
         }
         assert_archive_is_the_spool(&receiver, capture_box, &recording);

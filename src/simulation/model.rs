@@ -767,6 +767,8 @@ impl World {
             if let Report::Fenced { epoch } = report {
                 self.epoch = self.epoch.max(*epoch) + 1;
                 machine.session.set_epoch(self.epoch);
+                let raised = Report::Raised { epoch: self.epoch };
+                machine.report(&raised, &mut self.counts.machine);
             }
             machine.report(report, &mut self.counts.machine);
             return;

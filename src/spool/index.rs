@@ -21,7 +21,7 @@ pub struct RecordingState {
     /// Its `End` fact is in the spool.
     pub ended: bool,
     /// The receiver's manifest is durable. Its segments are not listed here any more, unless
-    /// [`Spool::load`](super::Spool::load) was asked for them.
+    /// [`Spool::load`](super::Spool::load) was asked for them; what is acknowledged is.
     pub complete: bool,
     /// Its tracks.
     pub tracks: BTreeMap<TrackId, TrackState>,

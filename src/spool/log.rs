@@ -394,7 +394,8 @@ impl Spool {
         self.write_complete(recording)
     }
 
-    /// In a file of its own, so that recovery need read nothing else of this recording.
+    /// In a file of its own, with what the receiver holds of each track, so that recovery need read
+    /// nothing else of this recording.
     pub(super) fn write_complete(&mut self, recording: RecordingId) -> Result<(), Error> {
         let at = self.wall;
         let held = self.held(recording)?;
@@ -402,6 +403,15 @@ impl Spool {
         if let Some(opened) = held.state.opened {
             let record = Record::Opened(opened);
             self.write(recording, &record, Promise::Nothing, Weight::Essential)?;
+        }
+        let tracks = self.held(recording)?.state.tracks.iter();
+        let held: Vec<_> = tracks
+            .map(|(&id, track)| (id, track.acknowledged.clone()))
+            .collect();
+        for (track, durable) in held {
+            let promise = Promise::Acknowledged(track, durable.clone());
+            let record = Record::Durable { track, durable, at };
+            self.write(recording, &record, promise, Weight::Essential)?;
         }
         let record = Record::Complete { at };
         self.write(recording, &record, Promise::Complete, Weight::Essential)

@@ -202,7 +202,8 @@ fn recover_recording(
     Ok(recovered)
 }
 
-/// Whether the last file says that the recording is complete; then the state says no more than that.
+/// Whether the last file says that the recording is complete; then the state says no more than that,
+/// and what the receiver holds.
 fn is_complete(last: &Found, recording: RecordingId, held: &mut Held) -> bool {
     if held
         .files
@@ -215,8 +216,9 @@ fn is_complete(last: &Found, recording: RecordingId, held: &mut Held) -> bool {
     let read = take_in(last, recording, &mut state);
     let says_so = read.is_ok() && state.complete;
     if says_so {
-        (state.ended, state.tracks) = (true, Default::default());
+        state.ended = true;
         held.state = state;
+        held.make_shallow();
     }
     says_so
 }

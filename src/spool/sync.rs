@@ -119,7 +119,13 @@ impl Spool {
         }
         let ids: Vec<RecordingId> = self.recordings.keys().copied().collect();
         for recording in ids {
-            let settled = self.settle(recording, Weight::Bulk);
+            // The end waits for all that was written before it.
+            let ends = |held: &Held| held.ending.is_some();
+            let weight = match self.recordings.get(&recording).is_some_and(ends) {
+                true => Weight::Essential,
+                false => Weight::Bulk,
+            };
+            let settled = self.settle(recording, weight);
             match settled.and_then(|()| self.write_end(recording)) {
                 Ok(notice) => notices.extend(notice),
                 Err(error) => outcome = outcome.and(Err(error)),

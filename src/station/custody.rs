@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | DURABLE | records it | nothing |
 //! | less than it had said | takes the acknowledgement back | what is still here, again; the rest is LOST |
-//! | COMPLETE | records it | nothing, and `Forget` when retention lets the recording go |
+//! | COMPLETE | records it | nothing; at each start its name (`Whole`), and `Forget` when retention lets the recording go |
 //! | ERASE | the copy goes, durably | `Erased` |
 //!
 //! What nobody can give any more is LOST, once the spool has that on record: a fact in the recording's
@@ -84,7 +84,7 @@ impl Custody {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The boot epoch of this run.
+    /// The boot epoch that the next span of a recording will have.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -192,8 +192,11 @@ impl Custody {
     ) -> (SegmentKey, Vec<Segmented>) {
         let sequence = self.next_sequence(recording, TrackId::EVENTS);
         let span = facts.first().map_or(0, |fact| fact.span);
+        // The running span keeps the epoch that it began with.
+        let opened = self.spool().state(recording).and_then(|state| state.opened);
+        let epoch = opened.map_or(self.epoch, |opened| opened.epoch);
         let mut given = Vec::new();
-        let mut events = Events::new(recording, self.epoch, span, sequence);
+        let mut events = Events::new(recording, epoch, span, sequence);
         if let Err(error) = events.push(facts, now, &mut |part| given.push(part)) {
             log::error!("facts of recording {recording} cannot be written: {error}");
         }
@@ -205,8 +208,9 @@ impl Custody {
         (key, given)
     }
 
-    /// Writes the recording's last facts and its `End`, at `at_nanos` after the start of `span`. The
-    /// recording is over once the segment given back is [`Word::Sealed`].
+    /// Writes the recording's last facts and its `End`, at `at_nanos` after the start of `span`. What is
+    /// still open is sealed as it is. The recording is over once the segment given back is
+    /// [`Word::Sealed`].
     pub(crate) fn end(
         &mut self,
         recording: RecordingId,
@@ -215,6 +219,9 @@ impl Custody {
         reason: StopReason,
         now: Monotonic,
     ) -> Result<SegmentKey, Error> {
+        for key in self.unsealed(recording) {
+            self.append(recording, &Segmented::Seal(key))?;
+        }
         let tracks = self.spool().state(recording).map(|state| state.totals());
         facts.push(Fact {
             span,
@@ -232,6 +239,21 @@ impl Custody {
             }
         }
         Ok(key)
+    }
+
+    /// Segments that nobody will go on with: a lane did not finish, or the disk was full.
+    fn unsealed(&self, recording: RecordingId) -> Vec<SegmentKey> {
+        let spool = self.spool();
+        let tracks = spool.state(recording).into_iter().flat_map(|s| &s.tracks);
+        let open = tracks.flat_map(|(&track, held)| {
+            let open = held.waiting().filter(|(_, segment)| segment.seal.is_none());
+            open.map(move |(sequence, _)| SegmentKey {
+                recording,
+                track,
+                sequence,
+            })
+        });
+        open.collect()
     }
 
     /// When the next sync is wanted.
@@ -261,6 +283,7 @@ impl Custody {
             | Report::Link { .. }
             | Report::Received { .. }
             | Report::Fenced { .. } => {}
+            Report::Raised { epoch } => self.epoch = self.epoch.max(*epoch),
             Report::Erase { recording } => {
                 self.erasing.insert(*recording);
                 self.erase();
@@ -458,15 +481,17 @@ impl Custody {
     }
 }
 
-/// Everything in the spool that the receiver does not hold, oldest first.
+/// Everything in the spool that the receiver does not hold, oldest first; then what it has whole, by
+/// name only: a receiver that was restored from an older copy says what it misses. A greeting names at
+/// most [`MAX_RECORDINGS`](crate::wire::message::MAX_RECORDINGS): those that are not whole, oldest
+/// first, then the whole ones, newest first. Older ones are not asked about.
 fn backlog(spool: &Spool) -> Vec<Offer> {
-    let mut recordings: Vec<_> = spool
-        .recordings()
-        .filter(|(_, state)| !state.complete)
-        .collect();
+    let mut recordings: Vec<_> = spool.recordings().collect();
     // Ids are random; the epoch and the span's clock tell the age.
-    recordings
-        .sort_by_key(|(_, state)| state.opened.map(|opened| (opened.epoch, opened.wall_nanos)));
+    recordings.sort_by_key(|(_, state)| {
+        let opened = state.opened.map(|opened| (opened.epoch, opened.wall_nanos));
+        (state.complete, opened)
+    });
     let mut offers = Vec::new();
     for (recording, state) in recordings {
         for (&track, held) in &state.tracks {
@@ -476,6 +501,9 @@ fn backlog(spool: &Spool) -> Vec<Offer> {
                 durable: held.acknowledged.clone(),
                 end: state.next_sequence(track),
             });
+            if state.complete {
+                continue;
+            }
             for (sequence, segment) in held.waiting() {
                 let key = SegmentKey {
                     recording,
@@ -484,6 +512,9 @@ fn backlog(spool: &Spool) -> Vec<Offer> {
                 };
                 offers.extend(segment_offers(key, segment));
             }
+        }
+        if state.complete {
+            offers.push(Offer::Whole { recording });
         }
     }
     offers

@@ -331,3 +331,91 @@ fn a_whole_recording_stays_for_its_retention_and_is_forgotten_then() {
     custody.take_up(&recovered);
     assert_eq!(words(&mut custody), [Word::Offer(Offer::Ready)]);
 }
+
+#[test]
+fn a_whole_recording_is_named_at_the_next_start_and_given_again_to_a_receiver_that_lost_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let complete = Report::Complete {
+        recording: RECORDING,
+    };
+    let (mut custody, _) = open(&directory, 1);
+    record(&mut custody, 3);
+    finish(&mut custody);
+    let hold_all = |custody: &mut Custody| {
+        let events = durable(TrackId::EVENTS, Sequences::below(1));
+        custody.report(&events).unwrap();
+        let pictures = durable(TRACK, Sequences::below(3));
+        custody.report(&pictures).unwrap();
+        custody.report(&complete).unwrap();
+        sync(custody);
+    };
+    hold_all(&mut custody);
+    drop(custody);
+
+    let track = |track, end| Offer::Track {
+        recording: RECORDING,
+        track,
+        durable: Sequences::below(end),
+        end,
+    };
+    let named = [
+        track(TrackId::EVENTS, 1),
+        track(TRACK, 3),
+        Offer::Whole {
+            recording: RECORDING,
+        },
+        Offer::Ready,
+    ]
+    .map(Word::Offer);
+    let (mut custody, recovered) = open(&directory, 2);
+    custody.take_up(&recovered);
+    assert_eq!(words(&mut custody), named);
+    let held = |custody: &Custody| {
+        let spool = custody.spool();
+        let tracks = &spool.state(RECORDING).unwrap().tracks;
+        tracks.values().map(|t| t.segments.len()).sum::<usize>()
+    };
+    assert_eq!(held(&custody), 0, "its segments are not in memory");
+    // The receiver's store was restored from an older copy.
+    for (track, held) in [(TRACK, 1), (TrackId::EVENTS, 0)] {
+        let forgot = Report::Forgot {
+            recording: RECORDING,
+            track,
+            held: Sequences::below(held),
+        };
+        custody.report(&forgot).unwrap();
+    }
+    let said = words(&mut custody);
+    assert_eq!(offered(&said), [(1, false), (2, false)]);
+    assert_eq!(lost(&said), []);
+    let end = |word: &Word| matches!(word, Word::Offer(Offer::Sealed { key, .. }) if key.track == TrackId::EVENTS);
+    assert!(said.iter().any(end), "the end, too");
+    sync(&mut custody);
+    drop(custody);
+
+    let (mut custody, recovered) = open(&directory, 3);
+    custody.take_up(&recovered);
+    assert_eq!(offered(&words(&mut custody)), [(1, false), (2, false)]);
+    hold_all(&mut custody);
+    assert_eq!(words(&mut custody), []);
+    drop(custody);
+    let (mut custody, recovered) = open(&directory, 4);
+    custody.take_up(&recovered);
+    assert_eq!(words(&mut custody), named);
+}
+
+#[test]
+fn what_begins_after_the_epoch_was_raised_has_the_new_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    let epoch = |custody: &Custody| {
+        let opened = custody.spool().state(RECORDING).unwrap().opened;
+        opened.unwrap().epoch
+    };
+    record(&mut custody, 1);
+    custody.report(&Report::Fenced { epoch: 41 }).unwrap();
+    custody.report(&Report::Raised { epoch: 42 }).unwrap();
+    assert_eq!(epoch(&custody), 1, "the running span keeps its own");
+    assert_eq!(custody.begin(RECORDING, 0).unwrap(), 1);
+    assert_eq!(epoch(&custody), 42);
+}

@@ -98,6 +98,8 @@ struct Running {
     patience: Option<Monotonic>,
     /// The events segment that holds the `End` fact.
     end: Option<SegmentKey>,
+    /// The disk has refused sound or pictures for want of space: no more of them is written.
+    full: bool,
     waiting: Vec<Sender<Reply>>,
     /// Where the span begins on the clocks that outlive the process.
     place: Place,
@@ -307,10 +309,19 @@ impl Keeper {
 
     fn keep(&mut self, recording: RecordingId, given: &Segmented) {
         // What a lane still gives of an abandoned recording is not kept, and nobody was told it was.
-        if !self.runs(recording) {
+        if !self.takes(recording) {
             return;
         }
-        match self.parts.custody.append(recording, given) {
+        let mut outcome = self.parts.custody.append(recording, given);
+        if matches!(outcome, Err(spool::Error::NoSpace { .. })) {
+            // What may go makes room; without, the recording ends with what was kept.
+            self.look_at_room();
+            if !self.takes(recording) {
+                return;
+            }
+            outcome = self.parts.custody.append(recording, given);
+        }
+        match outcome {
             Ok(end) => {
                 if let Segmented::Chunk(chunk) = given {
                     self.written_after(chunk.captured);
@@ -322,6 +333,7 @@ impl Keeper {
                     }
                 }
             }
+            Err(error @ spool::Error::NoSpace { .. }) => self.is_full(&error),
             Err(error) => self.fault(&error),
         }
     }
@@ -372,6 +384,14 @@ impl Keeper {
             let _ = reply.send(Reply::Refused("the recording was erased".into()));
         }
         let _ = self.happen(Happening::Erased);
+    }
+
+    /// Whether sound and pictures of this recording are still written.
+    fn takes(&self, recording: RecordingId) -> bool {
+        let takes = |running: &Running| {
+            running.take.recording == recording && running.end.is_none() && !running.full
+        };
+        self.running.as_ref().is_some_and(takes)
     }
 
     /// Whether this is the recording in hand.
@@ -524,8 +544,14 @@ impl Keeper {
     }
 
     fn check(&mut self, outcome: Result<(), spool::Error>) {
-        if let Err(error) = outcome {
-            self.fault(&error);
+        match outcome {
+            Ok(()) => {}
+            // The spool owes what it did not write, and tries again.
+            Err(error @ spool::Error::NoSpace { .. }) => {
+                log::warn!("{error}");
+                self.look_at_room();
+            }
+            Err(error) => self.fault(&error),
         }
     }
 

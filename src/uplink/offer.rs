@@ -155,6 +155,11 @@ pub enum Report {
         /// The epoch held.
         epoch: u64,
     },
+    /// The driver has gone past an epoch that was held: what begins from now on has this one.
+    Raised {
+        /// The epoch.
+        epoch: u64,
+    },
     /// The receiver holds the whole recording and its manifest. Frees nothing by itself.
     Complete {
         /// The recording.

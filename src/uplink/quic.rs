@@ -622,6 +622,7 @@ impl Driver {
                     log::warn!("the receiver holds a later epoch of this box: going on as {epoch}");
                     self.session.set_epoch(epoch);
                     self.backoff.reset();
+                    self.unsent.push_back(Report::Raised { epoch });
                 }
                 Err(error) => log::error!("{error}"),
             }

@@ -9,12 +9,13 @@
 //! | `give-up-presenter`, `give-up-slides` | and that picture is left out; each segment is LOST on record |
 //! | `reserve` | the recording ends, its end written from the reserve |
 //!
-//! Each comes back once there is a quarter more room than it begins at.
+//! A disk that is full from one look to the next is looked at when it refuses something: then all of
+//! this happens at once. Each comes back once there is a quarter more room than it begins at.
 
 use super::Keeper;
 use crate::clock;
 use crate::media::{Monotonic, StopReason, TrackId};
-use crate::spool::{GiveUp, Level, Room};
+use crate::spool::{self, GiveUp, Level, Room};
 use crate::station::lane::{Command, LADDER, LaneView};
 use crate::station::pipeline::{PRESENTER, SLIDES};
 use crate::station::recorder::Input as Happening;
@@ -90,6 +91,23 @@ impl Keeper {
             Ok(room) => self.has_room(room),
             Err(error) => log::error!("{error}"),
         }
+    }
+
+    /// As [`Keeper::keep_room`], at once: the disk has just refused something.
+    pub(super) fn look_at_room(&mut self) {
+        self.room_looked = None;
+        self.keep_room(clock::now());
+    }
+
+    /// Sound or pictures were refused though all that may go has gone: the recording ends with what
+    /// was kept, whatever the disk says of its room.
+    pub(super) fn is_full(&mut self, error: &spool::Error) {
+        if let Some(running) = &mut self.running {
+            running.full = true;
+        }
+        self.alarm("disk-full", (None, None), &error.to_string());
+        // Refused when it is ending already.
+        let _ = self.happen(Happening::Stop(StopReason::NoSpace));
     }
 
     pub(super) fn has_room(&mut self, room: Room) {

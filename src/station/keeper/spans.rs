@@ -61,6 +61,7 @@ impl Keeper {
             ending: None,
             patience: None,
             end: None,
+            full: false,
             waiting: before.map(|running| running.waiting).unwrap_or_default(),
             place,
             past,

@@ -2,8 +2,8 @@
 
 use super::Keeper;
 use crate::clock;
-use crate::media::{Event, Fact, GapLength, LostReason, RecordingId, StopReason};
-use crate::spool;
+use crate::media::{Event, Fact, GapLength, LostReason, Range, RecordingId, StopReason, TrackId};
+use crate::spool::{self, RecordingState};
 use crate::station::past::{Past, is_too_long};
 use crate::station::recorder::Input as Happening;
 
@@ -12,30 +12,30 @@ impl Keeper {
     /// recordings without an end, the latest is taken up and the others are ended.
     pub(super) fn take_up(&mut self, recovered: &[spool::Recovered]) {
         self.parts.custody.take_up(recovered);
-        let mut open: Vec<((u64, i64), RecordingId)> = self
+        let mut open: Vec<(Option<(u64, i64)>, RecordingId)> = self
             .spool()
             .recordings()
-            .filter(|(_, state)| !state.ended)
-            // Without this record nobody was ever told that it had begun.
-            .filter_map(|(id, state)| {
-                state
-                    .opened
-                    .map(|opened| ((opened.epoch, opened.wall_nanos), id))
+            // An empty directory says nothing.
+            .filter(|(_, state)| !state.ended && (state.opened.is_some() || holds_any(state)))
+            .map(|(id, state)| {
+                let opened = state.opened;
+                (opened.map(|opened| (opened.epoch, opened.wall_nanos)), id)
             })
             .collect();
         open.sort_unstable();
         let here = self.place_of(clock::now());
         let within = self.parts.resume_within;
         let mut latest = None;
-        while let Some((_, recording)) = open.pop() {
+        while let Some((opened, recording)) = open.pop() {
             let past = Past::read(&self.spool(), recording);
             let gap = past.map_or(GapLength::Unknown, |past| past.away(&here));
-            if latest.is_none() && !is_too_long(gap, within) {
+            // Of one whose beginning is lost nobody knows which span would be the next.
+            if opened.is_some() && latest.is_none() && !is_too_long(gap, within) {
                 latest = Some((recording, past.unwrap_or_default()));
             } else {
                 log::info!("recording {recording} is over: it is not taken up again ({gap:?})");
                 self.say_away(recording, gap);
-                self.end_unattended(recording, past.unwrap_or_default(), recovered);
+                self.end_unattended(recording, past.unwrap_or_default());
             }
         }
         if let Some((recording, past)) = latest {
@@ -46,37 +46,37 @@ impl Keeper {
     }
 
     /// Ends a recording that nobody will take up.
-    fn end_unattended(
-        &mut self,
-        recording: RecordingId,
-        past: Past,
-        recovered: &[spool::Recovered],
-    ) {
-        let state = self.spool().state(recording).and_then(|state| state.opened);
-        let Some(opened) = state else { return };
-        let facts = lost_facts(recovered, recording, opened.span);
-        let (at, now) = ((opened.span, past.kept_nanos), clock::now());
+    fn end_unattended(&mut self, recording: RecordingId, past: Past) {
+        let (span, facts) = match self.spool().state(recording) {
+            Some(state) => {
+                let span = state.opened.map_or(0, |opened| opened.span);
+                (span, lost_facts(state, span))
+            }
+            None => return,
+        };
+        let (at, now) = ((span, past.kept_nanos), clock::now());
         let reason = StopReason::AwayTooLong;
         let outcome = self.parts.custody.end(recording, facts, at, reason, now);
         self.check(outcome.map(drop));
     }
 }
 
-/// What recovery could not find, as the facts that say so.
-fn lost_facts(recovered: &[spool::Recovered], recording: RecordingId, span: u32) -> Vec<Fact> {
-    let lost = recovered
-        .iter()
-        .filter(|found| found.recording == recording)
-        .flat_map(|found| &found.lost);
-    lost.map(|&(track, first, last)| Fact {
+/// Whether any segment of it was ever here.
+fn holds_any(state: &RecordingState) -> bool {
+    state.tracks.values().any(|track| track.next_sequence() > 0)
+}
+
+/// What will never come, as the facts that say so.
+fn lost_facts(state: &RecordingState, span: u32) -> Vec<Fact> {
+    let fact = |(track, range, reason): (TrackId, Range, LostReason)| Fact {
         span,
         at_nanos: 0,
         event: Event::Lost {
             track,
-            first,
-            last,
-            reason: LostReason::Damaged,
+            first: range.first,
+            last: range.last,
+            reason,
         },
-    })
-    .collect()
+    };
+    state.lost().map(fact).collect()
 }

@@ -2,9 +2,10 @@
 //! receiver have their say.
 
 use super::*;
-use crate::media::GapLength;
+use crate::media::{Chunk, GapLength, MediaTime};
 use crate::segmenter::read_facts;
-use crate::spool::{Config, LocalDisk};
+use crate::spool::twin::TwinDisk;
+use crate::spool::{Config, Disk, Level, LocalDisk};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -33,8 +34,12 @@ struct Bench {
 impl Bench {
     /// A keeper that finds what an earlier run left in `directory`; its clock is not set.
     fn open(directory: TempDir, epoch: u64) -> Self {
+        Self::over(Arc::new(LocalDisk), directory, epoch)
+    }
+
+    fn over(disk: Arc<dyn Disk>, directory: TempDir, epoch: u64) -> Self {
         let config = Config::new(directory.path());
-        let (spool, recovered) = Spool::open(Arc::new(LocalDisk), config).unwrap();
+        let (spool, recovered) = Spool::open(disk, config).unwrap();
         let (syncs, jobs) = channel();
         let parts = Parts {
             custody: Custody::new(Arc::new(Mutex::new(spool)), epoch),
@@ -347,7 +352,6 @@ fn a_step_of_the_clock_is_a_fact_and_nothing_else() {
 
 #[test]
 fn a_full_disk_refuses_a_start_and_ends_what_runs() {
-    use crate::spool::{Level, Room};
     let room = |level| Room {
         used: 0,
         free: 1,
@@ -390,5 +394,131 @@ fn a_full_disk_refuses_a_start_and_ends_what_runs() {
             .texts()
             .iter()
             .any(|text| text.starts_with("disk-full"))
+    );
+}
+
+/// A chunk of track 1 in segment `sequence`.
+fn chunk(recording: RecordingId, sequence: u64, index: u32) -> Segmented {
+    Segmented::Chunk(Chunk {
+        key: SegmentKey {
+            recording,
+            track: TrackId(1),
+            sequence,
+        },
+        init: None,
+        index,
+        start: MediaTime::ZERO,
+        duration: 1,
+        captured: clock::now(),
+        bytes: vec![7; 20_000],
+    })
+}
+
+#[test]
+fn a_disk_that_is_full_at_once_ends_the_recording_with_what_was_kept() {
+    for synced in [true, false] {
+        let disk = TwinDisk::default();
+        let directory = tempfile::tempdir().unwrap();
+        let mut bench = Bench::over(Arc::new(disk.clone()), directory, 1);
+        assert!(matches!(bench.start(), Reply::Done { .. }));
+        let recording = bench.running().unwrap();
+        let key = |sequence| match chunk(recording, sequence, 0) {
+            Segmented::Chunk(chunk) => chunk.key,
+            _ => unreachable!(),
+        };
+        for given in [
+            chunk(recording, 0, 0),
+            Segmented::Seal(key(0)),
+            chunk(recording, 1, 0),
+        ] {
+            bench.keeper.handle(Input::Given(recording, given));
+        }
+        if synced {
+            bench.settle();
+        }
+        // The look before was a moment ago: only the refusal tells.
+        bench.keeper.room_looked = Some(Monotonic::from_nanos(u64::MAX));
+        disk.set_room(Some(0));
+        if !synced {
+            // What was written is refused by its sync, too.
+            disk.fail_syncs(1);
+        }
+        for given in [
+            chunk(recording, 1, 1),
+            Segmented::Seal(key(1)),
+            chunk(recording, 2, 0),
+        ] {
+            bench.keeper.handle(Input::Given(recording, given));
+        }
+        bench.settle();
+        let alarms = bench.keeper.alarms.texts();
+        println!("{alarms:?}");
+        assert!(
+            alarms.iter().any(|text| text.starts_with("disk-full: ")),
+            "{alarms:?}"
+        );
+        assert_eq!(bench.running(), None);
+        assert_eq!(bench.end_of(recording), Some(StopReason::NoSpace));
+        {
+            let spool = bench.keeper.spool();
+            let state = spool.state(recording).unwrap();
+            let track = &state.tracks[&TrackId(1)];
+            assert!(state.ended);
+            let kept: Vec<_> = track
+                .waiting()
+                .map(|(sequence, segment)| (sequence, segment.length, segment.seal_kept))
+                .collect();
+            assert_eq!(kept, [(0, 20_000, true), (1, 20_000, true)]);
+        }
+        let lamp = bench.keeper.recorder.lamp(true, true, bench.now);
+        assert_eq!(lamp, crate::panel::Lamp::FastBlink);
+        assert!(matches!(bench.start(), Reply::Refused(why) if why.contains("too full")));
+        disk.set_room(None);
+        bench.keeper.room_looked = None;
+        bench.settle();
+        assert!(matches!(bench.start(), Reply::Done { .. }));
+    }
+}
+
+#[test]
+fn a_recording_whose_beginning_was_lost_is_ended_with_what_there_is() {
+    let directory = left_open();
+    {
+        let config = Config::new(directory.path());
+        let (spool, _) = Spool::open(Arc::new(LocalDisk), config).unwrap();
+        let mut custody = Custody::new(Arc::new(Mutex::new(spool)), 1);
+        let reason = LostReason::ReceiverForgot;
+        custody.lose(OLD, TrackId(1), (0, 3), reason).unwrap();
+        let job = custody.start_sync(clock::now()).unwrap();
+        custody.synced(job.run()).unwrap();
+    }
+    let log = directory.path().join(OLD.to_string()).join("00000000.log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    // The first record says when and in which span it was taken up.
+    let first = bytes.windows(4).position(|four| four == b"HcR1").unwrap();
+    bytes[first + 30] ^= 0xff;
+    std::fs::write(&log, bytes).unwrap();
+    let bench = Bench::open(directory, 2);
+    assert_eq!(bench.running(), None);
+    assert!(bench.keeper.spool().state(OLD).unwrap().opened.is_none());
+    assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+    let facts = bench.facts(OLD);
+    assert!(
+        facts
+            .iter()
+            .any(|fact| matches!(fact.event, Event::Run { .. }))
+    );
+    let lost = facts.iter().filter_map(|fact| match fact.event {
+        Event::Lost {
+            first,
+            last,
+            reason,
+            ..
+        } => Some((first, last, reason)),
+        _ => None,
+    });
+    assert_eq!(
+        lost.collect::<Vec<_>>(),
+        [(0, 3, LostReason::ReceiverForgot)]
     );
 }

@@ -93,6 +93,9 @@ pub struct Spool {
     pub(super) erased: BTreeSet<RecordingId>,
     /// Looked at, never written to.
     pub(super) read_only: bool,
+    /// Planted: an acknowledgement counts as recorded before it is kept.
+    #[cfg(test)]
+    pub(super) hasty: bool,
 }
 
 impl Spool {
@@ -132,7 +135,15 @@ impl Spool {
             mark_owed: false,
             erased: BTreeSet::new(),
             read_only,
+            #[cfg(test)]
+            hasty: false,
         }
+    }
+
+    /// Plants a fault: from now on what the receiver says counts as recorded before it is kept.
+    #[cfg(test)]
+    pub(crate) fn be_hasty(&mut self) {
+        self.hasty = true;
     }
 
     /// Takes a recording up, new or after a restart. Give its next sequence numbers to the segmenter.
@@ -280,6 +291,11 @@ impl Spool {
             };
             let promise = Promise::Acknowledged(track, possible);
             self.write(recording, &record, promise, Weight::Essential)?;
+            #[cfg(test)]
+            if self.hasty {
+                let kept = Promise::Acknowledged(track, merged);
+                self.held(recording)?.keep(recording, kept);
+            }
         }
         Ok(())
     }
@@ -426,7 +442,12 @@ impl Spool {
             self.write(recording, &record, promise, Weight::Essential)?;
         }
         let record = Record::Complete { at };
-        self.write(recording, &record, Promise::Complete, Weight::Essential)
+        self.write(recording, &record, Promise::Complete, Weight::Essential)?;
+        #[cfg(test)]
+        if self.hasty {
+            self.held(recording)?.completed = true;
+        }
+        Ok(())
     }
 
     /// The recordings held, each with its state.

@@ -380,13 +380,18 @@ impl Spool {
     /// Removes files whose facts are kept elsewhere. That is not synced: what comes back is removed
     /// again.
     pub(super) fn remove_files(&mut self, recording: RecordingId, files: &[u64]) {
-        for &number in files {
+        let Some(held) = self.recordings.get_mut(&recording) else {
+            return;
+        };
+        held.freeing = false;
+        // The receiver may have taken an acknowledgement back since.
+        let free = held.releasable();
+        for &number in files.iter().filter(|number| free.contains_key(number)) {
             let path = self.log_path(recording, number);
             let removed = self.disk.remove(&path);
             let Some(held) = self.recordings.get_mut(&recording) else {
                 return;
             };
-            held.freeing = false;
             match removed {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     ::log::error!("{}: not removed: {error}", path.display());

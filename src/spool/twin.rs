@@ -571,4 +571,16 @@ impl DiskFile for TwinFile {
         }
         outcome
     }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        let mut file = self.bytes.lock().unwrap();
+        // The file stays as long as it was; what the disk never took reads as zeros.
+        let mut seen = file.synced.clone();
+        seen.resize(file.seen.len().max(seen.len()), 0);
+        for (at, written) in &file.dirty {
+            put(&mut seen, *at, written);
+        }
+        file.seen = seen;
+        Ok(())
+    }
 }

@@ -311,7 +311,7 @@ fn a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_noth
         assert!(now.1.starts_with(bytes), "{} was changed", path.display());
     }
     // From one look to the next there is no room at all: the recording ends, and its end is kept.
-    disk.leave(0);
+    disk.fill();
     wait_until(15, "the end of the recording", || {
         capture_box.status()["state"] == "idle"
     });

@@ -26,7 +26,9 @@ use bytes::Bytes;
 use device::{Device, Identity, ended, segment_stream};
 use hallcast::media::{BoxId, Hash, LostReason, RecordingId, SegmentKey, TrackId};
 use hallcast::mp4::parse_provenance;
-use hallcast::receiver::archive::{Archive, init_path, manifest_path, segment_path};
+use hallcast::receiver::archive::{
+    Archive, init_path, manifest_path, segment_path, tombstone_path,
+};
 use hallcast::receiver::catalog::LostRange;
 use hallcast::receiver::library::{Error as KeepError, Library, erase};
 use hallcast::receiver::verify;
@@ -272,6 +274,37 @@ async fn what_comes_after_a_tombstone_is_refused_before_anybody_has_looked_for_i
         assert_eq!(library.unconfirmed(BOX), [ID]);
         assert_eq!(noticed.try_recv(), Ok(ID));
         assert_eq!(archive.list_one(ID).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_tombstone_that_is_made_while_a_receiver_starts_is_found_by_it() {
+    let objects = recording::make(ID, 5, true, false);
+    let mut at = 0;
+    loop {
+        let twin = Twin::default();
+        let archive = Archive::over(Arc::new(twin.clone()), "twin");
+        let library = Library::over(archive.clone()).await.unwrap();
+        deliver(&library, &objects, &mut Told::default())
+            .await
+            .unwrap();
+        drop(library);
+        // Each segment is read at the start.
+        archive.delete(&manifest_path(ID)).await.unwrap();
+        let begin = twin.operations();
+        twin.made_beside(begin + at, &tombstone_path(ID));
+        let library = Library::over(archive.clone()).await.unwrap();
+        if twin.operations() == begin + at {
+            println!("a tombstone was made before each of {at} operations of a start");
+            assert!(at > 8, "{at}");
+            break;
+        }
+        let what = format!("made before operation {at}");
+        assert_eq!(library.erased_of(&open()), [ID], "{what}");
+        assert!(library.read().recordings.is_empty(), "{what}");
+        library.look_for_erased().await.unwrap();
+        assert_eq!(archive.list_one(ID).await.unwrap(), None, "{what}");
+        at += 1;
     }
 }
 

@@ -273,7 +273,9 @@ impl History {
                         "early release: {key} left the spool before DURABLE for it was recorded and kept"
                     ));
                 }
-                if !self.was_said(key) && !self.erased.contains(&key.recording) {
+                let heard = self.heard.get(&(key.recording, key.track));
+                let heard = heard.is_some_and(|heard| heard.contains(key.sequence));
+                if !heard && !self.erased.contains(&key.recording) {
                     self.breach(format!("early release: {key} was never said durable"));
                 }
             }
@@ -399,7 +401,9 @@ impl History {
                 || self.erased.contains(&key.recording)
                 || self.disputed.contains(&key.recording)
                 // All of it was released.
-                || !known.contains(&key.recording) && self.released.contains(key);
+                || !known.contains(&key.recording) && self.released.contains(key)
+                // Released, and then forgotten by a receiver whose store was restored.
+                || self.receiver_restored && self.released.contains(key);
             let Some(life) = lives.last_mut() else {
                 continue;
             };

@@ -1,7 +1,7 @@
 //! The file operations that the spool uses, as a trait: a real disk, and in tests a twin that forgets
 //! what was not synced and fails on demand.
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, statvfs};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -56,6 +56,8 @@ pub trait DiskFile: Send + Sync {
     fn allocate(&self, bytes: u64) -> io::Result<()>;
     /// Makes the file's bytes survive a power cut (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
+    /// Forgets what memory holds of the file's synced bytes: they are read from the disk from now on.
+    fn drop_cache(&self) -> io::Result<()>;
 }
 
 /// The machine's own file system.
@@ -168,5 +170,9 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(fadvise(self, 0, None, Advice::DontNeed)?)
     }
 }

@@ -26,7 +26,8 @@
 //!    anything else.
 //! 4. Recovery never truncates and never appends to an old file. After damage it goes on at the next
 //!    valid record; what is missing is recorded as LOST, also in a recording that has ended; what it
-//!    keeps is synced, and copied where that fails, before it counts. A damaged or foreign file or
+//!    keeps is synced and read from the disk, not from a cache that a failed sync has left behind, and
+//!    copied where that fails, before it counts. A damaged or foreign file or
 //!    directory never stops the start. Of a complete recording only its last file is read, of a
 //!    finished file only its index.
 //! 5. A segment leaves only after DURABLE for it was received, recorded, and that record kept, plus
@@ -200,6 +201,16 @@ impl Error {
                 doing,
                 source,
             },
+        }
+    }
+}
+
+/// Damage as the uplink knows it, apart from a disk that may do better later.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Damaged { .. } => Self::new(std::io::ErrorKind::InvalidData, error),
+            error => Self::other(error),
         }
     }
 }

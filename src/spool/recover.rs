@@ -7,12 +7,13 @@ use super::disk::DiskFile;
 use super::index::{Place, RecordingState};
 use super::log::{Spool, log_path};
 use super::record::{Entry, FILE_HEADER, HEADER, Record, file_header};
-use super::release::GONE;
+use super::release::{GONE, Gone};
 use super::scan::{Scan, scan, scan_index};
 use super::write::{Held, find_reserve};
 use super::{Error, RESERVE_FILE};
 use crate::media::{Hash, LostReason, Range, RecordingId, SegmentKey, TrackId};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The last file of a complete recording is no longer than this.
@@ -48,6 +49,21 @@ pub struct Recovered {
 struct Found {
     number: u64,
     file: Arc<dyn DiskFile>,
+    /// It cannot be synced: what is read of it may be nowhere but in memory.
+    refused: bool,
+}
+
+impl Found {
+    /// What was written may still be only in the page cache of a process that died: it is synced. And
+    /// the kernel forgets a failed sync: what the disk never took is then still in the cache, and the
+    /// next sync returns well. So what counts is read from the disk.
+    fn prove(&mut self, path: &Path) {
+        let proven = self.file.sync().and_then(|()| self.file.drop_cache());
+        self.refused = proven.is_err();
+        if let Err(error) = proven {
+            ::log::error!("{}: fdatasync failed: {error}; copying it", path.display());
+        }
+    }
 }
 
 pub(super) fn recover(spool: &mut Spool) -> Result<Vec<Recovered>, Error> {
@@ -65,9 +81,9 @@ pub(super) fn recover(spool: &mut Spool) -> Result<Vec<Recovered>, Error> {
     let names = spool.disk.list(&root).map_err(reading)?;
     if !spool.read_only {
         for name in names.iter().filter(|name| name.ends_with(GONE)) {
-            if let Err(error) = spool.remove_gone(&root.join(name)) {
-                ::log::error!("{}: not removed: {error}", root.join(name).display());
-            }
+            let (path, bytes) = (root.join(name), 0);
+            spool.gone.push_back(Gone { path, bytes });
+            spool.mark_owed = true;
         }
         spool.reserve = find_reserve(spool.disk.as_ref(), &root, &names);
     }
@@ -137,7 +153,11 @@ fn recover_recording(
         {
             Ok((length, file)) => {
                 held.files.insert(number, length);
-                files.push(Found { number, file });
+                files.push(Found {
+                    number,
+                    file,
+                    refused: false,
+                });
             }
             Err(error) => {
                 recovered
@@ -146,13 +166,21 @@ fn recover_recording(
             }
         }
     }
-    if let Some(last) = files.last().filter(|_| !whole)
-        && is_complete(last, recording, &mut held)
-    {
-        (held.completed, held.shallow) = (last.file.sync().is_ok(), true);
-        recovered.ended = true;
-        spool.recordings.insert(recording, held);
-        return Ok(recovered);
+    if let Some(last) = files.last_mut().filter(|_| !whole) {
+        last.prove(&log_path(&directory, last.number));
+        if is_complete(last, recording, &mut held) {
+            let named = sync_names(spool, recording);
+            held.completed = !last.refused && named.is_ok();
+            held.shallow = true;
+            recovered.ended = true;
+            spool.recordings.insert(recording, held);
+            return Ok(recovered);
+        }
+    }
+    if let Some((_, earlier)) = files.split_last_mut().filter(|_| !whole) {
+        for found in earlier {
+            found.prove(&log_path(&directory, found.number));
+        }
     }
     for found in &files {
         let path = log_path(&directory, found.number);
@@ -174,14 +202,14 @@ fn recover_recording(
         }
         recovered.written_nanos = recovered.written_nanos.max(found.file.modified_nanos());
     }
-    let mut synced = true;
+    let mut synced = !files.iter().any(|found| found.refused);
     if !spool.read_only && !held.state.complete {
         synced = make_durable(spool, recording, &files, &mut held).unwrap_or_else(|error| {
             recovered.problems.push(error.to_string());
             false
         });
     }
-    held.completed = held.state.complete;
+    held.completed = held.state.complete && synced;
     for track in held.state.tracks.values_mut() {
         if synced {
             track.recorded = track.acknowledged.clone();
@@ -260,8 +288,8 @@ fn take_in(found: &Found, recording: RecordingId, state: &mut RecordingState) ->
     })
 }
 
-/// Syncs what was read: it may still be only in the page cache of a process that died (invariant 4).
-/// From the first file on that cannot be synced, all is copied into new ones, in order.
+/// From the first file on that cannot be synced, all is copied into new ones, in order; then the names
+/// are made durable (invariant 4).
 fn make_durable(
     spool: &Spool,
     recording: RecordingId,
@@ -269,15 +297,7 @@ fn make_durable(
     held: &mut Held,
 ) -> Result<bool, Error> {
     let directory = spool.directory_of(recording);
-    let refuses = |found: &Found| match found.file.sync() {
-        Ok(()) => false,
-        Err(error) => {
-            let path = log_path(&directory, found.number);
-            ::log::error!("{}: fdatasync failed: {error}; copying it", path.display());
-            true
-        }
-    };
-    if let Some(first) = files.iter().position(refuses) {
+    if let Some(first) = files.iter().position(|found| found.refused) {
         for found in &files[first..] {
             let mut tries = 0;
             loop {
@@ -300,11 +320,16 @@ fn make_durable(
             }
         }
     }
-    for named in [&directory, &spool.config.directory] {
+    sync_names(spool, recording)?;
+    Ok(true)
+}
+
+fn sync_names(spool: &Spool, recording: RecordingId) -> Result<(), Error> {
+    for named in [&spool.directory_of(recording), &spool.config.directory] {
         let synced = spool.disk.sync_directory(named);
         synced.map_err(|error| Error::disk(named, "syncing what was recovered", error))?;
     }
-    Ok(true)
+    Ok(())
 }
 
 fn copy_records(

@@ -468,6 +468,9 @@ impl Disk for TwinDisk {
         if !state.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        if state.names.keys().any(|path| path.parent() == Some(to)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
         state.change(Change::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
@@ -576,5 +579,17 @@ impl DiskFile for TwinFile {
             }
         }
         outcome
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        let mut file = self.bytes.lock().unwrap();
+        // The file stays as long as it was; what the disk never took reads as zeros.
+        let mut seen = file.synced.clone();
+        seen.resize(file.seen.len().max(seen.len()), 0);
+        for (at, written) in &file.dirty {
+            put(&mut seen, *at, written);
+        }
+        file.seen = seen;
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -36,6 +37,7 @@ struct State {
     operations: u64,
     dead: bool,
     deleted: Vec<(Path, Bytes)>,
+    beside: Option<(u64, Path)>,
 }
 
 /// The store; clones are the same one.
@@ -62,6 +64,11 @@ impl Twin {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Another program makes the object `name` just before operation `at`.
+    pub fn made_beside(&self, at: u64, name: &str) {
+        self.state().beside = Some((at, Path::from(name)));
     }
 
     /// What was asked of it so far.
@@ -98,6 +105,10 @@ impl Twin {
             return Err(failed());
         }
         let number = state.operations;
+        if let Some((_, path)) = state.beside.take_if(|(at, _)| *at == number) {
+            let made = self.objects.put(&path, "{}".into()).now_or_never();
+            made.expect("memory does not wait")?;
+        }
         state.operations += 1;
         let Some((fault, _)) = state.fault.filter(|(_, at)| *at == number) else {
             return Ok(false);

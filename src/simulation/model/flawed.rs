@@ -115,4 +115,8 @@ impl DiskFile for FlawedFile {
             _ => self.file.sync(),
         }
     }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        self.file.drop_cache()
+    }
 }

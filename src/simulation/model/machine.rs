@@ -78,6 +78,8 @@ pub(super) struct Machine {
     /// Segments of events that the history knows.
     noted: BTreeSet<SegmentKey>,
     pub syncing: Option<SyncJob>,
+    /// Something was let go in this run.
+    freeing: bool,
     bug: Option<Bug>,
     /// The spool refused: the process ends soon.
     pub faulty: bool,
@@ -86,7 +88,7 @@ pub(super) struct Machine {
 impl Machine {
     /// Starts over what the disk holds.
     pub fn start(
-        disk: Arc<dyn Disk>,
+        (disk, twin): (Arc<dyn Disk>, &TwinDisk),
         (epoch, nonce, retention): (u64, u64, Duration),
         (history, counts): (&mut History, &mut Counts),
         bug: Option<Bug>,
@@ -97,10 +99,22 @@ impl Machine {
             file_bytes: 6_000,
             reserve_bytes: 0,
             retention,
+            rate: 10,
+            thresholds: spool::Thresholds {
+                free_acknowledged: Duration::from_secs(400),
+                floor_bytes: 0,
+                refuse_new: Duration::ZERO,
+                bit_rate: Duration::ZERO,
+                presenter: Duration::ZERO,
+                slides: Duration::ZERO,
+            },
             ..spool::Config::new("/spool")
         };
-        let (spool, recovered) = Spool::open(disk.clone(), config)?;
-        note_state(disk, history);
+        let (mut spool, recovered) = Spool::open(disk.clone(), config)?;
+        if bug == Some(Bug::ReleaseBeforeRecord) {
+            spool.be_hasty();
+        }
+        note_state(disk, twin, &recovered, history);
         let custody = Custody::new(Arc::new(Mutex::new(spool)), epoch);
         let session = Session::new(session::Config {
             backfill: BACKFILL,
@@ -118,6 +132,7 @@ impl Machine {
             busy: BTreeSet::new(),
             noted: BTreeSet::new(),
             syncing: None,
+            freeing: false,
             bug,
             faulty: false,
         };
@@ -173,46 +188,31 @@ impl Machine {
 
     /// Lets go what may go, and notes it.
     pub fn tidy(&mut self, disk: &TwinDisk, history: &mut History, wall: WallClock) {
-        let before = self.held();
-        if before.is_empty() {
+        let before = disk.crash(0);
+        let freed = self.custody.spool().stats().freed_bytes;
+        self.custody.release(Some(wall));
+        if self.custody.spool().stats().freed_bytes == freed {
             return;
         }
-        let cut = disk.crash(0);
-        let released = self.custody.release(Some(wall));
-        self.check(released);
-        let after = self.held();
-        let gone: Vec<_> = before.difference(&after).copied().collect();
-        if gone.is_empty() {
-            return;
-        }
-        // What a power cut at the instant before would have found.
-        let (found, _) = Spool::look(Arc::new(cut), "/spool").unwrap();
-        for key in gone {
-            let state = found.state(key.recording);
-            let recorded = state.is_some_and(|state| {
-                let track = state.tracks.get(&key.track);
-                let held = track.is_some_and(|track| track.acknowledged.contains(key.sequence));
-                state.complete || held
-            });
-            history.note(Happening::Released { key, recorded });
-        }
+        // Files of a recording that stays go after a later sync.
+        self.freeing = true;
+        note_released(before, disk, history);
     }
 
-    /// What bytes are held of; of a complete recording the spool keeps no list, so its logs are read.
-    fn held(&self) -> BTreeSet<SegmentKey> {
-        let spool = self.custody.spool();
-        let mut held = BTreeSet::new();
-        for (recording, state) in spool.recordings() {
-            for (&track, of_track) in &state.tracks {
-                let segments = of_track.segments.iter().filter(|(_, held)| held.length > 0);
-                held.extend(segments.map(|(&sequence, _)| SegmentKey {
-                    recording,
-                    track,
-                    sequence,
-                }));
+    /// A sync ended, and files may leave because of it.
+    pub fn synced(&mut self, disk: &TwinDisk, history: &mut History) {
+        let Some(job) = self.syncing.take() else {
+            return;
+        };
+        let result = job.run();
+        let before = self.freeing.then(|| (disk.crash(0), disk.files()));
+        self.faulty |= !self.custody.synced(result).is_empty();
+        if let Some((before, files)) = before {
+            let left = disk.files();
+            if files.iter().any(|file| !left.contains(file)) {
+                note_released(before, disk, history);
             }
         }
-        held
     }
 
     pub fn is_recording(&self) -> bool {
@@ -600,13 +600,28 @@ impl Machine {
     }
 }
 
-/// What recovery has left on the disk.
-fn note_state(disk: Arc<dyn Disk>, history: &mut History) {
-    let Ok((spool, _)) = Spool::look(disk, "/spool") else {
+/// What recovery has left on the disk. Where it says that it could not make it durable, only what a
+/// power cut would leave is a promise.
+fn note_state(
+    disk: Arc<dyn Disk>,
+    twin: &TwinDisk,
+    recovered: &[spool::Recovered],
+    history: &mut History,
+) {
+    let troubled = |id: RecordingId| {
+        let of = recovered.iter().find(|found| found.recording == id);
+        of.is_some_and(|found| !found.problems.is_empty())
+    };
+    let (Ok((found, _)), Ok((durable, _))) = (
+        Spool::look(disk, "/spool"),
+        Spool::look(Arc::new(twin.crash(0)), "/spool"),
+    ) else {
         return;
     };
+    let sound = found.recordings().filter(|(id, _)| !troubled(*id));
+    let durable = durable.recordings().filter(|(id, _)| troubled(*id));
     let (mut held, mut acknowledged) = (Vec::new(), Vec::new());
-    for (recording, state) in spool.recordings() {
+    for (recording, state) in sound.chain(durable) {
         for (&track, of_track) in &state.tracks {
             acknowledged.push((recording, track, of_track.acknowledged.clone()));
             for (&sequence, segment) in &of_track.segments {
@@ -622,6 +637,39 @@ fn note_state(disk: Arc<dyn Disk>, history: &mut History) {
         }
     }
     history.note(Happening::Restarted { held, acknowledged });
+}
+
+/// Notes the segments that left: `before` is what a power cut at the instant before would have found.
+fn note_released(before: TwinDisk, disk: &TwinDisk, history: &mut History) {
+    let look = |disk| Spool::look(Arc::new(disk), "/spool").map(|(spool, _)| spool);
+    let (Ok(before), Ok(after)) = (look(before), look(disk.clone())) else {
+        return;
+    };
+    for (recording, state) in before.recordings() {
+        for (&track, of_track) in &state.tracks {
+            let left = after
+                .state(recording)
+                .and_then(|state| state.tracks.get(&track));
+            let held = of_track
+                .segments
+                .iter()
+                .filter(|(_, segment)| segment.length > 0);
+            for (&sequence, was) in held {
+                let stays = left
+                    .and_then(|track| track.segments.get(&sequence))
+                    .is_some_and(|segment| segment.length >= was.length);
+                if !stays {
+                    let key = SegmentKey {
+                        recording,
+                        track,
+                        sequence,
+                    };
+                    let recorded = state.complete || of_track.acknowledged.contains(sequence);
+                    history.note(Happening::Released { key, recorded });
+                }
+            }
+        }
+    }
 }
 
 fn fact(span: u32, event: Event) -> Fact {

@@ -331,6 +331,10 @@ impl DiskFile for File {
         Ok(())
     }
 
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }

@@ -436,7 +436,7 @@ impl Source for Reader {
         let spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = spool
             .read(key, offset, length.into())
-            .map_err(io::Error::other)?;
+            .map_err(io::Error::from)?;
         if self.alive.load(Ordering::Relaxed) {
             self.history.lock().unwrap().note(Happening::Sent {
                 key,
@@ -450,8 +450,8 @@ impl Source for Reader {
 
     fn init(&self, hash: &Hash) -> io::Result<Vec<u8>> {
         let spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = spool.read_init(hash).map_err(io::Error::other)?;
-        bytes.ok_or_else(|| io::ErrorKind::NotFound.into())
+        let bytes = spool.read_init(hash).map_err(io::Error::from)?;
+        bytes.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 

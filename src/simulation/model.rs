@@ -397,9 +397,6 @@ impl World {
                 self.box_dies(false);
                 self.after(away, Event::Start);
             }
-            // One trouble of the disk in a schedule: where syncs fail and there is no room for copies,
-            // recovery can make nothing durable, and what it found is no promise.
-            Fault::FailingSyncs(_) | Fault::DiskFull(..) if self.counts.disk_faults > 0 => {}
             Fault::FailingSyncs(count) => {
                 self.counts.disk_faults += 1;
                 self.disk.fail_syncs(count);
@@ -490,7 +487,7 @@ impl World {
         let nonce = self.random.next();
         let (disk, recovering) = Flawed::new(self.disk.clone(), self.bug);
         let started = Machine::start(
-            disk,
+            (disk, &self.disk),
             (self.epoch, nonce, self.retention),
             (&mut self.history, &mut self.counts.machine),
             self.bug,
@@ -846,7 +843,7 @@ impl World {
                     Err(error) => {
                         pipe.reset(key);
                         let now = at(self.now);
-                        machine.session.unreadable(key, error.to_string(), now);
+                        machine.session.unreadable(key, &error.into(), now);
                     }
                 }
             }

@@ -205,6 +205,16 @@ impl Error {
     }
 }
 
+/// Damage as the uplink knows it, apart from a disk that may do better later.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Damaged { .. } => Self::new(std::io::ErrorKind::InvalidData, error),
+            error => Self::other(error),
+        }
+    }
+}
+
 /// What the spool has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Bytes of an old segment offered at once: what is not RECEIVED stays within the bound that protects
 /// live.
 const PIECE: usize = 256 << 10;
-/// A segment that could not be read so often is LOST.
+/// A segment that was found damaged so often is LOST.
 const MOST_TRIES: u32 = 8;
 
 /// What custody asks for or tells.
@@ -61,7 +61,7 @@ pub(crate) struct Custody {
     words: VecDeque<Word>,
     /// Erased at the receiver; the copy here would not go yet.
     erasing: BTreeSet<RecordingId>,
-    /// How often a segment could not be read since it was offered.
+    /// How often a segment was found damaged since it was offered.
     unreadable: BTreeMap<SegmentKey, u32>,
 }
 
@@ -313,7 +313,9 @@ impl Custody {
                 *key,
                 format!("the receiver refuses segment {key}: {code}"),
             ),
-            Report::Unreadable { key, text } => self.unreadable(*key, text)?,
+            Report::Unreadable { key, damaged, text } => {
+                self.unreadable(*key, *damaged, text)?;
+            },
             Report::Complete { recording } => {
                 log::info!("recording {recording} is whole at the receiver");
                 self.unreadable.retain(|key, _| key.recording != *recording);
@@ -325,16 +327,15 @@ impl Custody {
 
     /// Lets go what may go, now and then: what its retention or the want of space lets go, and what an
     /// erasure could not remove before. `wall` is UTC where it is known.
-    pub(crate) fn release(&mut self, wall: Option<WallClock>) -> Result<(), Error> {
+    pub(crate) fn release(&mut self, wall: Option<WallClock>) {
         self.erase();
-        let released = self.spool().release(wall)?;
+        let released = self.spool().release(wall);
         for gone in released.into_iter().filter(|released| released.whole) {
             log::info!("recording {} leaves: the receiver has it", gone.recording);
             self.offer(Offer::Forget {
                 recording: gone.recording,
             });
         }
-        Ok(())
     }
 
     /// Gives segments up that were not written, or of which nothing can be given: LOST, once that is
@@ -353,9 +354,11 @@ impl Custody {
     /// Removes what was erased at the receiver; what will not go now is tried again.
     fn erase(&mut self) {
         for recording in std::mem::take(&mut self.erasing) {
-            let outcome = self.spool().erase(recording);
-            if let Err(error) = outcome {
+            let gone = self.spool().erase(recording).unwrap_or_else(|error| {
                 log::error!("{error}");
+                false
+            });
+            if !gone {
                 self.erasing.insert(recording);
                 continue;
             }
@@ -404,11 +407,12 @@ impl Custody {
         Ok(())
     }
 
-    /// The spool did not give what was offered: after some tries it never will.
-    fn unreadable(&mut self, key: SegmentKey, text: &str) -> Result<(), Error> {
+    /// The spool did not give what was offered: what is found damaged often enough is lost. A disk
+    /// that only fails to read may do better later.
+    fn unreadable(&mut self, key: SegmentKey, damaged: bool, text: &str) -> Result<(), Error> {
         let tries = self.unreadable.entry(key).or_default();
-        *tries += 1;
-        if *tries == MOST_TRIES {
+        *tries += u32::from(damaged);
+        if damaged && *tries == MOST_TRIES {
             let numbers = (key.sequence, key.sequence);
             return self.lose(key.recording, key.track, numbers, LostReason::Damaged);
         }

@@ -221,13 +221,16 @@ impl Source for SpoolReader {
     fn segment(&self, key: SegmentKey, offset: u64, length: u32) -> io::Result<Vec<u8>> {
         // The lock is held for the plan only: a disk that is slow to read holds no recording up.
         let plan = self.lock().plan_read(key, offset, length.into());
-        plan.and_then(|plan| plan.read()).map_err(io::Error::other)
+        plan.and_then(|plan| plan.read()).map_err(io::Error::from)
     }
 
     fn init(&self, hash: &Hash) -> io::Result<Vec<u8>> {
         let plan = self.lock().plan_read_init(hash);
-        let plan = plan.ok_or(io::ErrorKind::NotFound)?;
-        plan.read().map_err(io::Error::other)
+        let plan = plan.ok_or_else(|| {
+            let text = "the spool does not hold the init (any more)";
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        plan.read().map_err(io::Error::from)
     }
 }
 

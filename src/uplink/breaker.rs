@@ -369,6 +369,7 @@ mod tests {
         assert_eq!(behind(&travelling, 400), 100);
         travelling.reported(&Report::Unreadable {
             key: key(3, 4),
+            damaged: true,
             text: String::new(),
         });
         assert_eq!(behind(&travelling, 400), 0);

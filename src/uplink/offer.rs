@@ -177,6 +177,9 @@ pub enum Report {
     Unreadable {
         /// The segment.
         key: SegmentKey,
+        /// Its bytes, or its init's, are not there or not what was written: reading again does not help.
+        /// Otherwise the disk only failed to give them, which may pass.
+        damaged: bool,
         /// What the spool said.
         text: String,
     },
@@ -248,7 +251,8 @@ pub enum Action {
     Wait(Option<crate::media::Monotonic>),
 }
 
-/// Where the bytes are. Called on blocking threads.
+/// Where the bytes are. Called on blocking threads. [`io::ErrorKind::InvalidData`] and
+/// [`io::ErrorKind::UnexpectedEof`] mean damage, any other error a disk that may do better later.
 pub trait Source: Send + Sync + 'static {
     /// `length` bytes of the segment from `offset`.
     fn segment(&self, key: SegmentKey, offset: u64, length: u32) -> io::Result<Vec<u8>>;

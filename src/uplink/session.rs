@@ -22,6 +22,7 @@ use crate::wire::message::{self, Erased, Hello, Lost, Message, OpenRecording, Wa
 use crate::wire::{ErrorCode, Sequences};
 use segment::{Phase, Place, Segment, Urgency};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::time::Duration;
 
 /// The control stream's priority.
@@ -537,10 +538,14 @@ impl Session {
     }
 
     /// The spool did not give the segment's bytes. It is tried again like a stopped stream.
-    pub fn unreadable(&mut self, key: SegmentKey, text: String, now: Monotonic) {
+    pub fn unreadable(&mut self, key: SegmentKey, error: &io::Error, now: Monotonic) {
         if self.segments.contains_key(&key) {
-            self.out
-                .push_back(Action::Report(Report::Unreadable { key, text }));
+            let damage = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+            self.out.push_back(Action::Report(Report::Unreadable {
+                key,
+                damaged: damage.contains(&error.kind()),
+                text: error.to_string(),
+            }));
             self.stopped(key, ErrorCode::INTERNAL, now);
         }
     }

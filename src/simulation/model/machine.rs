@@ -88,7 +88,7 @@ pub(super) struct Machine {
 impl Machine {
     /// Starts over what the disk holds.
     pub fn start(
-        disk: Arc<dyn Disk>,
+        (disk, twin): (Arc<dyn Disk>, &TwinDisk),
         (epoch, nonce, retention): (u64, u64, Duration),
         (history, counts): (&mut History, &mut Counts),
         bug: Option<Bug>,
@@ -114,7 +114,7 @@ impl Machine {
         if bug == Some(Bug::ReleaseBeforeRecord) {
             spool.be_hasty();
         }
-        note_state(disk, history);
+        note_state(disk, twin, &recovered, history);
         let custody = Custody::new(Arc::new(Mutex::new(spool)), epoch);
         let session = Session::new(session::Config {
             backfill: BACKFILL,
@@ -190,10 +190,8 @@ impl Machine {
     pub fn tidy(&mut self, disk: &TwinDisk, history: &mut History, wall: WallClock) {
         let before = disk.crash(0);
         let freed = self.custody.spool().stats().freed_bytes;
-        let released = self.custody.release(Some(wall));
-        let is_well = released.is_ok();
-        self.check(released);
-        if is_well && self.custody.spool().stats().freed_bytes == freed {
+        self.custody.release(Some(wall));
+        if self.custody.spool().stats().freed_bytes == freed {
             return;
         }
         // Files of a recording that stays go after a later sync.
@@ -602,13 +600,28 @@ impl Machine {
     }
 }
 
-/// What recovery has left on the disk.
-fn note_state(disk: Arc<dyn Disk>, history: &mut History) {
-    let Ok((spool, _)) = Spool::look(disk, "/spool") else {
+/// What recovery has left on the disk. Where it says that it could not make it durable, only what a
+/// power cut would leave is a promise.
+fn note_state(
+    disk: Arc<dyn Disk>,
+    twin: &TwinDisk,
+    recovered: &[spool::Recovered],
+    history: &mut History,
+) {
+    let troubled = |id: RecordingId| {
+        let of = recovered.iter().find(|found| found.recording == id);
+        of.is_some_and(|found| !found.problems.is_empty())
+    };
+    let (Ok((found, _)), Ok((durable, _))) = (
+        Spool::look(disk, "/spool"),
+        Spool::look(Arc::new(twin.crash(0)), "/spool"),
+    ) else {
         return;
     };
+    let sound = found.recordings().filter(|(id, _)| !troubled(*id));
+    let durable = durable.recordings().filter(|(id, _)| troubled(*id));
     let (mut held, mut acknowledged) = (Vec::new(), Vec::new());
-    for (recording, state) in spool.recordings() {
+    for (recording, state) in sound.chain(durable) {
         for (&track, of_track) in &state.tracks {
             acknowledged.push((recording, track, of_track.acknowledged.clone()));
             for (&sequence, segment) in &of_track.segments {

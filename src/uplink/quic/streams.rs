@@ -132,7 +132,7 @@ impl Streams {
             }
             What::Unreadable(error) => {
                 log::error!("segment {key} cannot be read from the spool: {error}");
-                session.unreadable(key, error.to_string(), now);
+                session.unreadable(key, &error, now);
             }
             What::Ended => {
                 self.open.remove(&key);

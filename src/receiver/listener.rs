@@ -1,4 +1,4 @@
-//! The only room of the receiver that names quinn: accepts boxes; [`session`] drives an ingest engine
+//! The only room of the receiver that names quinn: accepts boxes; `session` drives an ingest engine
 //! for each.
 //!
 //! Mutual TLS 1.3 with the receiver's own authority; tickets and 0-RTT are off, because a resumed

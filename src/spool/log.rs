@@ -4,6 +4,7 @@
 use super::disk::Disk;
 use super::index::RecordingState;
 use super::record::{Opened, Record};
+use super::release::Gone;
 use super::room::Level;
 use super::write::{Held, Promise, Weight};
 use super::{Config, Error, Recovered, Stats, recover};
@@ -11,7 +12,7 @@ use crate::media::{
     Chunk, Hash, LostReason, Monotonic, Range, RecordingId, SegmentKey, Segmented, Sequences,
     TrackId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -84,6 +85,12 @@ pub struct Spool {
     pub(super) level: Level,
     /// The preallocated files that are left, by number.
     pub(super) reserve: Vec<u64>,
+    /// Directories that are to be emptied.
+    pub(super) gone: VecDeque<Gone>,
+    /// One of them has its name, and that is not synced.
+    pub(super) mark_owed: bool,
+    /// Erased in this run: nothing begins them anew.
+    pub(super) erased: BTreeSet<RecordingId>,
     /// Looked at, never written to.
     pub(super) read_only: bool,
     /// Planted: an acknowledgement counts as recorded before it is kept.
@@ -97,7 +104,7 @@ impl Spool {
     pub fn open(disk: Arc<dyn Disk>, config: Config) -> Result<(Self, Vec<Recovered>), Error> {
         let mut spool = Self::new(disk, config, false);
         let recovered = recover::recover(&mut spool)?;
-        spool.refill_reserve();
+        spool.refill_reserve(usize::MAX);
         Ok((spool, recovered))
     }
 
@@ -124,6 +131,9 @@ impl Spool {
             wall: 0,
             level: Level::Normal,
             reserve: Vec::new(),
+            gone: VecDeque::new(),
+            mark_owed: false,
+            erased: BTreeSet::new(),
             read_only,
             #[cfg(test)]
             hasty: false,
@@ -147,7 +157,9 @@ impl Spool {
         if is_new {
             self.refuse_without_room()?;
         }
-        self.recordings.entry(recording).or_default();
+        if !self.erased.contains(&recording) {
+            self.recordings.entry(recording).or_default();
+        }
         let weight = if is_new {
             Weight::Bulk
         } else {

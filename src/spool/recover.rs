@@ -7,7 +7,7 @@ use super::disk::DiskFile;
 use super::index::{Place, RecordingState};
 use super::log::{Spool, log_path};
 use super::record::{Entry, FILE_HEADER, HEADER, Record, file_header};
-use super::release::GONE;
+use super::release::{GONE, Gone};
 use super::scan::{Scan, scan, scan_index};
 use super::write::{Held, find_reserve};
 use super::{Error, RESERVE_FILE};
@@ -78,9 +78,9 @@ pub(super) fn recover(spool: &mut Spool) -> Result<Vec<Recovered>, Error> {
     let names = spool.disk.list(&root).map_err(reading)?;
     if !spool.read_only {
         for name in names.iter().filter(|name| name.ends_with(GONE)) {
-            if let Err(error) = spool.remove_gone(&root.join(name)) {
-                ::log::error!("{}: not removed: {error}", root.join(name).display());
-            }
+            let (path, bytes) = (root.join(name), 0);
+            spool.gone.push_back(Gone { path, bytes });
+            spool.mark_owed = true;
         }
         spool.reserve = find_reserve(spool.disk.as_ref(), &root, &names);
     }

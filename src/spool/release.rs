@@ -10,15 +10,23 @@ use super::log::Spool;
 use super::record::Record;
 use super::room::Level;
 use super::write::{Held, Promise, Weight};
-use crate::media::{RecordingId, TrackId, WallClock};
+use crate::media::{Hash, RecordingId, TrackId, WallClock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Ends the name of a recording's directory that is being removed.
 pub(super) const GONE: &str = ".gone";
 /// Seals restated in one record.
 const SEALS: usize = 4096;
+/// Files removed at once where there is no hurry: a large one takes some milliseconds.
+const SLICE: usize = 4;
+
+/// A directory that has the name of the gone.
+pub(super) struct Gone {
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
+}
 
 /// What [`Spool::release`] let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +48,9 @@ impl Held {
         let mut files: BTreeMap<u64, u32> = self
             .files
             .keys()
-            .filter(|number| Some(**number) != last && !open.contains(number))
+            .filter(|number| {
+                Some(**number) != last && !open.contains(number) && !self.bad.contains(number)
+            })
             .map(|&number| (number, 1))
             .collect();
         if self.shallow || self.freeing {
@@ -78,8 +88,10 @@ impl Held {
 impl Spool {
     /// Lets go what the receiver has held durably for the retention time, as `wall` says, and for want
     /// of space more of it, oldest first (invariant 5). A clock that was never set lets nothing go by
-    /// its age. Call it every few seconds: it also settles what is owed, and makes the reserve whole.
-    pub fn release(&mut self, wall: Option<WallClock>) -> Result<Vec<Released>, Error> {
+    /// its age. Call it every few seconds: it also settles what is owed, makes the reserve whole, and
+    /// removes the files of what is gone, a few at a time. What fails for one recording is logged and
+    /// holds no other back.
+    pub fn release(&mut self, wall: Option<WallClock>) -> Vec<Released> {
         let known = wall.filter(|wall| wall.uncertainty.is_some());
         let seconds = known.map_or(0, |wall| wall.unix_nanos / 1_000_000_000);
         self.wall = u32::try_from(seconds).unwrap_or(0);
@@ -94,38 +106,64 @@ impl Spool {
                 ::log::debug!("{error}");
             }
         }
-        let mut released = Vec::new();
-        for &recording in &ids {
-            released.extend(self.release_aged(recording)?);
-        }
-        let mut wanted = self.wanted()?;
         // Complete ones first, then parts of the others; oldest first.
         let mut order: Vec<(bool, (u64, i64), RecordingId)> = self
             .recordings
             .iter()
             .map(|(&id, held)| {
-                (
-                    !held.completed,
-                    held.state
-                        .opened
-                        .map_or((0, 0), |opened| (opened.epoch, opened.wall_nanos)),
-                    id,
-                )
+                let opened = held.state.opened;
+                let age = opened.map_or((0, 0), |opened| (opened.epoch, opened.wall_nanos));
+                (!held.completed, age, id)
             })
             .collect();
         order.sort_unstable();
+        let mut released = Vec::new();
+        for &(_, _, recording) in &order {
+            let outcome = self.release_aged(recording);
+            released.extend(self.tell(recording, outcome));
+        }
+        let mut wanted = self.wanted().unwrap_or_else(|error| {
+            ::log::error!("{error}");
+            0
+        });
         for (_, _, recording) in order {
             if wanted == 0 {
                 break;
             }
-            let bytes = self.release_for_space(recording, wanted)?;
-            wanted = wanted.saturating_sub(bytes.map_or(0, |released| released.bytes));
-            released.extend(bytes);
+            if self.recordings.contains_key(&recording) {
+                let outcome = self.release_for_space(recording, wanted);
+                let freed = self.tell(recording, outcome);
+                wanted = wanted.saturating_sub(freed.map_or(0, |freed| freed.bytes));
+                released.extend(freed);
+            }
+        }
+        // Nobody waits long for the disk here, unless there is no room to wait in.
+        let hurry = self.level >= Level::RefuseNew;
+        if let Err(error) = self.sweep(if hurry { usize::MAX } else { SLICE }) {
+            ::log::error!("{error}");
         }
         if self.level < Level::Degrade(super::GiveUp::BitRate) {
-            self.refill_reserve();
+            self.refill_reserve(1);
         }
-        Ok(released)
+        released
+    }
+
+    /// What was let go. What could not is said once, and tried again by the next call.
+    fn tell(
+        &mut self,
+        recording: RecordingId,
+        outcome: Result<Option<Released>, Error>,
+    ) -> Option<Released> {
+        let held = self.recordings.get_mut(&recording);
+        match outcome {
+            Ok(released) => released,
+            Err(error) => {
+                if held.is_none_or(|held| !std::mem::replace(&mut held.stays, true)) {
+                    ::log::error!("recording {recording} does not leave: {error}");
+                }
+                None
+            }
+        }
     }
 
     /// Bytes that should be freed now.
@@ -138,7 +176,9 @@ impl Spool {
         let enough = enough
             .saturating_mul(room.rate)
             .max(self.config.thresholds.floor_bytes);
-        Ok(enough.saturating_add(enough / 4).saturating_sub(room.free))
+        let leaving: u64 = self.gone.iter().map(|gone| gone.bytes).sum();
+        let wanted = enough.saturating_add(enough / 4);
+        Ok(wanted.saturating_sub(room.free.saturating_add(leaving)))
     }
 
     /// Gives acknowledgements that were recorded under an unknown clock their date, now that it is
@@ -216,7 +256,7 @@ impl Spool {
 
     fn release_whole(&mut self, recording: RecordingId) -> Result<Released, Error> {
         let bytes = self.held(recording)?.bytes();
-        self.remove_recording(recording)?;
+        self.mark_gone(recording)?;
         self.stats.freed_bytes += bytes;
         Ok(Released {
             recording,
@@ -225,12 +265,45 @@ impl Spool {
         })
     }
 
+    /// The inits in these files. A file of which one cannot be read stays: it is taken out.
+    fn read_inits(
+        &mut self,
+        recording: RecordingId,
+        files: &mut Vec<u64>,
+    ) -> Vec<(Hash, TrackId, Vec<u8>)> {
+        let Some(held) = self.recordings.get(&recording) else {
+            return Vec::new();
+        };
+        let (mut read, mut failed, mut bad) = (Vec::new(), None, Vec::new());
+        for (&hash, &(place, length, track)) in &held.state.inits {
+            if !files.contains(&place.file) || bad.contains(&place.file) {
+                continue;
+            }
+            match self.plan_place(recording, place, length).read() {
+                Ok(bytes) => read.push((place.file, (hash, track, bytes))),
+                Err(error) => {
+                    bad.push(place.file);
+                    failed = Some(error);
+                }
+            }
+        }
+        files.retain(|number| !bad.contains(number));
+        if let (Some(error), Some(held)) = (failed, self.recordings.get_mut(&recording)) {
+            // A failing disk takes its time: it is asked once.
+            held.bad.extend(bad);
+            self.tell(recording, Err(error));
+        }
+        read.retain(|(file, _)| files.contains(file));
+        read.into_iter().map(|(_, init)| init).collect()
+    }
+
     /// Restates what the recording's records say; once that is kept, `synced` removes the files.
     fn release_files(
         &mut self,
         recording: RecordingId,
-        files: Vec<u64>,
+        mut files: Vec<u64>,
     ) -> Result<Option<Released>, Error> {
+        let inits = self.read_inits(recording, &mut files);
         let held = self.held(recording)?;
         let sizes = files.iter().filter_map(|number| held.files.get(number));
         let bytes = sizes.sum();
@@ -242,12 +315,6 @@ impl Spool {
         let Some(opened) = state.opened else {
             return Ok(None);
         };
-        let inits: Vec<_> = state
-            .inits
-            .iter()
-            .filter(|(_, (place, ..))| files.contains(&place.file))
-            .map(|(hash, &(place, length, track))| (*hash, place, length, track))
-            .collect();
         let mut records = Vec::new();
         for (&track, state) in &state.tracks {
             let seals: Vec<_> = state
@@ -290,8 +357,7 @@ impl Spool {
             records.push((Record::Ended, Promise::Nothing));
         }
         records.push((Record::Opened(opened), Promise::Freed(files)));
-        for (hash, place, length, track) in inits {
-            let bytes = self.plan_place(recording, place, length).read()?;
+        for (hash, track, bytes) in inits {
             let record = Record::Init {
                 track,
                 hash,
@@ -343,44 +409,100 @@ impl Spool {
         }
     }
 
-    /// Deletes a recording for good. The word that it goes is durable first, whatever happens then:
-    /// once this or a later call returns well, nothing of it comes back. Stop it before, if it runs.
-    pub fn erase(&mut self, recording: RecordingId) -> Result<(), Error> {
-        self.remove_recording(recording)
+    /// Deletes a recording for good; stop it before, if it runs. Once this or a later call returns well,
+    /// nothing of it comes back; true once its files have left too. Until then call it again.
+    pub fn erase(&mut self, recording: RecordingId) -> Result<bool, Error> {
+        self.erased.insert(recording);
+        self.mark_gone(recording)?;
+        self.sync_marks()?;
+        let gone = self.gone_path(recording);
+        let emptied = self
+            .empty(&gone, &mut { SLICE })
+            .map_err(|error| Error::disk(&gone, "removing a recording", error))?;
+        if emptied {
+            self.gone.retain(|known| known.path != gone);
+        }
+        Ok(emptied)
     }
 
-    fn remove_recording(&mut self, recording: RecordingId) -> Result<(), Error> {
+    fn gone_path(&self, recording: RecordingId) -> PathBuf {
+        self.config.directory.join(format!("{recording}{GONE}"))
+    }
+
+    /// Gives a recording the name of the gone. From then on nothing is known of it.
+    fn mark_gone(&mut self, recording: RecordingId) -> Result<(), Error> {
         let directory = self.directory_of(recording);
-        let gone = self.config.directory.join(format!("{recording}{GONE}"));
-        match self.disk.rename(&directory, &gone) {
+        let path = self.gone_path(recording);
+        let failed = |error| Error::disk(&directory, "marking a recording as gone", error);
+        let mut renamed = self.disk.rename(&directory, &path);
+        if let Err(error) = &renamed
+            && matches!(
+                error.kind(),
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+            )
+        {
+            // What has the name already goes first.
+            self.sync_marks()?;
+            self.empty(&path, &mut { usize::MAX }).map_err(failed)?;
+            renamed = self.disk.rename(&directory, &path);
+        }
+        match renamed {
             // Renamed before, or nothing of it was ever written.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(Error::disk(
-                    &directory,
-                    "marking a recording as gone",
-                    error,
-                ));
-            }
-            Ok(()) => {}
+            Err(error) => return Err(failed(error)),
+            Ok(()) => self.mark_owed = true,
         }
-        self.disk
-            .sync_directory(&self.config.directory)
-            .map_err(|error| Error::disk(&directory, "marking a recording as gone", error))?;
-        self.recordings.remove(&recording);
-        self.remove_gone(&gone)
-            .map_err(|error| Error::disk(gone, "removing a recording", error))
+        let held = self.recordings.remove(&recording);
+        if !self.gone.iter().any(|known| known.path == path) {
+            let bytes = held.map_or(0, |held| held.bytes());
+            self.gone.push_back(Gone { path, bytes });
+        }
+        Ok(())
     }
 
-    /// Removes what carries the name of the gone.
-    pub(super) fn remove_gone(&self, directory: &Path) -> io::Result<()> {
+    /// Makes the names of the gone durable: before that nothing of theirs is removed.
+    fn sync_marks(&mut self) -> Result<(), Error> {
+        if self.mark_owed {
+            let directory = &self.config.directory;
+            let synced = self.disk.sync_directory(directory);
+            synced.map_err(|error| Error::disk(directory, "marking a recording as gone", error))?;
+            self.mark_owed = false;
+        }
+        Ok(())
+    }
+
+    /// Removes up to `most` files of the gone.
+    fn sweep(&mut self, mut most: usize) -> Result<(), Error> {
+        self.sync_marks()?;
+        while let Some(gone) = self.gone.front() {
+            match self.empty(&gone.path, &mut most) {
+                Ok(true) => drop(self.gone.pop_front()),
+                Ok(false) => break,
+                Err(error) => {
+                    let failed = Error::disk(&gone.path, "removing a recording", error);
+                    // The others are not kept waiting.
+                    self.gone.rotate_left(1);
+                    return Err(failed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes up to `most` files of a directory, and then itself: true once it is gone.
+    fn empty(&self, directory: &Path, most: &mut usize) -> io::Result<bool> {
         let names = match self.disk.list(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
             other => other?,
         };
         for name in names {
+            if *most == 0 {
+                return Ok(false);
+            }
             self.disk.remove(&directory.join(name))?;
+            *most -= 1;
         }
-        self.disk.remove_directory(directory)
+        self.disk.remove_directory(directory)?;
+        Ok(true)
     }
 }

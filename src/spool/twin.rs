@@ -459,6 +459,9 @@ impl Disk for TwinDisk {
         if !state.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        if state.names.keys().any(|path| path.parent() == Some(to)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
         state.change(Change::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }

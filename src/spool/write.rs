@@ -6,12 +6,14 @@ use super::log::{Notice, Spool};
 use super::record::{FILE_HEADER, HEADER, Record, add_to_index, file_header, read_record};
 use super::{Error, RESERVE_FILE};
 use crate::media::{Chunk, Hash, LostReason, Range, RecordingId, SegmentKey, Sequences, TrackId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Records that may wait for a sync: half a minute of three tracks. They are held in memory.
 const MOST_UNKEPT: usize = 512;
+/// Their bytes: a record may have several MiB.
+const MOST_UNKEPT_BYTES: usize = 32 << 20;
 
 /// What a record may use when the disk is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,10 @@ pub(super) struct Held {
     pub(super) completed: bool,
     /// Its segments are not in memory: it is complete.
     pub(super) shallow: bool,
+    /// Files that stay, because what they say cannot be restated.
+    pub(super) bad: BTreeSet<u64>,
+    /// That something of it should leave and cannot was said.
+    pub(super) stays: bool,
     /// Files that go once the restated facts are kept.
     pub(super) freeing: bool,
 }
@@ -88,6 +94,13 @@ impl Held {
     pub(super) fn unkept(&self) -> usize {
         let written: usize = self.open.iter().map(|file| file.unkept.len()).sum();
         written + self.owed.len()
+    }
+
+    /// More waits for a sync than a disk that works would leave.
+    fn hangs(&self) -> bool {
+        let written = self.open.iter().flat_map(|file| &file.unkept);
+        let bytes: usize = written.chain(&self.owed).map(|one| one.bytes.len()).sum();
+        self.unkept() > MOST_UNKEPT || bytes > MOST_UNKEPT_BYTES
     }
 
     /// Bytes of its files.
@@ -219,7 +232,7 @@ impl Spool {
 
     fn may_try_again(&mut self, recording: RecordingId) -> bool {
         match self.recordings.get_mut(&recording) {
-            Some(held) if held.unkept() <= MOST_UNKEPT => {
+            Some(held) if !held.hangs() => {
                 held.roll = true;
                 true
             }
@@ -254,14 +267,14 @@ impl Spool {
             self.open_file(recording)?;
         }
         let held = self.held(recording)?;
-        let waiting = held.unkept();
+        let hangs = held.hangs();
         let Some(file) = held.open.last_mut() else {
             return Err(Error::NoSpace {
                 path: self.config.directory.clone(),
                 doing: "opening a log file",
             });
         };
-        if waiting > MOST_UNKEPT {
+        if hangs {
             let hangs = std::io::Error::new(std::io::ErrorKind::TimedOut, "the disk hangs");
             return Err(Error::disk(&file.path, "waiting for a sync to end", hangs));
         }
@@ -364,21 +377,30 @@ impl Spool {
         Ok(())
     }
 
-    /// Makes the reserve whole again, as far as there is space.
-    pub(super) fn refill_reserve(&mut self) {
+    /// Makes up to `most` files of the reserve anew, as far as there is space.
+    pub(super) fn refill_reserve(&mut self, mut most: usize) {
         let wanted = self.config.reserve_bytes / RESERVE_FILE;
         for slot in 0..wanted {
+            if most == 0 {
+                return;
+            }
             if self.reserve.contains(&slot) {
                 continue;
             }
+            most -= 1;
             let path = reserve_path(&self.config.directory, slot);
             let made = self.disk.create(&path).and_then(|file| {
                 file.allocate(RESERVE_FILE)?;
                 file.sync()
             });
-            if let Err(error) = made {
-                if error.kind() != std::io::ErrorKind::AlreadyExists {
-                    let _ = self.disk.remove(&path);
+            let taken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AlreadyExists;
+            if let Err(error) = made
+                && !(taken(&error) && is_reserve(self.disk.as_ref(), &path))
+            {
+                // The next call makes it.
+                let _ = self.disk.remove(&path);
+                if taken(&error) {
+                    continue;
                 }
                 ::log::debug!("{}: not reserved: {error}", path.display());
                 return;
@@ -414,6 +436,12 @@ pub(super) fn reserve_path(directory: &Path, slot: u64) -> PathBuf {
     directory.join(format!("reserve-{slot}"))
 }
 
+fn is_reserve(disk: &dyn Disk, path: &Path) -> bool {
+    let file = disk.open(path);
+    let length = file.and_then(|file| file.length());
+    length.is_ok_and(|length| length == RESERVE_FILE)
+}
+
 /// The files of the reserve that an earlier run left whole; the others are removed.
 pub(super) fn find_reserve(disk: &dyn Disk, directory: &Path, names: &[String]) -> Vec<u64> {
     let slots = names
@@ -422,10 +450,7 @@ pub(super) fn find_reserve(disk: &dyn Disk, directory: &Path, names: &[String]) 
     slots
         .filter(|&slot| {
             let path = reserve_path(directory, slot);
-            let whole = disk
-                .open(&path)
-                .and_then(|file| file.length())
-                .is_ok_and(|length| length == RESERVE_FILE);
+            let whole = is_reserve(disk, &path);
             if !whole {
                 let _ = disk.remove(&path);
             }

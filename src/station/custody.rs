@@ -327,16 +327,15 @@ impl Custody {
 
     /// Lets go what may go, now and then: what its retention or the want of space lets go, and what an
     /// erasure could not remove before. `wall` is UTC where it is known.
-    pub(crate) fn release(&mut self, wall: Option<WallClock>) -> Result<(), Error> {
+    pub(crate) fn release(&mut self, wall: Option<WallClock>) {
         self.erase();
-        let released = self.spool().release(wall)?;
+        let released = self.spool().release(wall);
         for gone in released.into_iter().filter(|released| released.whole) {
             log::info!("recording {} leaves: the receiver has it", gone.recording);
             self.offer(Offer::Forget {
                 recording: gone.recording,
             });
         }
-        Ok(())
     }
 
     /// Gives segments up that were not written, or of which nothing can be given: LOST, once that is
@@ -355,9 +354,11 @@ impl Custody {
     /// Removes what was erased at the receiver; what will not go now is tried again.
     fn erase(&mut self) {
         for recording in std::mem::take(&mut self.erasing) {
-            let outcome = self.spool().erase(recording);
-            if let Err(error) = outcome {
+            let gone = self.spool().erase(recording).unwrap_or_else(|error| {
                 log::error!("{error}");
+                false
+            });
+            if !gone {
                 self.erasing.insert(recording);
                 continue;
             }

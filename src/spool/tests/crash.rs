@@ -251,15 +251,14 @@ fn take(spool: &mut Spool, world: &mut World, step: &Step) -> Result<(), Error> 
                     + 1_800_000_000_000_000_000,
                 uncertainty: days.map(|_| Duration::from_secs(1)),
             };
-            spool.release(Some(wall))?;
+            spool.release(Some(wall));
         }
         Step::ReleaseForSpace => {
             world.releasing = true;
             // Less than eight hours are left at this rate.
             spool.set_rate(40_000_000);
-            let released = spool.release(None);
+            spool.release(None);
             spool.set_rate(0);
-            released?;
         }
         Step::Erase(recording) => {
             world.erasing.insert(*recording);

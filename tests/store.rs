@@ -107,9 +107,6 @@ async fn deliver(library: &Library, objects: &Objects, told: &mut Told) -> Resul
         if key == NEVER {
             continue;
         }
-        if let Some(init) = init {
-            library.await_init(ID, init).await?;
-        }
         let bytes = Bytes::from(bytes.clone());
         let hash = hash(&bytes);
         let header = SegmentHeader { key, init };
@@ -1271,4 +1268,100 @@ fn an_erasure_reaches_a_box_that_was_away_through_kills_on_both_sides() {
     assert!(!store.join("recordings").join(&erased).exists());
     hall.terminate();
     assert_eq!(of(&erased), 0);
+}
+
+/// An archive in memory, and a library over it.
+async fn library() -> (Archive, Library) {
+    let archive = Archive::over(Arc::new(Twin::default()), "twin");
+    let library = Library::over(archive.clone()).await.unwrap();
+    (archive, library)
+}
+
+#[tokio::test]
+async fn the_first_to_declare_a_loss_owns_the_recording_and_no_absurd_loss_is_taken() {
+    let (_, library) = library().await;
+    let lost = async |sender, track, first, last| {
+        let range = LostRange { track, first, last };
+        let kept = library.keep_lost(sender, ID, range, LostReason::NoSpace);
+        kept.await.map_err(|e| e.code())
+    };
+    let track = NEVER.track;
+    for (first, last) in [(5, u64::MAX), (5, 4)] {
+        let refused = lost(BOX, track, first, last).await;
+        assert_eq!(refused, Err(ErrorCode::PROTOCOL), "{first} {last}");
+    }
+    assert!(!library.read().recordings.contains_key(&ID));
+    assert_eq!(lost(BOX, track, 1, 1).await, Ok(None));
+    let other = lost(BoxId([8; 16]), track, 2, 2).await;
+    assert_eq!(other, Err(ErrorCode::CONFLICT));
+    assert_eq!(library.read().recordings[&ID].lost().len(), 1);
+}
+
+#[tokio::test]
+async fn another_box_s_segment_leaves_no_init_in_a_recording() {
+    let objects = recording::make(ID, 3, false, false);
+    let (archive, library) = library().await;
+    let range = LostRange {
+        track: NEVER.track,
+        first: 1,
+        last: 1,
+    };
+    let kept = library.keep_lost(BOX, ID, range, LostReason::NoSpace).await;
+    kept.unwrap();
+    for (_, init) in objects.iter().filter(|(name, _)| is_init(name)) {
+        let kept = library.keep_init(hash(init), Bytes::from(init.clone()));
+        kept.await.unwrap();
+    }
+    let key = SegmentKey {
+        recording: ID,
+        track: TrackId(1),
+        sequence: 0,
+    };
+    let bytes = Bytes::from(objects[&segment_path(&key)].clone());
+    let init = parse_provenance(&bytes).unwrap().0.init;
+    let header = SegmentHeader { key, init };
+    let path = init_path(ID, init.unwrap());
+    for (sender, is_owner) in [(BoxId([8; 16]), false), (BOX, true)] {
+        let kept = library.keep_segment(sender, &header, bytes.clone(), hash(&bytes));
+        let kept = kept.await.map(|_| ()).map_err(|e| e.code());
+        assert_eq!(kept.is_ok(), is_owner, "{kept:?}");
+        assert_eq!(archive.read(&path).await.is_ok(), is_owner);
+        let known = library.read().recordings[&ID].inits.len();
+        assert_eq!(known, usize::from(is_owner));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_said_right_after_welcome_is_kept_though_the_store_fails_at_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let identity = Identity::signed(&receiver.state_dir, BOX);
+    let objects = recording::make(ID, 5, true, false);
+    let of_recording = receiver.store_dir.join(format!("recordings/{ID}"));
+    std::fs::create_dir_all(&of_recording).unwrap();
+    // Where the folder of what is lost would be.
+    std::fs::write(of_recording.join("lost"), b"").unwrap();
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed((1, 1), 1, &[ID]).await;
+    let lost = Lost {
+        recording: ID,
+        track: NEVER.track,
+        first: NEVER.sequence,
+        last: NEVER.sequence,
+        reason: LostReason::Damaged,
+    };
+    device.say(&Message::Lost(lost)).await;
+    for (name, bytes) in &objects {
+        if is_init(name) {
+            device.stream(&init_stream(&hash(bytes), bytes)).await;
+        } else if *name != segment_path(&NEVER) {
+            device.stream(&segment_stream(bytes)).await;
+        }
+    }
+    let rest = objects.keys().filter(|name| !is_init(name)).count() - 1;
+    for _ in 0..rest {
+        until(&mut device, |said| matches!(said, Message::Durable(_))).await;
+    }
+    std::fs::remove_file(of_recording.join("lost")).unwrap();
+    until(&mut device, |said| matches!(said, Message::Complete(_))).await;
 }

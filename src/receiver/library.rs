@@ -15,7 +15,7 @@ use super::catalog::{self, Catalog, LostRange, Recording};
 use super::manifest::{self, Manifest};
 use super::playlist;
 use crate::clock;
-use crate::media::{BoxId, Event, Hash, LostReason, RecordingId, SegmentKey, TrackId};
+use crate::media::{BoxId, Event, Fact, Hash, LostReason, RecordingId, SegmentKey, TrackId};
 use crate::wire::message::{HeldRecording, HeldTrack, OpenRecording};
 use crate::wire::stream::SegmentHeader;
 use crate::wire::{ErrorCode, Sequences};
@@ -27,6 +27,10 @@ use tokio::sync::{Mutex, Notify, broadcast, watch};
 /// The most tracks of a recording, so that a `Welcome` can speak of all of them.
 pub const MAX_TRACKS: usize = 16;
 
+/// The largest segment number that may be declared lost; no recording lasts so long.
+const LAST_SEQUENCE: u64 = u32::MAX as u64;
+/// How long a segment waits for an init that was overtaken.
+const INIT_WITHIN: Duration = Duration::from_secs(10);
 /// How often what other receivers stored is looked for, to show it.
 const LOOK_AROUND_EVERY: Duration = Duration::from_secs(10);
 
@@ -50,6 +54,9 @@ pub enum Error {
     /// The recording belongs to another box.
     #[error("recording {0} belongs to another box")]
     OtherBox(RecordingId),
+    /// Numbers that no recording reaches, or in the wrong order.
+    #[error("recording {0}: track {track}: no segments {first} to {last} can be lost", track = .1.track, first = .1.first, last = .1.last)]
+    NoSuchRange(RecordingId, LostRange),
     /// It would have more than [`MAX_TRACKS`] tracks.
     #[error("recording {0} has more than {MAX_TRACKS} tracks")]
     TooManyTracks(RecordingId),
@@ -76,7 +83,9 @@ impl Error {
             Self::Archive(e) if e.is_full() => ErrorCode::STORE_FULL,
             Self::Archive(_) => ErrorCode::STORE_FAILED,
             Self::Malformed { .. } => ErrorCode::MALFORMED,
-            Self::OtherName(_) | Self::TooManyTracks(_) => ErrorCode::PROTOCOL,
+            Self::OtherName(_) | Self::NoSuchRange(..) | Self::TooManyTracks(_) => {
+                ErrorCode::PROTOCOL
+            }
             Self::InitMissing { .. } => ErrorCode::INIT_MISSING,
             Self::Erased(_) => ErrorCode::ERASED,
         }
@@ -214,7 +223,7 @@ impl Library {
 
     /// Waits until the init is here and makes it durable beside the recording. Streams overtake each
     /// other, so a segment may be here before its init; the caller bounds the wait.
-    pub async fn await_init(&self, recording: RecordingId, init: Hash) -> Result<(), Error> {
+    async fn await_init(&self, recording: RecordingId, init: Hash) -> Result<(), Error> {
         let known = || {
             let catalog = self.read();
             let recording = catalog.recordings.get(&recording);
@@ -239,8 +248,8 @@ impl Library {
         Ok(())
     }
 
-    /// Makes a whole segment of `sender` durable, its hash already checked against `hash` and its
-    /// init already durable, and says what is durable now.
+    /// Makes a whole segment of `sender` durable, its hash already checked against `hash`, after its
+    /// init, and says what is durable now. Nothing is stored of a recording of another box.
     pub async fn keep_segment(
         &self,
         sender: BoxId,
@@ -254,7 +263,12 @@ impl Library {
         if read.provenance.key != key || read.provenance.init != header.init {
             return Err(Error::OtherName(key));
         }
-        self.claim(sender, key.recording, &read)?;
+        self.claim(sender, key.recording, key.track, &read.facts)?;
+        if let Some(init) = header.init {
+            let waited = self.await_init(key.recording, init);
+            let missing = Error::InitMissing { key, init };
+            clock::within(INIT_WITHIN, waited).await.ok_or(missing)??;
+        }
         if playlist::is_too_long(&read.stored) {
             log::warn!(
                 "segment {key} lasts {} units of 1/{} s: longer than the playlist promises ({} s); \
@@ -275,8 +289,14 @@ impl Library {
     }
 
     /// Lets only one box write a recording: the one its facts name, else the first that sent.
-    fn claim(&self, sender: BoxId, id: RecordingId, read: &catalog::Read) -> Result<(), Error> {
-        let named = read.facts.iter().find_map(|fact| match fact.event {
+    fn claim(
+        &self,
+        sender: BoxId,
+        id: RecordingId,
+        track: TrackId,
+        facts: &[Fact],
+    ) -> Result<(), Error> {
+        let named = facts.iter().find_map(|fact| match fact.event {
             Event::Started { box_id, .. } => Some(box_id),
             _ => None,
         });
@@ -291,7 +311,7 @@ impl Library {
             return Err(Error::OtherBox(id));
         }
         let tracks = &recording.segments;
-        if !tracks.contains_key(&read.provenance.key.track) && tracks.len() >= MAX_TRACKS {
+        if !tracks.contains_key(&track) && tracks.len() >= MAX_TRACKS {
             return Err(Error::TooManyTracks(id));
         }
         Ok(())
@@ -305,11 +325,11 @@ impl Library {
         range: LostRange,
         reason: LostReason,
     ) -> Result<Option<Whole>, Error> {
-        self.refuse_erased(id)?;
-        let owner = self.read().recordings.get(&id).and_then(Recording::owner);
-        if owner != Some(sender) || range.last < range.first {
-            return Err(Error::OtherBox(id));
+        if range.last < range.first || range.last > LAST_SEQUENCE {
+            return Err(Error::NoSuchRange(id, range));
         }
+        // It may be the first that is heard of a recording made while the box was away.
+        self.claim(sender, id, range.track, &[])?;
         let name = archive::lost_path(id, &range, manifest::lost_reason(reason));
         self.archive.create_record(&name, Bytes::new()).await?;
         let enter = |recording: &mut Recording| recording.insert_lost(range, reason);

@@ -6,10 +6,9 @@ use crate::media::{BoxId, Hash, RecordingId};
 use crate::receiver::catalog::LostRange;
 use crate::receiver::fence::{Claim, Verdict};
 use crate::receiver::ingest::{self, Ingest, Work, printable};
-use crate::receiver::library::{Error as KeepError, Kept};
+use crate::receiver::library::Error as KeepError;
 use crate::receiver::roster::Refused;
 use crate::wire::message::{ErrorMessage, Hello, Limits, Message, Welcome};
-use crate::wire::stream::SegmentHeader;
 use crate::wire::{ErrorCode, framing};
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -20,8 +19,8 @@ use std::time::Duration;
 use tokio::sync::broadcast::{Receiver as Notices, error::RecvError};
 use tokio::sync::{SetOnce, mpsc};
 
-/// How long a segment waits for an init that was overtaken.
-const INIT_WITHIN: Duration = Duration::from_secs(10);
+/// How soon a declaration that the store failed to take is tried again; the box says it only once.
+const LOST_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// How soon a revocation ends a live connection.
 const ROSTER_EVERY: Duration = Duration::from_secs(5);
 /// How long the last message of a connection may take to arrive before the connection ends.
@@ -309,9 +308,10 @@ impl Session {
                     ..
                 } => {
                     let length = bytes.len() as u64;
-                    let bytes = Bytes::from(bytes);
+                    let (library, bytes) = (&self.shared.library, Bytes::from(bytes));
                     let result = loop {
-                        let result = self.keep(&header, bytes.clone(), hash).await;
+                        let kept = library.keep_segment(self.box_id, &header, bytes.clone(), hash);
+                        let result = kept.await;
                         if !self.has_room_now(&result).await {
                             break result;
                         }
@@ -335,9 +335,19 @@ impl Session {
                         last: lost.last,
                     };
                     let library = &self.shared.library;
-                    let result = library
-                        .keep_lost(self.box_id, lost.recording, range, lost.reason)
-                        .await;
+                    let result = loop {
+                        let kept =
+                            library.keep_lost(self.box_id, lost.recording, range, lost.reason);
+                        let result = kept.await;
+                        match &result {
+                            Err(e) if e.code() == ErrorCode::STORE_FAILED => {
+                                log::error!("{}: {e}; it is tried again", self.name);
+                                clock::pause(LOST_AGAIN_AFTER).await;
+                            }
+                            result if self.has_room_now(result).await => {}
+                            _ => break result,
+                        }
+                    };
                     queue.extend(lock(&self.engine).lost_kept(&lost, result));
                 }
                 Work::ConfirmErased(recording) => {
@@ -361,24 +371,6 @@ impl Session {
             }
         }
         goes_on
-    }
-
-    async fn keep(
-        &self,
-        header: &SegmentHeader,
-        bytes: Bytes,
-        hash: Hash,
-    ) -> Result<Kept, KeepError> {
-        let library = &self.shared.library;
-        if let Some(init) = header.init {
-            let waited = library.await_init(header.key.recording, init);
-            let missing = KeepError::InitMissing {
-                key: header.key,
-                init,
-            };
-            clock::within(INIT_WITHIN, waited).await.ok_or(missing)??;
-        }
-        library.keep_segment(self.box_id, header, bytes, hash).await
     }
 
     /// Answers a `Hello`: the fence decides, the library says what is durable.

@@ -791,8 +791,13 @@ impl World {
             Action::SendInit { hash, priority } => {
                 let stream = pipe.open(None, priority);
                 let bytes = machine.custody.spool().read_init(&hash);
-                if let Ok(Some(bytes)) = bytes {
-                    pipe.write(stream, &stream::init_stream(&hash, &bytes), true);
+                match bytes {
+                    Ok(Some(bytes)) => {
+                        pipe.write(stream, &stream::init_stream(&hash, &bytes), true);
+                        machine.session.init_read(hash, Ok(()));
+                    }
+                    Ok(None) => {}
+                    Err(error) => machine.session.init_read(hash, Err(&error.into())),
                 }
             }
             Action::Open {

@@ -9,8 +9,8 @@
 //! nothing changes. Going up needs a good link for a while; when a step up is taken back soon, that
 //! while doubles. An outage is no sample: making less does not bring a link back.
 
-use crate::media::{Monotonic, SegmentKey};
-use crate::uplink::Report;
+use crate::media::{Monotonic, RecordingId, SegmentKey};
+use crate::uplink::{Offer, Report};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ impl Breaker {
 
     /// Judges the link; the step when it changes.
     pub fn sample(&mut self, now: Monotonic, sample: &Sample) -> Option<u8> {
-        // Each sample counts for half of the one after it: about two seconds of packets.
+        // Each sample counts for three quarters of the one after it: about two seconds of packets.
         let (sent, lost) = &mut self.recent;
         (*sent, *lost) = (*sent * 3 / 4 + sample.sent, *lost * 3 / 4 + sample.lost);
         // A few packets say nothing.
@@ -202,9 +202,28 @@ impl Travelling {
             Report::Refused { key, .. } | Report::Unreadable { key, .. } => {
                 self.0.retain(|(of, ..)| of != key);
             }
+            Report::Erase { recording } | Report::Ahead { recording, .. } => {
+                self.forget(*recording);
+            }
             Report::Disconnected { .. } => self.0.clear(),
             _ => {}
         }
+    }
+
+    /// What the station will never have sent any more.
+    pub fn withdrawn(&mut self, offer: &Offer) {
+        match offer {
+            Offer::Lost { lost, .. } => self.0.retain(|(of, ..)| {
+                (of.recording, of.track) != (lost.recording, lost.track)
+                    || !(lost.first..=lost.last).contains(&of.sequence)
+            }),
+            Offer::Forget { recording } | Offer::Erased { recording } => self.forget(*recording),
+            _ => {}
+        }
+    }
+
+    fn forget(&mut self, recording: RecordingId) {
+        self.0.retain(|(of, ..)| of.recording != recording);
     }
 
     /// How long the oldest has been waiting.
@@ -218,8 +237,9 @@ impl Travelling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::{RecordingId, TrackId};
+    use crate::media::{LostReason, TrackId};
     use crate::wire::Sequences;
+    use crate::wire::message::Lost;
 
     const GOOD: Sample = Sample {
         behind: Duration::from_millis(80),
@@ -373,6 +393,47 @@ mod tests {
             text: String::new(),
         });
         assert_eq!(behind(&travelling, 400), 0);
+        // Segments 5 to 7 of one track are given up; then the whole recording is, in each way.
+        let recording = RecordingId([1; 16]);
+        let lost = Lost {
+            recording,
+            track: TrackId(1),
+            first: 5,
+            last: 7,
+            reason: LostReason::NoSpace,
+        };
+        let is_fact = true;
+        for (track, sequence, from) in [(1, 7, 0), (1, 8, 100), (3, 6, 200)] {
+            travelling.offered(key(track, sequence), 1, at(from));
+        }
+        travelling.withdrawn(&Offer::Lost { lost, is_fact });
+        assert_eq!(behind(&travelling, 400), 300, "neither another number");
+        let received = |key, offset| Report::Received { key, offset };
+        travelling.reported(&received(key(1, 8), 1));
+        assert_eq!(behind(&travelling, 400), 200, "nor another track");
+        let (track, held) = (TrackId(1), Sequences::default());
+        let elsewhere = SegmentKey {
+            recording: RecordingId([2; 16]),
+            ..key(1, 0)
+        };
+        travelling.offered(elsewhere, 1, at(390));
+        type Ending<'a> = &'a dyn Fn(&mut Travelling);
+        let ahead = Report::Ahead {
+            recording,
+            track,
+            held,
+        };
+        let endings: [Ending<'_>; 4] = [
+            &|travelling| travelling.reported(&Report::Erase { recording }),
+            &|travelling| travelling.reported(&ahead),
+            &|travelling| travelling.withdrawn(&Offer::Forget { recording }),
+            &|travelling| travelling.withdrawn(&Offer::Erased { recording }),
+        ];
+        for end in endings {
+            let mut travelling = travelling.clone();
+            end(&mut travelling);
+            assert_eq!(behind(&travelling, 400), 10, "another recording goes on");
+        }
         for n in 0..5000 {
             travelling.offered(key(1, n), 1, at(500));
         }

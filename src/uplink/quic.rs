@@ -150,6 +150,13 @@ impl Config {
     }
 }
 
+/// Two attempts begin at least so far apart, whatever the network does.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
+
+/// The network changed, but the way to the receiver seems the same or is not known: what is under way
+/// has so long at first and at most, more each time, to come to an end.
+const UNMOVED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// Bytes that may come in and not be read yet.
 const INCOMING: VarInt = VarInt::from_u32(256 * 1024);
 
@@ -286,6 +293,8 @@ impl Uplink {
             session: Session::new(bounds),
             backoff: Backoff::new(first, cap),
             link: Link::new(),
+            way: Arc::default(),
+            unmoved: Backoff::new(UNMOVED.0, UNMOVED.1),
             changes: self.config.machine.changes(),
             uplink: self,
             offers,
@@ -301,12 +310,53 @@ impl Uplink {
 /// The station wants no more.
 struct Stop;
 
+/// The receiver's address last tried, and the one from which it was reached.
+#[derive(Default)]
+struct Way(Mutex<Option<(SocketAddr, Option<IpAddr>)>>);
+
+/// What a change of the network did to the way to the receiver.
+#[derive(Clone, Copy, PartialEq)]
+enum Turn {
+    /// It is another, or is there again.
+    Moved,
+    /// It is the same, or there is none.
+    Same,
+    /// Nobody knows the receiver's address yet.
+    Unknown,
+}
+
+impl Way {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(SocketAddr, Option<IpAddr>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, far: SocketAddr, machine: &dyn Machine) {
+        *self.lock() = Some((far, machine.source(far)));
+    }
+
+    fn look(&self, machine: &dyn Machine) -> Turn {
+        let mut way = self.lock();
+        let Some((far, source)) = &mut *way else {
+            return Turn::Unknown;
+        };
+        let now = machine.source(*far);
+        let before = std::mem::replace(source, now);
+        match now.is_some() && now != before {
+            true => Turn::Moved,
+            false => Turn::Same,
+        }
+    }
+}
+
 struct Driver {
     uplink: Uplink,
     session: Session,
     clock: Arc<TaskClock>,
     backoff: Backoff,
     link: Link,
+    way: Arc<Way>,
+    /// How long the next change that did not move the way leaves to what is under way.
+    unmoved: Backoff,
     changes: watch::Receiver<()>,
     offers: mpsc::Receiver<Offer>,
     reports: mpsc::Sender<Report>,
@@ -339,8 +389,9 @@ impl Driver {
         }
     }
 
-    /// As [`Driver::during`], but given up (`None`) when the network changes: then trying at once is
-    /// worth it.
+    /// As [`Driver::during`], but given up (`None`) when the network changes: at once when the receiver
+    /// is now reached another way, and otherwise if it does not end soon by itself, so that a network
+    /// that never rests leaves time to connect.
     async fn until_a_change<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -348,20 +399,51 @@ impl Driver {
         let mut changes = self.changes.clone();
         // What changed before says nothing about this work.
         changes.mark_unchanged();
+        let (clock, way) = (self.clock.clone(), self.way.clone());
+        let machine = self.uplink.config.machine.clone();
+        let began = clock.now();
+        let mut unmoved = self.unmoved.clone();
+        let patience = unmoved.next(u32::MAX);
+        let turned = async {
+            let mut given_up: Option<(Monotonic, Turn)> = None;
+            loop {
+                let until = given_up.map(|(at, _)| at);
+                tokio::select! {
+                    biased;
+                    () = changed(&mut changes) => {
+                        let turn = way.look(machine.as_ref());
+                        if turn == Turn::Moved {
+                            given_up = Some((began.plus(BETWEEN_ATTEMPTS), turn));
+                        }
+                        given_up.get_or_insert((began.plus(patience), turn));
+                    }
+                    () = sleep_until(&clock, until) => break,
+                }
+            }
+            given_up.map_or(Turn::Same, |(_, turn)| turn)
+        };
         let done = self
             .during(async {
                 tokio::select! {
                     biased;
-                    done = work => Some(done),
-                    () = changed(&mut changes) => None,
+                    done = work => Ok(done),
+                    turn = turned => Err(turn),
                 }
             })
             .await?;
-        if done.is_none() {
-            log::info!("the network changed: trying the receiver at once");
+        let turn = match done {
+            Ok(done) => return Ok(Some(done)),
+            Err(turn) => turn,
+        };
+        log::info!("the network changed: trying the receiver again");
+        if turn != Turn::Same {
             self.backoff.reset();
         }
-        Ok(done)
+        match turn {
+            Turn::Moved => self.unmoved.reset(),
+            Turn::Same | Turn::Unknown => self.unmoved = unmoved,
+        }
+        Ok(None)
     }
 
     /// One connection from the look-up of its name to its end.
@@ -372,7 +454,8 @@ impl Driver {
                 Err(error) => return Ok(error.into()),
             };
             let live = self.link.live().clone();
-            let work = connect(self.uplink.config.clone(), credentials, live);
+            let way = self.way.clone();
+            let work = connect(self.uplink.config.clone(), credentials, live, way);
             match self.until_a_change(work).await? {
                 Some(Ok(connected)) => break connected,
                 Some(Err(error)) => return Ok(error),
@@ -380,6 +463,7 @@ impl Driver {
             }
         };
         let began = self.clock.now();
+        self.unmoved.reset();
         self.changes.mark_unchanged();
         let source = self
             .uplink
@@ -449,7 +533,7 @@ impl Driver {
                 // What waits is taken together, but not for ever.
                 for _ in 0..256 {
                     let Some(mut offer) = next else { break };
-                    self.link.offered(&mut offer, now);
+                    self.link.offered(&mut offer, &self.session, now);
                     self.session.offer(offer, now);
                     next = self.offers.try_recv().ok();
                 }
@@ -671,6 +755,7 @@ async fn connect(
     config: Config,
     credentials: identity::Credentials,
     live: Arc<Live>,
+    way: Arc<Way>,
 ) -> Result<(Endpoint, Connection), Error> {
     let receiver = &config.receiver;
     let look_up = config.machine.look_up(receiver.clone());
@@ -700,6 +785,7 @@ async fn connect(
     client.transport_config(Arc::new(transport(&config, &live)));
     let mut last = Error::Plain(format!("`{receiver}` has no address"));
     for address in addresses {
+        way.take(address, config.machine.as_ref());
         match dial(&config, client.clone(), address).await {
             Ok(connected) => return Ok(connected),
             Err(error) => last = error,

@@ -134,6 +134,8 @@ pub struct Session {
     inits_sent: BTreeSet<Hash>,
     /// Those of them that the receiver missed.
     inits_again: BTreeSet<Hash>,
+    /// Those that the spool did not give when last asked: whether they are damaged, and what it said.
+    inits_unread: BTreeMap<Hash, (bool, String)>,
     greeted: BTreeSet<RecordingId>,
     forgotten: BTreeSet<RecordingId>,
     held_back: BTreeSet<RecordingId>,
@@ -164,6 +166,7 @@ impl Session {
             greeted_at: Monotonic::default(),
             inits_sent: BTreeSet::new(),
             inits_again: BTreeSet::new(),
+            inits_unread: BTreeMap::new(),
             greeted: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             held_back: BTreeSet::new(),
@@ -197,6 +200,19 @@ impl Session {
                 .segments
                 .iter()
                 .all(|(key, segment)| refused(segment) || self.held_back.contains(&key.recording))
+    }
+
+    /// Whether the segment is sent, as far as is known, once it is offered.
+    pub fn sends(&self, key: SegmentKey) -> bool {
+        let refused = |segment: &Segment| segment.phase == Phase::Refused;
+        let durable = |known: &Recording| {
+            let track = known.tracks.get(&key.track);
+            track.is_some_and(|track| track.durable.contains(key.sequence))
+        };
+        !self.erased.contains(&key.recording)
+            && !self.held_back.contains(&key.recording)
+            && !self.recordings.get(&key.recording).is_some_and(durable)
+            && !self.segments.get(&key).is_some_and(refused)
     }
 
     /// Takes an offer.
@@ -434,6 +450,7 @@ impl Session {
             .retain(|action| matches!(action, Action::Report(_)));
         self.inits_sent.clear();
         self.inits_again.clear();
+        self.inits_unread.clear();
         self.greeted.clear();
         self.forgotten.clear();
         self.held_back.clear();
@@ -519,6 +536,11 @@ impl Session {
         {
             // It went with a stream that failed: it goes again before this segment does.
             self.inits_again.insert(init);
+            // It could not go: that is why the receiver misses it.
+            if let Some((damaged, text)) = self.inits_unread.get(&init).cloned() {
+                self.out
+                    .push_back(Action::Report(Report::Unreadable { key, damaged, text }));
+            }
         }
         if code == ErrorCode::ERASED {
             self.erase(key.recording);
@@ -530,7 +552,7 @@ impl Session {
             self.out
                 .push_back(Action::Report(Report::Refused { key, code }));
         } else {
-            let until = now.plus(segment.backoff.next(u32::MAX));
+            let until = now.plus(segment.next_delay());
             segment.phase = Phase::Parked(until);
             self.parked.insert((until, key));
         }
@@ -540,13 +562,24 @@ impl Session {
     /// The spool did not give the segment's bytes. It is tried again like a stopped stream.
     pub fn unreadable(&mut self, key: SegmentKey, error: &io::Error, now: Monotonic) {
         if self.segments.contains_key(&key) {
-            let damage = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
             self.out.push_back(Action::Report(Report::Unreadable {
                 key,
-                damaged: damage.contains(&error.kind()),
+                damaged: is_damage(error),
                 text: error.to_string(),
             }));
             self.stopped(key, ErrorCode::INTERNAL, now);
+        }
+    }
+
+    /// The spool gave an init to send, or did not. Nothing is wrong with its segments before the
+    /// receiver misses it: it may have it from an earlier connection.
+    pub fn init_read(&mut self, hash: Hash, outcome: Result<(), &io::Error>) {
+        match outcome {
+            Ok(()) => drop(self.inits_unread.remove(&hash)),
+            Err(error) => {
+                let text = format!("init {hash}: {error}");
+                self.inits_unread.insert(hash, (is_damage(error), text));
+            }
         }
     }
 
@@ -776,6 +809,12 @@ impl Session {
         self.link = Link::Closing;
         self.out.push_back(Action::Close { code, text });
     }
+}
+
+/// Reading again does not help: see [`super::Source`].
+fn is_damage(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::InvalidData, io::ErrorKind::UnexpectedEof];
+    kinds.contains(&error.kind())
 }
 
 fn watermarks(recording: &Recording) -> Vec<Watermark> {

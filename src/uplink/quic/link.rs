@@ -7,6 +7,7 @@ use crate::media::Monotonic;
 use crate::uplink::breaker::{self, Breaker, SPOOL_ONLY, Sample, Travelling};
 use crate::uplink::congestion::{Live, Meter};
 use crate::uplink::network::{LOOK, Path, Traffic};
+use crate::uplink::session::Session;
 use crate::uplink::{Offer, Report};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,7 +50,9 @@ impl Link {
     }
 
     /// The station offers; what is live is measured, or demoted when the link is too poor for live.
-    pub fn offered(&mut self, offer: &mut Offer, now: Monotonic) {
+    /// What `session` does not send, now or ever, says nothing about the link.
+    pub fn offered(&mut self, offer: &mut Offer, session: &Session, now: Monotonic) {
+        self.travelling.withdrawn(offer);
         if let Offer::Chunk {
             key,
             offset,
@@ -60,7 +63,7 @@ impl Link {
         {
             *live &= self.breaker.step() < SPOOL_ONLY;
             // What cannot be sent now pays for nothing later.
-            if *live && self.path.is_some() {
+            if *live && self.path.is_some() && session.sends(*key) {
                 self.meter.offered((*length).into(), now);
                 self.travelling
                     .offered(*key, *offset + u64::from(*length), now);
@@ -152,6 +155,9 @@ fn traffic(stats: &ConnectionStats) -> Traffic {
 mod tests {
     use super::*;
     use crate::media::{RecordingId, SegmentKey, TrackId, TrackKind};
+    use crate::uplink::{Action, session};
+    use crate::wire::Message;
+    use crate::wire::message::{Limits, Welcome};
     use std::time::Duration;
 
     fn chunk(sequence: u64) -> Offer {
@@ -176,9 +182,11 @@ mod tests {
     #[test]
     fn live_is_measured_on_a_connection_and_demoted_on_a_link_too_poor_for_it() {
         let mut link = Link::new();
+        let box_id = crate::media::BoxId([1; 16]);
+        let mut session = Session::new(session::Config::new(box_id, 1, 1));
         let is_live = |offer: &Offer| matches!(offer, Offer::Chunk { live: true, .. });
         let mut offer = chunk(0);
-        link.offered(&mut offer, at(0));
+        link.offered(&mut offer, &session, at(0));
         assert!(
             is_live(&offer),
             "the session knows what to do without a connection"
@@ -186,7 +194,7 @@ mod tests {
         assert_eq!(link.travelling.behind(at(9000)), Duration::ZERO);
 
         link.path = Some(Path::new(None, Traffic::default()));
-        link.offered(&mut chunk(1), at(100));
+        link.offered(&mut chunk(1), &session, at(100));
         assert_eq!(link.travelling.behind(at(9100)), Duration::from_secs(9));
 
         let (sent, lost) = (100, 0);
@@ -198,8 +206,35 @@ mod tests {
         assert_eq!(link.breaker.step(), SPOOL_ONLY);
         let mut offer = chunk(2);
         link.travelling = Travelling::default();
-        link.offered(&mut offer, at(60_000));
+        link.offered(&mut offer, &session, at(60_000));
         assert!(!is_live(&offer));
         assert_eq!(link.travelling.behind(at(69_000)), Duration::ZERO);
+
+        // Erased at the receiver while it runs: what is recorded further says nothing about the link.
+        link.breaker = Breaker::new(breaker::Config::default());
+        let recording = RecordingId([1; 16]);
+        link.offered(&mut chunk(3), &session, at(70_000));
+        assert_eq!(link.travelling.behind(at(70_100)).as_millis(), 100);
+        session.offer(chunk(3), at(70_000));
+        session.connected(None, at(70_000));
+        let welcome = Welcome {
+            recordings: vec![],
+            complete: vec![],
+            clock: None,
+            limits: Limits::default(),
+            software: String::new(),
+            erased: vec![recording],
+            abridged: false,
+        };
+        session.received(Message::Welcome(welcome), at(70_000));
+        loop {
+            match session.next(at(70_000)) {
+                Action::Report(report) => link.reported(&report),
+                Action::Wait(_) => break,
+                _ => {}
+            }
+        }
+        link.offered(&mut chunk(4), &session, at(70_100));
+        assert_eq!(link.travelling.behind(at(99_000)), Duration::ZERO);
     }
 }

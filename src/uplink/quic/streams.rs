@@ -24,14 +24,18 @@ enum Command {
     Priority(i32),
 }
 
-pub(super) struct Event {
-    key: SegmentKey,
-    /// Which stream of that segment: an old one may still speak.
-    serial: u64,
-    what: What,
+pub(super) enum Event {
+    Segment {
+        key: SegmentKey,
+        /// Which stream of that segment: an old one may still speak.
+        serial: u64,
+        what: What,
+    },
+    /// The spool gave an init, or did not.
+    Init(Hash, io::Result<()>),
 }
 
-enum What {
+pub(super) enum What {
     Written,
     Stopped(ErrorCode),
     Unreadable(io::Error),
@@ -117,7 +121,15 @@ impl Streams {
     }
 
     pub fn heard(&mut self, event: Event, session: &mut Session, now: Monotonic) {
-        let Event { key, serial, what } = event;
+        let (key, serial, what) = match event {
+            Event::Segment { key, serial, what } => (key, serial, what),
+            Event::Init(hash, outcome) => {
+                if let Err(error) = &outcome {
+                    log::error!("init {hash} cannot be read from the spool: {error}");
+                }
+                return session.init_read(hash, outcome.as_ref().copied());
+            }
+        };
         if self.open.get(&key).is_none_or(|(open, _)| *open != serial) {
             return;
         }
@@ -208,7 +220,17 @@ impl Carrier {
 
     async fn init(self, hash: Hash, priority: i32) -> Result<(), Failure> {
         let mut stream = self.open(priority).await?;
-        let bytes = self.read(move |source| source.init(&hash)).await?;
+        let read = self.read(move |source| source.init(&hash)).await;
+        let (bytes, outcome) = match read {
+            Ok(bytes) => (Some(bytes), Ok(())),
+            Err(Failure::Unreadable(error)) => (None, Err(error)),
+            Err(failure) => return Err(failure),
+        };
+        let _ = self.give.send(Event::Init(hash, outcome)).await;
+        let Some(bytes) = bytes else {
+            let _ = stream.reset(quic_code(ErrorCode::DONE));
+            return Ok(());
+        };
         let bytes = stream::init_stream(&hash, &bytes);
         stream.write_all(&bytes).await?;
         self.stats
@@ -333,7 +355,7 @@ impl Carrier {
     async fn tell(&self, what: What) {
         if let Some((key, serial)) = self.stream {
             // The driver is gone only when the connection is.
-            let _ = self.give.send(Event { key, serial, what }).await;
+            let _ = self.give.send(Event::Segment { key, serial, what }).await;
         }
     }
 }

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const RECORDING: RecordingId = RecordingId([0x11; 16]);
 const INIT: &[u8] = b"ftyp moov";
+const DAMAGED_INIT: Hash = Hash([0xdd; 32]);
 
 fn key(track: u8, sequence: u64) -> SegmentKey {
     SegmentKey {
@@ -45,6 +46,9 @@ impl Source for Spool {
     }
 
     fn init(&self, hash: &Hash) -> io::Result<Vec<u8>> {
+        if *hash == DAMAGED_INIT {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         assert_eq!(*hash, stream::hash(INIT));
         Ok(INIT.to_vec())
     }
@@ -157,6 +161,18 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
             let mut input = piece.bytes.as_ref();
             while let Some(event) = reader.next(&mut input).unwrap() {
                 match event {
+                    StreamEvent::Header(header) if header.init == Some(DAMAGED_INIT) => {
+                        // Whatever else happens on this stream is over with its connection.
+                        let missing = Message::Error(crate::wire::message::ErrorMessage {
+                            code: ErrorCode::INIT_MISSING,
+                            text: String::new(),
+                            key: Some(header.key),
+                            epoch: None,
+                        });
+                        clock::pause(Duration::from_millis(50)).await;
+                        say(&mut replies, &missing).await.unwrap();
+                        name = Some(header);
+                    }
                     StreamEvent::Header(header) => name = Some(header),
                     StreamEvent::ChunkBytes(piece) => bytes.extend_from_slice(piece),
                     StreamEvent::ChunkStart(_) => {}
@@ -427,6 +443,38 @@ async fn a_segment_that_cannot_be_read_holds_no_other_up() {
 }
 
 #[tokio::test]
+async fn an_init_that_cannot_be_read_is_told_of_each_segment_that_misses_it() {
+    let authority = Authority::new(DEVELOPMENT_CA);
+    let endpoint = authority.server();
+    let mut bench = start(&authority, endpoint.local_addr().unwrap().to_string());
+    let chunk = Offer::Chunk {
+        key: key(1, 0),
+        kind: TrackKind::Video,
+        init: Some(DAMAGED_INIT),
+        offset: 0,
+        length: 100,
+        live: false,
+    };
+    bench.offers.send(chunk).await.unwrap();
+    bench.offers.send(Offer::Ready).await.unwrap();
+    let server = tokio::spawn(async move {
+        serve(&endpoint, &mut Held::default(), usize::MAX).await;
+    });
+    for _ in 0..2 {
+        let wanted = |report: &Report| matches!(report, Report::Unreadable { .. });
+        let Report::Unreadable {
+            key: of, damaged, ..
+        } = bench.until(wanted).await
+        else {
+            panic!("another report");
+        };
+        assert_eq!((of, damaged), (key(1, 0), true));
+    }
+    bench.end().await;
+    server.abort();
+}
+
+#[tokio::test]
 async fn a_station_that_takes_no_reports_can_still_offer() {
     let authority = Authority::new(DEVELOPMENT_CA);
     let endpoint = authority.server();
@@ -460,6 +508,7 @@ struct Moving {
     receiver: Mutex<Option<SocketAddr>>,
     source: Mutex<Option<IpAddr>>,
     rebound: AtomicUsize,
+    looked_up: AtomicUsize,
 }
 
 impl Moving {
@@ -469,6 +518,7 @@ impl Moving {
             receiver: Mutex::new(receiver),
             source: Mutex::new(Some(Ipv4Addr::LOCALHOST.into())),
             rebound: AtomicUsize::new(0),
+            looked_up: AtomicUsize::new(0),
         })
     }
 
@@ -486,8 +536,12 @@ impl Moving {
 
 impl Machine for Moving {
     fn look_up(&self, _: String) -> LookUp {
+        self.looked_up.fetch_add(1, Ordering::Relaxed);
         let address = *self.receiver.lock().unwrap();
-        Box::pin(async move { Ok(vec![address.ok_or(io::ErrorKind::NotFound)?]) })
+        Box::pin(async move {
+            clock::pause(Duration::from_millis(100)).await;
+            Ok(vec![address.ok_or(io::ErrorKind::NotFound)?])
+        })
     }
 
     fn endpoint(&self, far: SocketAddr) -> io::Result<Endpoint> {
@@ -540,6 +594,46 @@ async fn a_change_of_the_network_cuts_every_wait_short() {
         serve(&endpoint, &mut Held::default(), usize::MAX).await;
     });
     bench.until(all_durable(1)).await;
+    bench.end().await;
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_network_that_never_rests_leaves_time_to_connect() {
+    let authority = Authority::new(DEVELOPMENT_CA);
+    let endpoint = authority.server();
+    let there = endpoint.local_addr().unwrap();
+    let nobody = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let machine = Moving::new(Some(nobody.local_addr().unwrap()));
+    let began = clock::now();
+    let mut bench = start_with(&authority, machine.config());
+    bench.offers.send(Offer::Ready).await.unwrap();
+    bench.offer_segment(key(1, 0), &[1000], true).await;
+    // The way to the receiver changes all the time: it is tried again, but not all the time.
+    for flip in 0..60 {
+        clock::pause(Duration::from_millis(25)).await;
+        let source = Ipv4Addr::new(127, 0, 0, 1 + flip % 2);
+        *machine.source.lock().unwrap() = Some(source.into());
+        machine.changes.send_replace(());
+    }
+    let most = 1 + clock::now().since(began).as_millis() / BETWEEN_ATTEMPTS.as_millis();
+    let tried = machine.looked_up.load(Ordering::Relaxed);
+    println!("{tried} attempts, at most {most}");
+    assert!((3..=most).contains(&(tried as u128)));
+    // Something else changes all the time, more often than the receiver's name can be looked up.
+    *machine.receiver.lock().unwrap() = Some(there);
+    let changes = machine.changes.clone();
+    let churn = tokio::spawn(async move {
+        loop {
+            changes.send_replace(());
+            clock::pause(Duration::from_millis(20)).await;
+        }
+    });
+    let server = tokio::spawn(async move {
+        serve(&endpoint, &mut Held::default(), usize::MAX).await;
+    });
+    bench.until(all_durable(1)).await;
+    churn.abort();
     bench.end().await;
     server.await.unwrap();
 }

@@ -79,7 +79,7 @@ pub(super) struct Segment {
     pub high: u64,
     /// Its trailer left, on this connection or an earlier one: it may be durable.
     pub trailer_left: bool,
-    pub backoff: Backoff,
+    pub backoff: Option<Box<Backoff>>,
 }
 
 impl Segment {
@@ -104,8 +104,19 @@ impl Segment {
             missing_end: 0,
             high: 0,
             trailer_left: false,
-            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            backoff: None,
         }
+    }
+
+    /// How long to wait after its stream was stopped once more.
+    pub fn next_delay(&mut self) -> Duration {
+        let new = || {
+            Box::new(Backoff::new(
+                Duration::from_secs(1),
+                Duration::from_secs(60),
+            ))
+        };
+        self.backoff.get_or_insert_with(new).next(u32::MAX)
     }
 
     /// Bytes offered so far.

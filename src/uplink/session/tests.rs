@@ -723,6 +723,56 @@ fn a_stopped_stream_is_tried_again_later_and_a_conflict_never() {
 }
 
 #[test]
+fn a_segment_is_unreadable_when_the_receiver_misses_an_init_that_could_not_be_read() {
+    let offers = vec![Offer::Ready, chunk(1, 0, 0, 100, false), sealed(1, 0, 100)];
+    let mut session = welcomed(offers);
+    let init = Hash([1; 32]);
+    let told = |actions: &[Action]| {
+        let told = actions.iter().filter_map(|action| match action {
+            Action::Report(Report::Unreadable { damaged, .. }) => Some(*damaged),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let missing = ErrorCode::INIT_MISSING;
+    // Damaged twice, then a disk that fails, then it is read and the receiver misses it all the same.
+    let mut now = T0;
+    for (kind, expected) in [
+        (Some(io::ErrorKind::InvalidData), vec![true]),
+        (Some(io::ErrorKind::UnexpectedEof), vec![true]),
+        (Some(io::ErrorKind::Other), vec![false]),
+        (None, vec![]),
+    ] {
+        let actions = drain(&mut session, now);
+        let sent =
+            |action: &Action| matches!(action, Action::SendInit { hash, .. } if *hash == init);
+        assert!(actions.iter().any(sent), "it is asked for again");
+        let error = kind.map(io::Error::from);
+        session.init_read(init, error.as_ref().map_or(Ok(()), Err));
+        let before = drain(&mut session, now);
+        assert!(told(&before).is_empty(), "the receiver may have it");
+        session.stopped(key(1, 0), missing, now);
+        assert_eq!(told(&drain(&mut session, now)), expected);
+        now = now.plus(Duration::from_secs(61));
+    }
+}
+
+/// What waits in the spool may be weeks of a lecture hall: this is what each segment of it costs.
+#[test]
+fn a_pending_segment_costs_little_memory() {
+    let place = std::mem::size_of::<Place>();
+    let segment = std::mem::size_of::<Segment>();
+    let pieces = 4 * std::mem::size_of::<segment::Piece>();
+    let key = std::mem::size_of::<SegmentKey>();
+    // A B-tree's nodes are at least half full.
+    let most = 2 * (place + key + segment) + pieces;
+    println!(
+        "segment {segment} + key {key} + place {place} + pieces {pieces}: at most {most} bytes"
+    );
+    assert!(most <= 650, "{most}");
+}
+
+#[test]
 fn a_forgotten_recording_is_given_up_and_late_words_on_it_do_no_harm() {
     let mut session = welcomed(vec![Offer::Ready, chunk(1, 0, 0, 100, true)]);
     drain(&mut session, T0);

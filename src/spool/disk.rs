@@ -7,7 +7,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 /// A disk.
 pub trait Disk: Send + Sync {
@@ -50,8 +49,6 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
     /// The file's length in bytes.
     fn length(&self) -> io::Result<u64>;
-    /// When the file was last written to, by the wall clock of then: nanoseconds since 1970.
-    fn modified_nanos(&self) -> Option<i64>;
     /// Makes the file `bytes` long and takes the space for it: what is written there later needs none.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
     /// Makes the file's bytes survive a power cut (`fdatasync`).
@@ -138,17 +135,6 @@ impl DiskFile for File {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
-    }
-
-    fn modified_nanos(&self) -> Option<i64> {
-        let since_1970 = self
-            .metadata()
-            .ok()?
-            .modified()
-            .ok()?
-            .duration_since(UNIX_EPOCH)
-            .ok()?;
-        i64::try_from(since_1970.as_nanos()).ok()
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {

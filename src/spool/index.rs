@@ -115,8 +115,8 @@ impl TrackState {
     pub fn next_sequence(&self) -> u64 {
         let held = self.segments.last_key_value();
         let held = held.map_or(0, |(last, _)| last.saturating_add(1));
-        let lost = self.lost.last();
-        let lost = lost.map_or(0, |(range, _)| range.last.saturating_add(1));
+        let lost = self.lost.iter().map(|(range, _)| range.last);
+        let lost = lost.max().map_or(0, |last| last.saturating_add(1));
         held.max(lost).max(self.acknowledged.end())
     }
 
@@ -188,6 +188,11 @@ impl TrackState {
         missing
     }
 
+    /// Everything that was used is acknowledged or LOST.
+    pub(super) fn is_settled(&self) -> bool {
+        self.waiting().next().is_none() && self.missing(false).is_empty()
+    }
+
     fn lose(&mut self, range: Range, reason: LostReason) {
         if range.last < range.first {
             return;
@@ -197,18 +202,21 @@ impl TrackState {
         if self.lost.iter().any(known) {
             return;
         }
-        let touches = |old: &(Range, LostReason)| {
-            old.1 == reason && old.0.last.saturating_add(1) == range.first
-        };
-        match self.lost.iter_mut().find(|old| touches(old)) {
-            Some(old) => old.0.last = range.last,
-            None => {
-                let at = self
-                    .lost
-                    .partition_point(|(old, _)| old.first < range.first);
-                self.lost.insert(at, (range, reason));
+        // With what touches it for the same reason it is one range: segment by segment the list stays
+        // short.
+        let mut all = range;
+        self.lost.retain(|(old, why)| {
+            let touches = *why == reason
+                && old.first <= range.last.saturating_add(1)
+                && range.first <= old.last.saturating_add(1);
+            if touches {
+                all.first = all.first.min(old.first);
+                all.last = all.last.max(old.last);
             }
-        }
+            !touches
+        });
+        let at = self.lost.partition_point(|(old, _)| old.first < all.first);
+        self.lost.insert(at, (all, reason));
         for (_, segment) in self.segments.range_mut(range.first..=range.last) {
             segment.forget_bytes();
         }

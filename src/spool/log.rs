@@ -2,7 +2,7 @@
 //! synced in `sync`, what leaves in `release`.
 
 use super::disk::Disk;
-use super::index::RecordingState;
+use super::index::{RecordingState, TrackState};
 use super::record::{Opened, Record};
 use super::release::Gone;
 use super::room::Level;
@@ -332,7 +332,9 @@ impl Spool {
             track.recorded = remaining;
         }
         self.write(recording, &record, promise, Weight::Essential)?;
-        let Some(of) = self.held(recording)?.state.tracks.get(&track) else {
+        let held = self.held(recording)?;
+        let unread = held.unread;
+        let Some(of) = held.state.tracks.get(&track) else {
             return Ok(Forgotten::default());
         };
         let again = of
@@ -344,7 +346,12 @@ impl Spool {
                 sequence,
             })
             .collect();
-        let lost = of.missing(false);
+        // What a file holds that cannot be read now is not gone.
+        let lost = if unread {
+            Vec::new()
+        } else {
+            of.missing(false)
+        };
         for &range in &lost {
             self.lose(recording, track, range, LostReason::ReceiverForgot)?;
         }
@@ -415,11 +422,20 @@ impl Spool {
     }
 
     /// Records that the receiver has the recording whole. Its place in the spool's memory is freed.
-    pub fn complete(&mut self, recording: RecordingId) -> Result<(), Error> {
-        if self.held(recording)?.state.complete {
-            return Ok(());
+    /// False, and nothing is believed, while it has not ended, or holds what is neither acknowledged
+    /// nor LOST.
+    pub fn complete(&mut self, recording: RecordingId) -> Result<bool, Error> {
+        let held = self.held(recording)?;
+        if held.state.complete {
+            return Ok(true);
         }
-        self.write_complete(recording)
+        let mut tracks = held.state.tracks.values();
+        if held.unread || !held.state.ended || !tracks.all(TrackState::is_settled) {
+            self.stats.impossible_completions += 1;
+            return Ok(false);
+        }
+        self.write_complete(recording)?;
+        Ok(true)
     }
 
     /// In a file of its own, with what the receiver holds of each track, so that recovery need read

@@ -28,7 +28,8 @@
 //!    valid record; what is missing is recorded as LOST, also in a recording that has ended; what it
 //!    keeps is synced and read from the disk, not from a cache that a failed sync has left behind, and
 //!    copied where that fails, before it counts. A damaged or foreign file or
-//!    directory never stops the start. Of a complete recording only its last file is read, of a
+//!    directory never stops the start; a file that cannot be read now is no damage, and its recording
+//!    is left for the next start. Of a complete recording only its last file is read, of a
 //!    finished file only its index.
 //! 5. A segment leaves only after DURABLE for it was received, recorded, and that record kept, plus
 //!    [`Config::retention`]; or by an erasure. An unknown clock lets nothing go by its age. For want
@@ -230,4 +231,6 @@ pub struct Stats {
     pub freed_bytes: u64,
     /// Acknowledgements of what the receiver cannot hold.
     pub impossible_acknowledgements: u64,
+    /// Recordings said to be whole at the receiver that cannot be.
+    pub impossible_completions: u64,
 }

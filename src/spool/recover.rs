@@ -3,7 +3,7 @@
 //! Of a recording that is complete only the last, small file is read, which says so; of a file that
 //! was finished, only its index. Nothing found here stops the start.
 
-use super::disk::DiskFile;
+use super::disk::{Disk, DiskFile};
 use super::index::{Place, RecordingState};
 use super::log::{Spool, log_path};
 use super::record::{Entry, FILE_HEADER, HEADER, Record, file_header};
@@ -13,7 +13,7 @@ use super::write::{Held, find_reserve};
 use super::{Error, RESERVE_FILE};
 use crate::media::{Hash, LostReason, Range, RecordingId, SegmentKey, TrackId};
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The last file of a complete recording is no longer than this.
@@ -33,8 +33,6 @@ pub struct Recovered {
     pub damaged_bytes: u64,
     /// Bytes after the last valid record of a file: what a power cut tore.
     pub torn_bytes: u64,
-    /// When its files were last written to, by the wall clock of then: nanoseconds since 1970.
-    pub written_nanos: Option<i64>,
     /// Segments that cannot be given any more and are not acknowledged: track, first, last. Each is
     /// recorded as LOST.
     pub lost: Vec<(TrackId, u64, u64)>,
@@ -45,10 +43,10 @@ pub struct Recovered {
     pub problems: Vec<String>,
 }
 
-/// A file as it was found.
+/// A file as it was found. It is open only while it is read: there may be more than a process may open.
 struct Found {
     number: u64,
-    file: Arc<dyn DiskFile>,
+    path: PathBuf,
     /// It cannot be synced: what is read of it may be nowhere but in memory.
     refused: bool,
 }
@@ -57,11 +55,15 @@ impl Found {
     /// What was written may still be only in the page cache of a process that died: it is synced. And
     /// the kernel forgets a failed sync: what the disk never took is then still in the cache, and the
     /// next sync returns well. So what counts is read from the disk.
-    fn prove(&mut self, path: &Path) {
-        let proven = self.file.sync().and_then(|()| self.file.drop_cache());
+    fn prove(&mut self, disk: &dyn Disk) {
+        let opened = disk.open(&self.path);
+        let proven = opened.and_then(|file| file.sync().and_then(|()| file.drop_cache()));
         self.refused = proven.is_err();
         if let Err(error) = proven {
-            ::log::error!("{}: fdatasync failed: {error}; copying it", path.display());
+            ::log::error!(
+                "{}: fdatasync failed: {error}; copying it",
+                self.path.display()
+            );
         }
     }
 }
@@ -108,7 +110,6 @@ fn nothing(recording: RecordingId) -> Recovered {
         ended: false,
         damaged_bytes: 0,
         torn_bytes: 0,
-        written_nanos: None,
         lost: Vec::new(),
         known_lost: Vec::new(),
         problems: Vec::new(),
@@ -146,20 +147,18 @@ fn recover_recording(
     let mut files = Vec::new();
     for number in numbers {
         let path = log_path(&directory, number);
-        match spool
-            .disk
-            .open(&path)
-            .and_then(|file| Ok((file.length()?, file)))
-        {
-            Ok((length, file)) => {
+        match spool.disk.open(&path).and_then(|file| file.length()) {
+            Ok(length) => {
                 held.files.insert(number, length);
                 files.push(Found {
                     number,
-                    file,
+                    path,
                     refused: false,
                 });
             }
             Err(error) => {
+                // What is no file never held a record.
+                held.unread |= error.kind() != io::ErrorKind::IsADirectory;
                 recovered
                     .problems
                     .push(format!("{}: not read: {error}", path.display()));
@@ -167,8 +166,8 @@ fn recover_recording(
         }
     }
     if let Some(last) = files.last_mut().filter(|_| !whole) {
-        last.prove(&log_path(&directory, last.number));
-        if is_complete(last, recording, &mut held) {
+        last.prove(spool.disk.as_ref());
+        if is_complete(spool.disk.as_ref(), last, recording, &mut held) {
             let named = sync_names(spool, recording);
             held.completed = !last.refused && named.is_ok();
             held.shallow = true;
@@ -179,12 +178,12 @@ fn recover_recording(
     }
     if let Some((_, earlier)) = files.split_last_mut().filter(|_| !whole) {
         for found in earlier {
-            found.prove(&log_path(&directory, found.number));
+            found.prove(spool.disk.as_ref());
         }
     }
     for found in &files {
-        let path = log_path(&directory, found.number);
-        match take_in(found, recording, &mut held.state) {
+        let path = &found.path;
+        match take_in(spool.disk.as_ref(), found, recording, &mut held.state) {
             Ok(scan) if scan.foreign => {
                 recovered
                     .problems
@@ -193,14 +192,21 @@ fn recover_recording(
             Ok(scan) => {
                 recovered.damaged_bytes += scan.damaged.iter().map(|(_, bytes)| bytes).sum::<u64>();
                 recovered.torn_bytes += scan.torn;
+                if scan.unread && scan.records == 0 {
+                    held.unread = true;
+                    recovered.problems.push(format!(
+                        "{}: not read: the disk gives nothing",
+                        path.display()
+                    ));
+                }
             }
             Err(error) => {
+                held.unread |= error.kind() != io::ErrorKind::IsADirectory;
                 recovered
                     .problems
                     .push(format!("{}: not read: {error}", path.display()));
             }
         }
-        recovered.written_nanos = recovered.written_nanos.max(found.file.modified_nanos());
     }
     let mut synced = !files.iter().any(|found| found.refused);
     if !spool.read_only && !held.state.complete {
@@ -218,13 +224,22 @@ fn recover_recording(
             segment.seal_kept = synced && segment.is_whole();
         }
     }
+    let unread = held.unread && !spool.read_only;
+    if unread {
+        // Nothing is known of the numbers that were used: no run goes on with it, and nothing is LOST.
+        // The next start may read what this one could not.
+        held.state.ended = true;
+        recovered
+            .problems
+            .push(format!("{}: left for the next start", directory.display()));
+    }
     recovered.ended = held.state.ended;
     if synced {
         recovered.known_lost = held.state.lost().collect();
     }
     spool.recordings.insert(recording, held);
     // What is not on the disk for good must not be sealed: its trailer would leave.
-    if synced && !spool.state(recording).is_some_and(|state| state.complete) {
+    if synced && !unread && !spool.state(recording).is_some_and(|state| state.complete) {
         settle_what_is_cut(spool, recording, &mut recovered.problems);
     }
     let lost = spool
@@ -239,7 +254,7 @@ fn recover_recording(
 
 /// Whether the last file says that the recording is complete; then the state says no more than that,
 /// and what the receiver holds.
-fn is_complete(last: &Found, recording: RecordingId, held: &mut Held) -> bool {
+fn is_complete(disk: &dyn Disk, last: &Found, recording: RecordingId, held: &mut Held) -> bool {
     if held
         .files
         .get(&last.number)
@@ -248,7 +263,7 @@ fn is_complete(last: &Found, recording: RecordingId, held: &mut Held) -> bool {
         return false;
     }
     let mut state = RecordingState::default();
-    let read = take_in(last, recording, &mut state);
+    let read = take_in(disk, last, recording, &mut state);
     let says_so = read.is_ok() && state.complete;
     if says_so {
         state.ended = true;
@@ -259,12 +274,18 @@ fn is_complete(last: &Found, recording: RecordingId, held: &mut Held) -> bool {
 }
 
 /// Applies what a file says: from its index, or from every valid record.
-fn take_in(found: &Found, recording: RecordingId, state: &mut RecordingState) -> io::Result<Scan> {
+fn take_in(
+    disk: &dyn Disk,
+    found: &Found,
+    recording: RecordingId,
+    state: &mut RecordingState,
+) -> io::Result<Scan> {
+    let file = disk.open(&found.path)?;
     let place = |at: u64| Place {
         file: found.number,
         at: at + HEADER as u64,
     };
-    let indexed = scan_index(found.file.as_ref(), recording, |entry, at| match entry {
+    let indexed = scan_index(file.as_ref(), recording, |entry, at| match entry {
         Entry::Media(Record::Init { track, hash, .. }, length) => {
             state.apply_init(track, hash, length, place(at));
         }
@@ -280,10 +301,12 @@ fn take_in(found: &Found, recording: RecordingId, state: &mut RecordingState) ->
         ) => state.apply_chunk((track, sequence, index), init, length as u64, place(at)),
         Entry::Media(record, _) | Entry::Whole(record) => state.apply(&record, place(at)),
     });
-    if matches!(indexed, Ok(true)) {
-        return Ok(Scan::default());
+    match indexed {
+        Ok(true) => return Ok(Scan::default()),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Err(error),
+        _ => {}
     }
-    scan(found.file.as_ref(), recording, |record, at, _| {
+    scan(file.as_ref(), recording, |record, at, _| {
         state.apply(&record, place(at));
     })
 }
@@ -306,8 +329,10 @@ fn make_durable(
                 tries += 1;
                 let path = log_path(&directory, number);
                 let copy = spool.disk.create(&path);
-                let copied =
-                    copy.and_then(|copy| copy_records(found, recording, number, copy, held));
+                let copied = copy.and_then(|copy| {
+                    let from = spool.disk.open(&found.path)?;
+                    copy_records(from.as_ref(), recording, number, copy, held)
+                });
                 match copied {
                     Ok(()) => break,
                     Err(error) if tries < COPIES => {
@@ -333,7 +358,7 @@ fn sync_names(spool: &Spool, recording: RecordingId) -> Result<(), Error> {
 }
 
 fn copy_records(
-    found: &Found,
+    from: &dyn DiskFile,
     recording: RecordingId,
     number: u64,
     copy: Arc<dyn DiskFile>,
@@ -342,7 +367,7 @@ fn copy_records(
     copy.write_at(&file_header(recording), 0)?;
     let mut at = FILE_HEADER as u64;
     let mut written = Ok(());
-    scan(found.file.as_ref(), recording, |record, _, size| {
+    scan(from, recording, |record, _, size| {
         // It told of another file.
         if written.is_err() || matches!(record, Record::Index(_)) {
             return;

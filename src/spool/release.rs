@@ -53,7 +53,7 @@ impl Held {
             })
             .map(|&number| (number, 1))
             .collect();
-        if self.shallow || self.freeing {
+        if self.shallow || self.freeing || self.unread {
             return BTreeMap::new();
         }
         for track in self.state.tracks.values() {

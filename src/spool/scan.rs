@@ -24,6 +24,8 @@ pub struct Scan {
     pub torn: u64,
     /// It belongs to another recording: nothing was taken from it.
     pub foreign: bool,
+    /// A part of it could not be read.
+    pub unread: bool,
     /// Valid records.
     pub records: u64,
 }
@@ -41,6 +43,7 @@ pub(super) fn scan(
         start: 0,
         bytes: Vec::new(),
         passed: 0,
+        unread: false,
     };
     let mut found = Scan::default();
     let mut at = 0;
@@ -82,6 +85,7 @@ pub(super) fn scan(
             }
         }
     }
+    found.unread = window.unread;
     // A preallocated file ends in zeros: nothing was written there.
     found.torn = bad_from.map_or(0, |from| window.last_written(from).saturating_sub(from));
     Ok(found)
@@ -132,6 +136,7 @@ struct Window<'a> {
     bytes: Vec<u8>,
     /// Bytes at the beginning of `bytes` that are not wanted any more.
     passed: usize,
+    unread: bool,
 }
 
 impl Window<'_> {
@@ -151,7 +156,7 @@ impl Window<'_> {
             let left = self.length.saturating_sub(at + held as u64);
             let more = ((wanted - held).max(READ) as u64).min(left) as usize;
             self.bytes.resize(held + more, 0);
-            read_around(self.file, &mut self.bytes[held..], at + held as u64);
+            self.unread |= !read_around(self.file, &mut self.bytes[held..], at + held as u64);
         }
         &self.bytes[self.passed..]
     }
@@ -184,15 +189,18 @@ impl Window<'_> {
     }
 }
 
-/// Reads what a failing disk still gives; the rest stays zero, which is no record.
-fn read_around(file: &dyn DiskFile, bytes: &mut [u8], at: u64) {
+/// Reads what a failing disk still gives; the rest stays zero, which is no record. True for all of it.
+fn read_around(file: &dyn DiskFile, bytes: &mut [u8], at: u64) -> bool {
     if bytes.is_empty() || file.read_at(bytes, at).is_ok() {
-        return;
+        return true;
     }
+    let mut all = true;
     for (number, sector) in bytes.chunks_mut(SECTOR).enumerate() {
         if let Err(error) = file.read_at(sector, at + (number * SECTOR) as u64) {
             ::log::debug!("4096 bytes cannot be read: {error}");
             sector.fill(0);
+            all = false;
         }
     }
+    all
 }

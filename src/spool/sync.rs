@@ -155,6 +155,36 @@ fn write_again(held: &mut Held, at: usize, error: &std::io::Error, stats: &mut S
     (held.owed, held.roll) = (unkept, true);
 }
 
+/// What is LOST segment by segment is told as one range.
+fn tell(notices: &mut Vec<Notice>, notice: Notice) {
+    if let Notice::Lost {
+        recording,
+        track,
+        range,
+        reason,
+    } = notice
+    {
+        let before = notices.iter_mut().find_map(|before| match before {
+            Notice::Lost {
+                recording: of,
+                track: on,
+                range: known,
+                reason: why,
+            } if (*of, *on, *why) == (recording, track, reason)
+                && known.last.saturating_add(1) == range.first =>
+            {
+                Some(known)
+            }
+            _ => None,
+        });
+        if let Some(known) = before {
+            known.last = range.last;
+            return;
+        }
+    }
+    notices.push(notice);
+}
+
 /// Takes in that a file's first records are kept; gives the files that may go now.
 fn kept(held: &mut Held, job: &SyncFile, at: usize, notices: &mut Vec<Notice>) -> Vec<u64> {
     let file = &mut held.open[at];
@@ -172,7 +202,9 @@ fn kept(held: &mut Held, job: &SyncFile, at: usize, notices: &mut Vec<Notice>) -
             Promise::Ended(..) => held.roll = true,
             _ => {}
         }
-        notices.extend(held.keep(job.recording, promise));
+        if let Some(notice) = held.keep(job.recording, promise) {
+            tell(notices, notice);
+        }
     }
     let is_last = at + 1 == held.open.len();
     if held.open[at].unkept.is_empty() && (!is_last || held.roll) {

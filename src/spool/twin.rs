@@ -57,6 +57,8 @@ struct State {
     read_only: bool,
     bytes_read: u64,
     unreadable: Vec<(PathBuf, std::ops::Range<u64>)>,
+    /// Files open at once, now and at most.
+    open: (usize, Option<usize>),
     /// The power is cut before this call, in these ways; the disks that it leaves.
     cut: Option<(u64, Vec<u64>)>,
     left: Vec<TwinDisk>,
@@ -135,6 +137,16 @@ impl TwinDisk {
     /// These bytes of a file cannot be read any more.
     pub(crate) fn make_unreadable(&self, path: &Path, bytes: std::ops::Range<u64>) {
         self.state().unreadable.push((path.to_owned(), bytes));
+    }
+
+    /// No more than `most` files can be open at once from now on.
+    pub(crate) fn set_most_open(&self, most: usize) {
+        self.state().open.1 = Some(most);
+    }
+
+    /// Everything can be read again.
+    pub(crate) fn heal(&self) {
+        self.state().unreadable.clear();
     }
 
     /// The power is cut. With seed 0 nothing survives but what was synced; with seed 1 everything that
@@ -219,7 +231,18 @@ impl TwinDisk {
     }
 
     fn file(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        match self.state().names.get(path).cloned() {
+        let mut state = self.state();
+        let (open, most) = &mut state.open;
+        if most.is_some_and(|most| *open >= most) {
+            return Err(io::Error::from_raw_os_error(24));
+        }
+        *open += 1;
+        let found = state.names.get(path).cloned();
+        if !matches!(found, Some(Entry::File(_))) {
+            state.open.0 -= 1;
+        }
+        drop(state);
+        match found {
             Some(Entry::File(bytes)) => Ok(Arc::new(TwinFile {
                 disk: self.clone(),
                 path: path.to_owned(),
@@ -228,6 +251,12 @@ impl TwinDisk {
             Some(Entry::Directory) => Err(io::ErrorKind::IsADirectory.into()),
             None => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+}
+
+impl Drop for TwinFile {
+    fn drop(&mut self) {
+        self.disk.state().open.0 -= 1;
     }
 }
 
@@ -535,10 +564,6 @@ impl DiskFile for TwinFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.bytes.lock().unwrap().seen.len() as u64)
-    }
-
-    fn modified_nanos(&self) -> Option<i64> {
-        None
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {

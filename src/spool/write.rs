@@ -81,6 +81,8 @@ pub(super) struct Held {
     pub(super) completed: bool,
     /// Its segments are not in memory: it is complete.
     pub(super) shallow: bool,
+    /// One of its files could not be read: what is missing may be there.
+    pub(super) unread: bool,
     /// Files that stay, because what they say cannot be restated.
     pub(super) bad: BTreeSet<u64>,
     /// That something of it should leave and cannot was said.

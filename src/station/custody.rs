@@ -340,9 +340,19 @@ impl Custody {
                 self.unreadable(*key, *damaged, text)?;
             },
             Report::Complete { recording } => {
-                log::info!("recording {recording} is whole at the receiver");
                 self.unreadable.retain(|key, _| key.recording != *recording);
-                self.spool().complete(*recording)?;
+                if !self.spool().complete(*recording)? {
+                    self.words.push_back(Word::Alarm {
+                        recording: *recording,
+                        code: "receiver-ahead",
+                        track: None,
+                        message: format!(
+                            "the receiver says that it has recording {recording} whole, and it cannot have: it has not ended, or waits here in part. Nothing of it is freed because of that"
+                        ),
+                    });
+                    return Ok(());
+                }
+                log::info!("recording {recording} is whole at the receiver");
             }
         }
         Ok(())

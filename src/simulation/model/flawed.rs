@@ -101,10 +101,6 @@ impl DiskFile for FlawedFile {
         self.file.length()
     }
 
-    fn modified_nanos(&self) -> Option<i64> {
-        self.file.modified_nanos()
-    }
-
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.file.allocate(bytes)
     }

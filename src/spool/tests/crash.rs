@@ -244,7 +244,7 @@ fn take(spool: &mut Spool, world: &mut World, step: &Step) -> Result<(), Error> 
         }
         Step::Complete(recording) => {
             world.complete.insert(*recording);
-            spool.complete(*recording)?;
+            assert!(spool.complete(*recording)?);
         }
         Step::Release(days) => {
             world.releasing = true;

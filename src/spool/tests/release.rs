@@ -320,9 +320,9 @@ fn invariant_4_nothing_foreign_or_unreadable_stops_the_start() {
     disk.place(&own.join("00000077.log"), Some(&foreign));
     disk.place(&own.join("00000078.log"), Some(b""));
     disk.place(&own.join("00000079.log"), None);
-    // A bad sector in the first chunk, and so none of its index counts either.
+    // Damage to the first chunk, and so none of its index counts either.
     disk.damage(&log, |bytes| bytes.truncate(bytes.len() - 1));
-    disk.make_unreadable(&log, 300..310);
+    disk.damage(&log, |bytes| bytes[300..310].fill(7));
     let (mut spool, found) = small(&disk, 0);
     let problems: Vec<&String> = found.iter().flat_map(|found| &found.problems).collect();
     assert_eq!(problems.len(), 3, "{problems:?}");
@@ -400,7 +400,11 @@ fn invariant_4_recovery_reads_little_of_what_is_finished() {
         (0..3).for_each(|turn| drop(sync(&mut spool, (u64::from(number) * 8 + turn) * LATER)));
         // Every tenth waits for a receiver.
         if number % 10 != 0 {
-            spool.complete(id).unwrap();
+            for (track, below) in [(0, 1), (1, chunks)] {
+                let all = Sequences::below(below);
+                spool.acknowledge(id, TrackId(track), &all).unwrap();
+            }
+            assert!(spool.complete(id).unwrap());
             sync(&mut spool, (u64::from(number) * 8 + 4) * LATER);
         }
     }
@@ -530,7 +534,7 @@ fn whole(spool: &mut Spool, segments: u64) {
         let all = Sequences::below(below);
         spool.acknowledge(WHOLE, TrackId(track), &all).unwrap();
     }
-    spool.complete(WHOLE).unwrap();
+    assert!(spool.complete(WHOLE).unwrap());
     sync(spool, 1001 * LATER);
 }
 
@@ -690,4 +694,138 @@ fn what_waits_for_a_hanging_disk_is_bounded_by_its_bytes() {
     assert_eq!(taken, 4);
     sync(&mut spool, 0);
     append(&mut spool, chunk(key(1, 4), 0, b"goes on"));
+}
+
+#[test]
+fn invariant_5_a_recording_is_not_complete_while_anything_of_it_waits() {
+    let disk = TwinDisk::default();
+    let mut spool = recorded(&disk, 4);
+    let (events, pictures) = (TrackId::EVENTS, TrackId(1));
+    let say = |spool: &mut Spool, track, below| {
+        let all = Sequences::below(below);
+        spool.acknowledge(RECORDING, track, &all).unwrap();
+    };
+    say(&mut spool, pictures, 3);
+    assert!(!spool.complete(RECORDING).unwrap(), "it has not ended");
+    let Segmented::Chunk(last) = chunk(key(0, 0), 0, b"the end") else {
+        unreachable!()
+    };
+    spool.end(RECORDING, &last).unwrap();
+    (100..103).for_each(|turn| drop(sync(&mut spool, turn * LATER)));
+    say(&mut spool, events, 1);
+    assert!(!spool.complete(RECORDING).unwrap(), "segment 3 waits");
+    let range = Range { first: 5, last: 5 };
+    let lose = |spool: &mut Spool, range| {
+        let reason = LostReason::NoSpace;
+        spool.lose(RECORDING, pictures, range, reason).unwrap();
+    };
+    lose(&mut spool, range);
+    say(&mut spool, pictures, 4);
+    assert!(!spool.complete(RECORDING).unwrap(), "nobody knows of 4");
+    assert_eq!(spool.stats().impossible_completions, 3);
+    assert!(!spool.state(RECORDING).unwrap().complete);
+    lose(&mut spool, Range { first: 4, last: 4 });
+    assert!(spool.complete(RECORDING).unwrap());
+    sync(&mut spool, 200 * LATER);
+    assert!(
+        small(&disk.crash(0), 0)
+            .0
+            .state(RECORDING)
+            .unwrap()
+            .complete
+    );
+}
+
+#[test]
+fn invariant_4_a_file_that_cannot_be_read_now_is_no_damage() {
+    let disk = TwinDisk::default();
+    drop(recorded(&disk, 20));
+    let logs = disk.files();
+    assert!(logs.len() > 4);
+    disk.make_unreadable(&logs[1], 0..u64::MAX);
+    let (mut spool, found) = small(&disk, 0);
+    assert!(found[0].problems[0].contains("not read"), "{found:?}");
+    assert!(found[0].ended && found[0].lost.is_empty(), "{found:?}");
+    // What could be read leaves for the receiver; nobody goes on with the rest.
+    let state = spool.state(RECORDING).unwrap();
+    let waits = state.tracks[&TrackId(1)].waiting().count();
+    assert!((4..20).contains(&waits) && state.ended, "{waits}");
+    assert!(
+        spool
+            .append(RECORDING, &chunk(key(1, 20), 0, b"x"))
+            .is_err()
+    );
+    let all = Sequences::below(20);
+    spool.acknowledge(RECORDING, TrackId(1), &all).unwrap();
+    assert!(!spool.complete(RECORDING).unwrap());
+    spool
+        .forgot(RECORDING, TrackId(1), &Sequences::default())
+        .unwrap();
+    sync(&mut spool, LATER);
+    // The next start finds all of it.
+    disk.heal();
+    let (after, found) = small(&disk, 0);
+    assert_eq!((found[0].ended, &found[0].lost), (false, &Vec::new()));
+    assert_eq!(found[0].problems, [] as [String; 0]);
+    for n in 0..20 {
+        assert_eq!(after.read(key(1, n), 0, 1000).unwrap(), [n as u8; 1000]);
+    }
+}
+
+#[test]
+fn invariant_4_recovery_opens_one_file_after_the_other() {
+    let disk = TwinDisk::default();
+    drop(recorded(&disk, 40));
+    assert!(disk.files().len() > 8);
+    disk.set_most_open(3);
+    let (spool, found) = small(&disk, 0);
+    assert_eq!((&found[0].lost, &found[0].problems), (&vec![], &vec![]));
+    assert_eq!(spool.read(key(1, 39), 0, 1000).unwrap(), [39; 1000]);
+}
+
+#[test]
+fn segments_given_up_one_by_one_are_one_range_on_record_and_when_told() {
+    let disk = TwinDisk::default();
+    let mut spool = recorded(&disk, 1);
+    let lose = |spool: &mut Spool, sequence, reason| {
+        let range = Range {
+            first: sequence,
+            last: sequence,
+        };
+        spool.lose(RECORDING, TrackId(1), range, reason).unwrap();
+    };
+    for sequence in (1..200).filter(|sequence| *sequence != 100).chain([100]) {
+        lose(&mut spool, sequence, LostReason::NoSpace);
+    }
+    lose(&mut spool, 200, LostReason::Damaged);
+    let lost = |spool: &Spool| -> Vec<_> {
+        let lost = spool.state(RECORDING).unwrap().lost();
+        lost.map(|(_, range, reason)| (range.first, range.last, reason))
+            .collect()
+    };
+    let expected = [
+        (1, 199, LostReason::NoSpace),
+        (200, 200, LostReason::Damaged),
+    ];
+    assert_eq!(lost(&spool), expected);
+    let told = sync(&mut spool, 100 * LATER);
+    let told: u64 = told
+        .iter()
+        .filter(|notice| matches!(notice, Notice::Lost { .. }))
+        .count() as u64;
+    assert_eq!(told, 3, "up to 100, behind it, and the damaged one");
+    let (after, _) = small(&disk.crash(0), 0);
+    assert_eq!(lost(&after), expected);
+    // What begins earlier and ends later counts for the next number, too.
+    let mut state = RecordingState::default();
+    for (first, last, reason) in [(5, 6, LostReason::Damaged), (0, 20, LostReason::NoSpace)] {
+        let (track, range) = (TrackId(1), Range { first, last });
+        let record = Record::Lost {
+            track,
+            range,
+            reason,
+        };
+        state.apply(&record, Place { file: 0, at: 0 });
+    }
+    assert_eq!(state.next_sequence(TrackId(1)), 21);
 }

@@ -323,10 +323,6 @@ impl DiskFile for File {
         Ok(self.0.lock().expect(UNPOISONED).len() as u64)
     }
 
-    fn modified_nanos(&self) -> Option<i64> {
-        None
-    }
-
     fn allocate(&self, _: u64) -> io::Result<()> {
         Ok(())
     }

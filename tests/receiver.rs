@@ -685,6 +685,49 @@ async fn upload(
     hallcast::clock::now().since(began)
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_that_wait_for_an_init_are_few_and_those_that_follow_one_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(dir.path());
+    let identity = Identity::signed(&receiver.state_dir, BOX);
+    let objects = recording::make(ID, 3, false, false);
+    let (segments, inits) = split(&objects);
+    let segment = segment_stream(segments[segment_path(&key(1, 0)).as_str()]);
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed((1, 1), 1, &[]).await;
+    let mut opened = 0;
+    while opened < 400 {
+        let open = hallcast::clock::within(Duration::from_secs(1), device.connection.open_uni());
+        let Some(stream) = open.await else { break };
+        let mut stream = stream.unwrap();
+        stream.write_all(&segment).await.unwrap();
+        stream.finish().unwrap();
+        opened += 1;
+    }
+    println!("{opened} segments wait for an init");
+    assert!((64..=128).contains(&opened), "{opened}");
+    assert!(!init_exists(&receiver, &objects));
+    drop(device);
+
+    // The init is first, as a box sends it: whatever follows is kept.
+    let mut device = Device::connect(&identity, &receiver.boxes, &receiver.state_dir).await;
+    device.welcomed((1, 2), 1, &[]).await;
+    for init in &inits {
+        device.stream(init).await;
+    }
+    for _ in 0..200 {
+        device.stream(&segment).await;
+    }
+    let mut durable = 0;
+    while durable < 200 {
+        match device.next().await {
+            Message::Durable(_) => durable += 1,
+            Message::InitDurable(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// Sends a stream as far as the receiver lets it be sent; errors are what a misdeed is answered with.
 async fn push(connection: &quinn::Connection, bytes: &[u8], finish: bool) -> bool {
     let Some(Ok(mut stream)) =
@@ -735,7 +778,7 @@ async fn misbehave(
             for _ in 0..1000 {
                 let sent = push(&connection, &endless, false).await;
                 open += usize::from(sent);
-                if !sent && open >= 40 {
+                if !sent && open >= 30 {
                     break;
                 }
             }
@@ -745,7 +788,8 @@ async fn misbehave(
             push(&connection, &chunk_head(u32::MAX), true).await;
             let _ = device.send_anyway(&[0xff; 5000]).await;
         }
-        // A reader that takes nothing, and much to answer.
+        // Streams that are no streams; the errors that answer them, too few to fill a window, wait
+        // unread.
         2 => {
             for _ in 0..400 {
                 push(&connection, &[3; 40], true).await;
@@ -865,7 +909,8 @@ async fn a_hostile_box_costs_bounded_memory_and_no_other_box_its_upload() {
          most {peak} bytes; an upload took {usual:?} alone, beside them {ratio:.1} times that, at \
          most {worst:?}"
     );
-    assert!((40..=64).contains(&most_open), "{most_open}");
+    // What a session may hold in memory ends it at some thirty, the transport at 64.
+    assert!((30..=64).contains(&most_open), "{most_open}");
     assert!(peak - before < 128 << 20, "{peak}");
     assert!(ratio < 20.0, "{ratio}");
     // Nothing of what the hostile box sent is there.

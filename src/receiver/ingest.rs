@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A stream that is cut, or whose trailer is wrong, leaves nothing. What is held in memory of all
-//! segments under way is bounded by [`Config::held_bytes`], and that of all sessions by a [`Budget`].
+//! segments and inits under way is bounded by [`Config::held_bytes`], and that of all sessions by a [`Budget`].
 
 use super::library::{Error as KeepError, Kept, Whole};
 use crate::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId};
@@ -30,7 +30,7 @@ const PART: u64 = 32;
 /// Bounds of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The most bytes of segments held in memory until they are durable.
+    /// The most bytes of segments and inits held in memory until they are durable.
     pub held_bytes: u64,
     /// RECEIVED is sent each time so many more bytes of a segment have arrived.
     pub received_every: u64,
@@ -153,6 +153,8 @@ struct Incoming {
     reader: StreamReader,
     header: Option<SegmentHeader>,
     bytes: Vec<u8>,
+    /// Bytes of an init, which the reader gathers.
+    init: u64,
     acknowledged: u64,
 }
 
@@ -297,28 +299,36 @@ impl Ingest {
             reader: StreamReader::new(),
             header: None,
             bytes: Vec::new(),
+            init: 0,
             acknowledged: 0,
         });
         loop {
             let mut received = false;
-            match incoming.reader.next(&mut input) {
-                Ok(None) => break,
+            let step = incoming.reader.next(&mut input);
+            let more = match &step {
+                Ok(Some(StreamEvent::ChunkBytes(bytes))) => bytes.len() as u64,
+                Ok(None) => incoming.reader.init_length() - incoming.init,
+                _ => 0,
+            };
+            let fits = |held| held + more <= self.config.held_bytes && self.budget.take(held, more);
+            if more > 0 && !fits(self.held) {
+                let text = format!(
+                    "{} bytes of segments are under way; there is room for no more",
+                    self.held
+                );
+                work.extend(self.stop(stream, ErrorCode::BUSY, text));
+                return work;
+            }
+            self.held += more;
+            match step {
+                Ok(None) => {
+                    incoming.init += more;
+                    break;
+                }
                 Ok(Some(StreamEvent::Header(header))) => incoming.header = Some(header),
                 Ok(Some(StreamEvent::ChunkStart(_))) => {}
                 Ok(Some(StreamEvent::ChunkBytes(bytes))) => {
-                    let length = bytes.len() as u64;
-                    if self.held + length > self.config.held_bytes
-                        || !self.budget.take(self.held, length)
-                    {
-                        let text = format!(
-                            "{} bytes of segments are under way; there is room for no more",
-                            self.held
-                        );
-                        work.extend(self.stop(stream, ErrorCode::BUSY, text));
-                        return work;
-                    }
-                    self.held += length;
-                    self.stats.bytes += length;
+                    self.stats.bytes += more;
                     incoming.bytes.extend_from_slice(bytes);
                     let new = incoming.bytes.len() as u64 - incoming.acknowledged;
                     received = new >= self.config.received_every;
@@ -349,7 +359,7 @@ impl Ingest {
         let Some(incoming) = self.streams.remove(&stream) else {
             return Vec::new();
         };
-        let length = incoming.bytes.len() as u64;
+        let length = incoming.bytes.len() as u64 + incoming.init;
         match (incoming.reader.finish(), incoming.header) {
             (Ok(Finished::Segment { hash, .. }), Some(header)) => vec![Work::Keep {
                 stream,
@@ -375,7 +385,7 @@ impl Ingest {
 
     fn drop_stream(&mut self, stream: u64) -> Option<SegmentHeader> {
         let incoming = self.streams.remove(&stream)?;
-        self.free(incoming.bytes.len() as u64);
+        self.free(incoming.bytes.len() as u64 + incoming.init);
         self.stats.refused += 1;
         incoming.header
     }
@@ -411,8 +421,9 @@ impl Ingest {
         }
     }
 
-    /// An init is durable, or is not kept.
-    pub fn init_kept(&mut self, hash: Hash, result: Result<(), KeepError>) -> Work {
+    /// An init of `length` bytes from [`Work::KeepInit`] is durable, or is not kept.
+    pub fn init_kept(&mut self, hash: Hash, length: u64, result: Result<(), KeepError>) -> Work {
+        self.free(length);
         match result {
             Ok(()) => Work::Send(Message::InitDurable(InitDurable { hashes: vec![hash] })),
             Err(e) => {

@@ -150,8 +150,10 @@ fn an_init_is_kept_by_its_hash() {
         (*hash, bytes.as_slice()),
         (stream::hash(b"init"), &b"init"[..])
     );
-    let work = engine.init_kept(stream::hash(b"init"), Ok(()));
+    assert_eq!(engine.held, 4);
+    let work = engine.init_kept(stream::hash(b"init"), 4, Ok(()));
     assert!(matches!(work, Work::Send(Message::InitDurable(_))));
+    assert_eq!(engine.held, 0);
 }
 
 #[test]
@@ -216,6 +218,38 @@ fn memory_is_bounded_and_freed() {
     assert_eq!(engine.held, 0);
     let work = engine.stream(8, &stream);
     assert_eq!(offsets(&work), [900]);
+}
+
+#[test]
+fn inits_count_as_memory() {
+    let mut engine = open(Config {
+        held_bytes: 1000,
+        ..Config::default()
+    });
+    let init = [1; 600];
+    let stream = init_stream(&stream::hash(&init), &init);
+    for piece in stream.chunks(100) {
+        assert!(engine.stream(0, piece).is_empty());
+    }
+    assert_eq!(engine.held, 600);
+    let work = engine.stream(4, &stream);
+    let is_stopped = matches!(
+        work.as_slice(),
+        [
+            Work::Send(Message::Error(_)),
+            Work::Stop {
+                stream: 4,
+                code: ErrorCode::BUSY,
+                ..
+            }
+        ]
+    );
+    assert!(is_stopped, "{work:?}");
+    engine.cut(0);
+    assert_eq!(engine.held, 0);
+    assert!(engine.stream(8, &stream[..500]).is_empty());
+    engine.finished(8);
+    assert_eq!(engine.held, 0);
 }
 
 #[test]

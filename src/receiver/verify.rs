@@ -388,7 +388,7 @@ fn holes(set: &Sequences, end: u64) -> Vec<(u64, u64)> {
         if range.first > at {
             found.push((at, range.first - 1));
         }
-        at = range.last + 1;
+        at = range.last.saturating_add(1);
     }
     if at < end {
         found.push((at, end - 1));
@@ -407,7 +407,7 @@ fn check_timeline(recording: &Recording, report: &mut Report) {
     for (&track, segments) in media {
         let pairs = segments.iter().zip(segments.iter().skip(1));
         for ((&before, one), (&after, next)) in pairs {
-            if one.span != next.span || before + 1 != after {
+            if one.span != next.span || before.checked_add(1) != Some(after) {
                 continue;
             }
             let units = i64::try_from(one.duration).unwrap_or(i64::MAX);
@@ -419,8 +419,8 @@ fn check_timeline(recording: &Recording, report: &mut Report) {
             if next.start < end {
                 report.fault(REPORT, format!("{at}: they overlap"));
             } else if next.start > end && !is_gap(recording, track, one.span, end, next.start) {
-                let milliseconds =
-                    (next.start.0 - end.0) as u64 * 1000 / u64::from(one.timescale.get());
+                let missing = u128::from(next.start.0.abs_diff(end.0));
+                let milliseconds = missing * 1000 / u128::from(one.timescale.get());
                 let what = format!("{at}: {milliseconds} ms are missing and nobody says why");
                 report.fault(REPORT, what);
             }
@@ -496,5 +496,8 @@ mod tests {
         set.insert(7);
         assert_eq!(holes(&set, 10), [(2, 3), (5, 6), (8, 9)]);
         assert_eq!(holes(&Sequences::default(), 1), [(0, 0)]);
+        let (first, last) = (12, u64::MAX);
+        set.insert_range(Range { first, last });
+        assert_eq!(holes(&set, 20), [(2, 3), (5, 6), (8, 11)]);
     }
 }

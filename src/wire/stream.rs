@@ -220,6 +220,14 @@ impl StreamReader {
         self.length
     }
 
+    /// Bytes of an init gathered so far.
+    pub fn init_length(&self) -> u64 {
+        match self.state {
+            State::Init(..) | State::InitDone(_) => self.partial.len() as u64,
+            _ => 0,
+        }
+    }
+
     /// The next event out of `input`, which is advanced past what was used; `None` when it takes
     /// more bytes. After an error every call gives the same error.
     pub fn next<'a>(

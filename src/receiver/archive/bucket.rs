@@ -34,6 +34,25 @@ struct Credentials {
     session_token: Option<String>,
 }
 
+/// The settings of [`Credentials`].
+const KEYS: [&str; 3] = ["access_key_id", "secret_access_key", "session_token"];
+
+/// Where a file of keys is wrong, in words that show none of them.
+fn misread(text: &str, at: Option<std::ops::Range<usize>>) -> String {
+    let start = at.map_or(0, |at| at.start);
+    let before = text.get(..start).unwrap_or_default();
+    let number = before.matches('\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    let named = line.split('=').next().unwrap_or_default().trim();
+    let key = KEYS.into_iter().find(|key| *key == named);
+    let of_key = key.map(|key| format!(" ({key})")).unwrap_or_default();
+    format!(
+        "line {number}{of_key} cannot be read; write {} and {}, and {} if there is one, each as a text \
+         in quotes, and nothing else",
+        KEYS[0], KEYS[1], KEYS[2]
+    )
+}
+
 impl Bucket {
     /// The bucket and prefix of `s3://bucket/prefix`; none when `url` is no such URL.
     pub fn from_url(url: &str) -> Option<Self> {
@@ -64,8 +83,8 @@ impl Bucket {
             what: format!("{}: {what}", path.display()),
         };
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-        // The parser's message names keys, never values; its context would show the line.
-        let read = toml::from_str(&text).map_err(|e| failed(e.message().to_owned()))?;
+        // Nothing of the parser's message: it may show a value.
+        let read = toml::from_str(&text).map_err(|e| failed(misread(&text, e.span())))?;
         Ok(Some(read))
     }
 
@@ -166,17 +185,27 @@ mod tests {
             credentials: Some(path.clone()),
             ..Bucket::from_url("s3://b").unwrap()
         };
-        for text in [
-            "secret_access_key = \"hush\"\nwrong = 1\n",
-            "secret_access_key = hush",
-            "access_key_id = \"a\"\nsecret_access_key = \"hush\"\nhush = \"hush",
+        for (text, place) in [
+            ("secret_access_key = \"hush\"\nwrong = 1\n", "line 2 cannot"),
+            (
+                "secret_access_key = hush",
+                "line 1 (secret_access_key) cannot",
+            ),
+            (
+                "access_key_id = \"a\"\nsecret_access_key = 77077",
+                "line 2 (secret_access_key) cannot",
+            ),
+            ("access_key_id = \"a\"\nhush = 1", "line 2 cannot"),
+            (
+                "access_key_id = \"a\"\nsecret_access_key = \"hush\"\nhush = \"hush",
+                "line 3 cannot",
+            ),
+            ("access_key_id = \"hush\"", "cannot be read"),
         ] {
             std::fs::write(&path, text).unwrap();
             let said = bucket.connect().map(|_| ()).unwrap_err().to_string();
-            assert!(
-                said.contains("keys.toml") && !said.contains("\"hush\""),
-                "{said}"
-            );
+            assert!(said.contains("keys.toml") && said.contains(place), "{said}");
+            assert!(!said.contains("hush") && !said.contains("77077"), "{said}");
         }
     }
 }

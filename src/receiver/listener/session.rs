@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::broadcast::{Receiver as Notices, error::RecvError};
-use tokio::sync::{SetOnce, mpsc};
+use tokio::sync::{Semaphore, SetOnce, mpsc};
 
 /// How soon a declaration that the store failed to take is tried again; the box says it only once.
 const LOST_AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -27,6 +27,9 @@ const ROSTER_EVERY: Duration = Duration::from_secs(5);
 const LAST_WITHIN: Duration = Duration::from_secs(2);
 /// Messages that wait for the control stream; a box that reads none is slowed down by it.
 const WAITING_MESSAGES: usize = 256;
+
+/// Streams of one session that are read or wait for the store; more wait in the transport.
+const UNFINISHED: usize = 64;
 
 /// What is sent on the control stream.
 pub(super) enum Outgoing {
@@ -74,8 +77,12 @@ pub(super) struct Session {
     engine: Mutex<Ingest>,
     /// True once the box was told that the store is full, until it no longer is.
     told_full: AtomicBool,
+    /// Set when the box has said `Hello`.
+    greeted: SetOnce<()>,
     /// Set when the box was let in.
     welcomed: SetOnce<()>,
+    /// A permit for each stream read or waiting for the store.
+    unfinished: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
 
@@ -100,7 +107,9 @@ impl Session {
             connection,
             engine: Mutex::new(engine),
             told_full: AtomicBool::new(false),
+            greeted: SetOnce::new(),
             welcomed: SetOnce::new(),
+            unfinished: Arc::new(Semaphore::new(UNFINISHED)),
             shared,
         };
         (Arc::new(session), waiting)
@@ -153,7 +162,7 @@ impl Session {
     }
 
     async fn await_hello(&self) {
-        match clock::within(HELLO_WITHIN, self.welcomed.wait()).await {
+        match clock::within(HELLO_WITHIN, self.greeted.wait()).await {
             Some(()) => std::future::pending().await,
             None => self.refuse(ErrorCode::SILENT, "no Hello arrived"),
         }
@@ -186,8 +195,17 @@ impl Session {
 
     async fn read_streams(self: &Arc<Self>) {
         self.welcomed.wait().await;
-        while let Ok(receive) = self.connection.accept_uni().await {
-            tokio::spawn(self.clone().read_stream(receive));
+        // Streams are accepted in the order in which they were opened: an init has its permit before
+        // the segments that wait for it.
+        while let Ok(permit) = self.unfinished.clone().acquire_owned().await {
+            let Ok(receive) = self.connection.accept_uni().await else {
+                return;
+            };
+            let session = self.clone();
+            tokio::spawn(async move {
+                session.read_stream(receive).await;
+                drop(permit);
+            });
         }
     }
 
@@ -300,7 +318,12 @@ impl Session {
                         let _ = self.welcomed.set(());
                     }
                 }
-                Work::Greet(hello) => queue.extend(self.greet(&hello).await),
+                Work::Greet(hello) => {
+                    // What the store then takes is not the box's doing. A second `Hello` never comes
+                    // here: the engine refuses it.
+                    let _ = self.greeted.set(());
+                    queue.extend(self.greet(&hello).await);
+                }
                 Work::Keep {
                     header,
                     bytes,
@@ -319,6 +342,7 @@ impl Session {
                     queue.extend(lock(&self.engine).kept(header.key, length, result));
                 }
                 Work::KeepInit { hash, bytes } => {
+                    let length = bytes.len() as u64;
                     let (library, bytes) = (&self.shared.library, Bytes::from(bytes));
                     let result = loop {
                         let result = library.keep_init(hash, bytes.clone()).await;
@@ -326,7 +350,7 @@ impl Session {
                             break result;
                         }
                     };
-                    queue.push_back(lock(&self.engine).init_kept(hash, result));
+                    queue.push_back(lock(&self.engine).init_kept(hash, length, result));
                 }
                 Work::KeepLost(lost) => {
                     let range = LostRange {

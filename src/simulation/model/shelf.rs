@@ -58,7 +58,7 @@ pub(super) struct Put {
 #[derive(Clone, Debug)]
 enum What {
     Segment(SegmentHeader, u64),
-    Init(Hash),
+    Init(Hash, u64),
     Lost(Lost),
     Manifest(RecordingId, Option<Box<Put>>),
     Tombstone(RecordingId),
@@ -214,7 +214,8 @@ impl Shelf {
                     ..
                 } => self.keep(connection, header, bytes, hash),
                 Work::KeepInit { hash, bytes } => {
-                    self.put(connection, Name::Init(hash), bytes, None, What::Init(hash));
+                    let what = What::Init(hash, bytes.len() as u64);
+                    self.put(connection, Name::Init(hash), bytes, None, what);
                 }
                 Work::KeepLost(lost) => {
                     let range = LostRange {
@@ -468,11 +469,11 @@ impl Shelf {
             What::Segment(header, length) => {
                 self.kept(put.connection, &header, length, Err(error));
             }
-            What::Init(hash) => {
+            What::Init(hash, length) => {
                 let work = self
                     .guests
                     .get_mut(&put.connection)
-                    .map(|guest| guest.ingest.init_kept(hash, Err(error)));
+                    .map(|guest| guest.ingest.init_kept(hash, length, Err(error)));
                 self.work(put.connection, work.into_iter().collect());
             }
             What::Lost(lost) => {
@@ -499,7 +500,7 @@ impl Shelf {
         }
         let name = match &put.what {
             What::Segment(header, _) => Name::Segment(header.key),
-            What::Init(hash) => Name::Init(*hash),
+            What::Init(hash, _) => Name::Init(*hash),
             What::Lost(lost) => Name::Lost(
                 lost.recording,
                 LostRange {
@@ -530,13 +531,13 @@ impl Shelf {
 
     fn done(&mut self, put: Put) {
         let recording = match &put.what {
-            What::Init(hash) => {
-                let hash = *hash;
+            What::Init(hash, length) => {
+                let (hash, length) = (*hash, *length);
                 self.inits.insert(hash);
                 let work = self
                     .guests
                     .get_mut(&put.connection)
-                    .map(|guest| guest.ingest.init_kept(hash, Ok(())));
+                    .map(|guest| guest.ingest.init_kept(hash, length, Ok(())));
                 self.work(put.connection, work.into_iter().collect());
                 let waiting = std::mem::take(&mut self.waiting);
                 for (connection, header, bytes, hash) in waiting {
@@ -617,7 +618,7 @@ impl Shelf {
                     .map(|guest| guest.ingest.lost_kept(lost, Ok(whole)));
                 self.work(put.connection, work.unwrap_or_default());
             }
-            What::Init(_) | What::Manifest(..) | What::Tombstone(_) => {}
+            What::Init(..) | What::Manifest(..) | What::Tombstone(_) => {}
         }
     }
 

@@ -22,7 +22,7 @@ thread_local! {
 }
 
 /// From now on this thread's runtime does such work at once.
-#[cfg(test)]
+#[cfg(all(test, feature = "receiver"))]
 pub fn inline() {
     INLINE.set(true);
 }

@@ -8,6 +8,8 @@
 use crate::media::{Monotonic, WallClock};
 use rustix::thread::{ClockId, clock_nanosleep_absolute};
 use rustix::time::{Timespec, clock_gettime};
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 use std::future::Future;
 use std::time::Duration;
 
@@ -23,6 +25,19 @@ pub fn wall() -> WallClock {
     WallClock {
         unix_nanos,
         uncertainty: crate::sys::clock_error(),
+    }
+}
+
+/// UTC for judging certificates: the wall clock, but never before an instant known to have passed, in
+/// seconds since 1970. A machine without a battery wakes in 1970 and must not be cut off for it.
+#[derive(Debug)]
+pub struct NotBefore(pub i64);
+
+impl TimeProvider for NotBefore {
+    fn current_time(&self) -> Option<UnixTime> {
+        let wall = wall().unix_nanos / 1_000_000_000;
+        let seconds = u64::try_from(wall.max(self.0)).unwrap_or(0);
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }
 

@@ -10,17 +10,17 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::time_provider::TimeProvider;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 
+use crate::clock::NotBefore;
 use crate::media::BoxId;
 use crate::wire::DEVELOPMENT_CA as DEVELOPMENT;
 
@@ -85,17 +85,6 @@ fn file<'a>(
         path,
         source,
         advice,
-    }
-}
-
-#[derive(Debug)]
-struct NotBefore(i64);
-
-impl TimeProvider for NotBefore {
-    fn current_time(&self) -> Option<UnixTime> {
-        let wall = crate::clock::wall().unix_nanos / 1_000_000_000;
-        let seconds = u64::try_from(wall.max(self.0)).unwrap_or(0);
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }
 

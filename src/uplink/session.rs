@@ -192,7 +192,7 @@ impl Session {
     }
 
     /// A receiver answered, and there is nothing to send: what is pending was refused.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "receiver"))]
     pub(crate) fn is_settled(&self) -> bool {
         let refused = |segment: &Segment| segment.phase == Phase::Refused;
         self.link == Link::Up

@@ -1,14 +1,12 @@
 //! TLS as the uplink wants it: 1.3 only, both ends certified, nothing resumed.
 
 use super::identity::Credentials;
+use crate::clock::NotBefore;
 use crate::wire::ALPN;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::UnixTime;
-use rustls::time_provider::TimeProvider;
 use rustls::{CipherSuite, ClientConfig, Error, RootCertStore};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The client side for one connection attempt.
 ///
@@ -48,23 +46,10 @@ fn has_aes() -> bool {
     }
 }
 
-/// The box's clock, but never before a time known to have passed (its certificate was made, the
-/// program was built, a receiver told the time): a box without a battery wakes in 1970 and must not be
-/// cut off for it.
-#[derive(Debug)]
-struct NotBefore(i64);
-
-impl TimeProvider for NotBefore {
-    fn current_time(&self) -> Option<UnixTime> {
-        let wall = crate::clock::wall().unix_nanos / 1_000_000_000;
-        let seconds = u64::try_from(wall.max(self.0)).unwrap_or(0);
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::time_provider::TimeProvider;
 
     #[test]
     fn chacha_comes_first_without_aes_instructions_and_aes_128_stays() {

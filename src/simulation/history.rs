@@ -14,6 +14,8 @@
 //! * a number of an ended recording that is neither stored nor LOST for a reason that happened;
 //! * anything of an erased recording in the last listing;
 //! * backfill beyond its bound.
+//!
+//! Longer than most files: each thing refused is judged over the same record, and has a test here.
 
 use crate::media::{Hash, LostReason, RecordingId, SegmentKey, Sequences, TrackId};
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,6 +3,8 @@
 //!
 //! [`TwinDisk::crash`] gives the disk as a power cut leaves it, by a seed; the twin that was cut stays
 //! as it was, so that one run can be cut in many ways.
+//!
+//! Longer than most files: every way to fail is decided in one place, under one lock.
 
 use super::{Disk, DiskFile, Space};
 use std::collections::BTreeMap;

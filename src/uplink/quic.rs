@@ -3,8 +3,11 @@
 //! One task decides: it feeds offers, messages and stream events to the engine and does what the
 //! engine answers. Each stream has a task of its own that reads its bytes on a blocking thread and
 //! waits for the transport, so that a stream that cannot go on holds no other up.
+//!
+//! Longer than most files: dialling, conversing, giving up and trying again are one task's decisions.
 
 mod link;
+mod machine;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -13,7 +16,7 @@ use super::backoff::Backoff;
 use super::congestion::{Congestion, Live};
 use super::identity::{self, Identity};
 use super::session::{self, CONTROL_PRIORITY, Session};
-use super::{Action, Offer, Report, Source, network, tls};
+use super::{Action, Offer, Report, Source, tls};
 use crate::clock::{self, TaskClock};
 use crate::media::Monotonic;
 use crate::wire::ErrorCode;
@@ -21,6 +24,7 @@ use crate::wire::error_code::Reaction;
 use crate::wire::framing::{self, FramingError, MessageReader};
 use crate::wire::message::{Message, Welcome};
 use link::{Link, Verdict};
+pub use machine::{LookUp, Machine, System};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
     ClientConfig, Connection, ConnectionError, ConnectionStats, Endpoint, IdleTimeout, RecvStream,
@@ -32,9 +36,8 @@ use rustls::pki_types::CertificateDer;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::future::Future;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::pin::{Pin, pin};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use streams::Streams;
@@ -61,76 +64,6 @@ pub struct Config {
     pub congestion: Congestion,
     /// Sockets, names and random numbers.
     pub machine: Arc<dyn Machine>,
-}
-
-/// What the driver takes from the machine it runs on; a simulation has its own.
-pub trait Machine: Debug + Send + Sync {
-    /// The addresses behind `host:port`.
-    fn look_up(&self, receiver: String) -> LookUp;
-
-    /// An endpoint on a socket of its own that can reach `far`.
-    fn endpoint(&self, far: SocketAddr) -> io::Result<Endpoint>;
-
-    /// Fills `bytes` with random numbers.
-    fn random(&self, bytes: &mut [u8]) -> io::Result<()>;
-
-    /// Sees a change when an interface, an address or a route changed; never does without a sender.
-    fn changes(&self) -> watch::Receiver<()> {
-        watch::channel(()).1
-    }
-
-    /// The address from which `far` is reached now; none when it cannot be.
-    fn source(&self, far: SocketAddr) -> Option<IpAddr> {
-        let _ = far;
-        None
-    }
-
-    /// Gives the endpoint another socket that can reach `far`.
-    fn rebind(&self, endpoint: &Endpoint, far: SocketAddr) -> io::Result<()> {
-        let _ = (endpoint, far);
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-/// A name being looked up.
-pub type LookUp = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
-
-/// The operating system.
-#[derive(Clone, Copy, Debug)]
-pub struct System;
-
-impl Machine for System {
-    fn look_up(&self, receiver: String) -> LookUp {
-        Box::pin(async { Ok(tokio::net::lookup_host(receiver).await?.collect()) })
-    }
-
-    fn endpoint(&self, far: SocketAddr) -> io::Result<Endpoint> {
-        Endpoint::client(any(far))
-    }
-
-    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
-        identity::random(bytes)
-    }
-
-    fn changes(&self) -> watch::Receiver<()> {
-        network::watch()
-    }
-
-    fn source(&self, far: SocketAddr) -> Option<IpAddr> {
-        network::source_towards(far)
-    }
-
-    fn rebind(&self, endpoint: &Endpoint, far: SocketAddr) -> io::Result<()> {
-        endpoint.rebind(UdpSocket::bind(any(far))?)
-    }
-}
-
-/// Any local address of the family of `far`.
-fn any(far: SocketAddr) -> SocketAddr {
-    match far {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    }
 }
 
 impl Config {

@@ -1,4 +1,6 @@
 //! A box: the real spool, custody and session engine, with lanes that make bytes up.
+//!
+//! Longer than most files: what a box does at a crash touches everything that it holds.
 
 use super::{Bug, Time, at};
 use crate::media::{

@@ -1,4 +1,6 @@
 //! A receiver: the real fence and ingest engine over a store that forgets what was not synced.
+//!
+//! Longer than most files: what a receiver does at a crash touches everything that it holds.
 
 use super::Bug;
 use crate::media::{

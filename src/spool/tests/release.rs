@@ -1,4 +1,6 @@
 //! What leaves, and what does not; the reserve; damage found late; what recovery reads.
+//!
+//! Longer than most files: each case sets its own disk up and looks at what is left on it.
 
 use super::*;
 use crate::media::{LostReason, Range, WallClock};

@@ -1,5 +1,7 @@
 //! The keeper over a real spool, without lanes: what becomes of a recording when clocks, people and the
 //! receiver have their say.
+//!
+//! Longer than most files: each case is a recording of its own, from its start to what is on the disk.
 
 use super::*;
 use crate::media::{Chunk, GapLength, MediaTime, Sequences};

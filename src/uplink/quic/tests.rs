@@ -1,4 +1,6 @@
 //! The driver against a small receiver over real sockets on loopback.
+//!
+//! Longer than most files: the small receiver and what it is told stand together.
 
 use super::*;
 use crate::media::{Hash, RecordingId, SegmentKey, TrackId, TrackKind};
@@ -14,6 +16,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::WebPkiClientVerifier;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const RECORDING: RecordingId = RecordingId([0x11; 16]);

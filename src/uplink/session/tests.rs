@@ -1,5 +1,7 @@
 //! The engine in virtual time, against a transport that loses everything in flight when it breaks
 //! and a receiver that acknowledges in any order.
+//!
+//! Longer than most files: one case for each word of a receiver and each of its breaches.
 
 mod model;
 

@@ -330,5 +330,5 @@ impl Ends {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "software"))]
 mod tests;

@@ -6,10 +6,12 @@ use crate::media::{Chunk, MediaTime, TrackInfo};
 use crate::station::config::{AudioTrack, VideoTrack};
 use crate::station::sound::SoundLane;
 use crate::station::video::VideoLane;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 
 const RECORDING: RecordingId = RecordingId([5; 16]);
 const BIT_RATE: u32 = 16_000_000;
+/// What is waited for comes sooner, or never.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn camera_lane(keeper: SyncSender<Input>) -> LaneView {
     let camera = Camera::Pattern(PatternCamera {
@@ -68,7 +70,12 @@ impl Given {
 fn span(lane: fn(SyncSender<Input>) -> LaneView, script: &[(u64, Command)]) -> Given {
     let (keeper, given) = sync_channel(64);
     let lane = lane(keeper);
+    let begun = clock::now();
     while !lane.is_open() {
+        assert!(
+            clock::now().since(begun) < PATIENCE,
+            "the device does not open"
+        );
         clock::sleep(Duration::from_millis(5));
     }
     let start = clock::now();
@@ -99,8 +106,13 @@ fn span(lane: fn(SyncSender<Input>) -> LaneView, script: &[(u64, Command)]) -> G
                 all.lost.push((first, last));
             }
             Ok(Input::Finished(..)) => return all,
-            Ok(_) | Err(_) => {}
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => panic!("the lane's thread is gone"),
         }
+        assert!(
+            clock::now() < second(9).plus(PATIENCE),
+            "the span does not end"
+        );
     }
 }
 

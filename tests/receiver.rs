@@ -760,11 +760,13 @@ async fn misbehave(
 ) -> usize {
     let (segments, _) = split(foreign);
     let good = segments.values().nth(1).unwrap();
-    let mut device = Device::connect(identity, &receiver.boxes, &receiver.state_dir).await;
+    let window = (number % 8 == 7).then_some(2048);
+    let (boxes, state) = (&receiver.boxes, &receiver.state_dir);
+    let mut device = Device::connect_with(identity, boxes, state, window).await;
     device.hello((1, number), 7, &[ID]).await;
     let connection = device.connection.clone();
     let mut open = 0;
-    match number % 7 {
+    match number % 8 {
         // A thousand streams, each with a megabyte and no end.
         0 => {
             let mut endless = segment_head(&SegmentHeader {
@@ -788,8 +790,7 @@ async fn misbehave(
             push(&connection, &chunk_head(u32::MAX), true).await;
             let _ = device.send_anyway(&[0xff; 5000]).await;
         }
-        // Streams that are no streams; the errors that answer them, too few to fill a window, wait
-        // unread.
+        // Streams that are no streams.
         2 => {
             for _ in 0..400 {
                 push(&connection, &[3; 40], true).await;
@@ -818,6 +819,26 @@ async fn misbehave(
                     .collect();
                 push(&connection, &noise, true).await;
             }
+        }
+        // A reader so slow that it reads nothing: each of many small chunks is answered, and no answer
+        // is taken. What it may send ends with the windows of the transport.
+        7 => {
+            let mut small = segment_head(&SegmentHeader {
+                key: key(1, 7),
+                init: None,
+            });
+            for _ in 0..4500 {
+                small.extend(chunk_head(40));
+                small.extend([7; 40]);
+            }
+            let mut sent = 0;
+            while sent < 16 << 20 && push(&connection, &small, false).await {
+                sent += small.len();
+            }
+            let closed = connection.close_reason();
+            println!("a box that reads nothing could send {sent} bytes");
+            assert!(sent < 4 << 20, "it was never held back");
+            assert!(sent > small.len() && closed.is_none(), "{sent} {closed:?}");
         }
         // Noise on the control stream, and another box's name.
         _ => {
@@ -859,7 +880,7 @@ async fn a_hostile_box_costs_bounded_memory_and_no_other_box_its_upload() {
     let good = Identity::signed(&receiver.state_dir, BOX);
     let hostile = Identity::signed(&receiver.state_dir, BoxId([8; 16]));
     // Each misdeed twice, and an upload beside each.
-    let (rounds, alone) = (14, 5);
+    let (rounds, alone) = (16, 5);
     let recordings: Vec<_> = (1..=rounds + alone)
         .map(|n| recording::make(RecordingId([n; 16]), 8, true, false))
         .collect();

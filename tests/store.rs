@@ -10,6 +10,8 @@
     reason = "a test that cannot go on panics"
 )]
 
+#[path = "support/bucket.rs"]
+mod bucket;
 #[path = "support/device.rs"]
 mod device;
 #[allow(dead_code, reason = "shared with the tests of the whole road")]
@@ -19,12 +21,14 @@ mod programs;
 mod receiver;
 #[path = "support/recording.rs"]
 mod recording;
+#[path = "store/through_a_bucket.rs"]
+mod through_a_bucket;
 #[path = "support/twin.rs"]
 mod twin;
 
 use bytes::Bytes;
 use device::{Device, Identity, ended, segment_stream};
-use hallcast::media::{BoxId, Hash, LostReason, RecordingId, SegmentKey, TrackId};
+use hallcast::media::{BoxId, LostReason, RecordingId, SegmentKey, TrackId};
 use hallcast::mp4::parse_provenance;
 use hallcast::receiver::archive::{
     Archive, init_path, manifest_path, segment_path, tombstone_path,
@@ -35,15 +39,13 @@ use hallcast::receiver::verify;
 use hallcast::wire::ErrorCode;
 use hallcast::wire::message::{Erased, Lost, Message, OpenRecording};
 use hallcast::wire::stream::{SegmentHeader, hash, init_stream};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::memory::InMemory;
 use object_store::path::Path as Name;
 use object_store::{ObjectStore, ObjectStoreExt};
 use receiver::{Receiver, get};
 use recording::Objects;
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,9 +90,7 @@ async fn deliver(library: &Library, objects: &Objects, told: &mut Told) -> Resul
         .iter()
         .filter_map(|(name, bytes)| is_init(name).then_some(bytes))
     {
-        library
-            .keep_init(hash(bytes), Bytes::from(bytes.clone()))
-            .await?;
+        library.take_init(BOX, hash(bytes), Bytes::from(bytes.clone()));
     }
     let (held, complete) = library.held(&open());
     told.complete |= complete.contains(&ID);
@@ -128,37 +128,41 @@ async fn deliver(library: &Library, objects: &Objects, told: &mut Told) -> Resul
     Ok(())
 }
 
-/// A recording's whole life, erasure included; ends early when the store does.
-async fn life(twin: &Twin, objects: &Objects, told: &mut Told) -> Result<(), String> {
-    let archive = Archive::over(Arc::new(twin.clone()), "twin");
+/// A recording's whole life, erasure included; ends early when the process does.
+async fn life(
+    archive: &Archive,
+    is_dead: impl Fn() -> bool,
+    objects: &Objects,
+    told: &mut Told,
+) -> Result<(), String> {
     let words = |e: &dyn std::fmt::Display| e.to_string();
     // What fails once is tried again: by the box, by systemd, by the person.
     let mut opened = Library::over(archive.clone()).await;
-    if opened.is_err() && !twin.is_dead() {
+    if opened.is_err() && !is_dead() {
         opened = Library::over(archive.clone()).await;
     }
     let library = opened.map_err(|e| words(&e))?;
     let mut delivered = deliver(&library, objects, told).await;
-    if delivered.is_err() && !twin.is_dead() {
+    if delivered.is_err() && !is_dead() {
         delivered = deliver(&library, objects, told).await;
     }
     delivered.map_err(|e| words(&e))?;
     assert!(told.complete);
-    let mut gone = erase(&archive, ID, Some(BOX)).await;
-    if gone.is_err() && !twin.is_dead() {
-        gone = erase(&archive, ID, Some(BOX)).await;
+    let mut gone = erase(archive, ID, Some(BOX)).await;
+    if gone.is_err() && !is_dead() {
+        gone = erase(archive, ID, Some(BOX)).await;
     }
     gone.map_err(|e| words(&e))?;
     told.erased = true;
     for _ in 0..2 {
         let looked = library.look_for_erased().await;
-        if looked.is_err() && twin.is_dead() {
+        if looked.is_err() && is_dead() {
             return looked.map_err(|e| words(&e));
         }
     }
     assert!(library.unconfirmed(BOX) == [ID]);
     let mut confirmed = library.confirm_erased(BOX, ID).await;
-    if confirmed.is_err() && !twin.is_dead() {
+    if confirmed.is_err() && !is_dead() {
         confirmed = library.confirm_erased(BOX, ID).await;
     }
     confirmed.map_err(|e| words(&e))?;
@@ -167,8 +171,7 @@ async fn life(twin: &Twin, objects: &Objects, told: &mut Told) -> Result<(), Str
 }
 
 /// What must be true of the archive, whatever has happened to the process that wrote it.
-async fn judge(twin: &Twin, objects: &Objects, told: &Told, what: &str) {
-    let archive = Archive::over(Arc::new(twin.clone()), "twin");
+async fn judge(archive: &Archive, objects: &Objects, told: &Told, what: &str) {
     let erased = archive.erased().await.unwrap().contains_key(&ID);
     assert!(erased || !told.erased, "{what}: the tombstone is gone");
     let listed = archive.list_one(ID).await.unwrap();
@@ -185,7 +188,7 @@ async fn judge(twin: &Twin, objects: &Objects, told: &Told, what: &str) {
         }
         // Whatever is listed by a manifest is there.
         if let Some(listing) = listed.filter(|listing| listing.manifest) {
-            let report = verify::check(&archive, ID, &listing).await;
+            let report = verify::check(archive, ID, &listing).await;
             assert!(report.faults.is_empty(), "{what}: {report}");
         }
     }
@@ -205,7 +208,7 @@ async fn judge(twin: &Twin, objects: &Objects, told: &Told, what: &str) {
         delivered.unwrap_or_else(|e| panic!("{what}: {e}"));
         let listing = listed.unwrap();
         assert!(listing.manifest, "{what}");
-        let report = verify::check(&archive, ID, &listing).await;
+        let report = verify::check(archive, ID, &listing).await;
         assert!(report.faults.is_empty(), "{what}: {report}");
     }
 }
@@ -227,14 +230,15 @@ async fn a_crash_or_a_failure_of_the_store_at_any_point_of_a_recording_s_life_co
         loop {
             let twin = Twin::with(fault, at);
             let mut told = Told::default();
-            let lived = life(&twin, &objects, &mut told).await;
+            let archive = Archive::over(Arc::new(twin.clone()), "twin");
+            let lived = life(&archive, || twin.is_dead(), &objects, &mut told).await;
             let (struck, crashed) = (twin.struck(), twin.is_dead());
             assert_eq!(lived.is_err(), crashed, "{fault:?} at {at}: {lived:?}");
             completed += u32::from(told.complete);
             erased += u32::from(told.erased);
             let operations = twin.operations();
             twin.restart().await;
-            judge(&twin, &objects, &told, &format!("{fault:?} at {at}")).await;
+            judge(&archive, &objects, &told, &format!("{fault:?} at {at}")).await;
             if !struck {
                 println!(
                     "{fault:?}: {at} operations of the store tried; after {completed} the recording \
@@ -460,6 +464,96 @@ async fn until(device: &mut Device, mut wanted: impl FnMut(&Message) -> bool) ->
     }
 }
 
+/// A box that sends a recording `times` over to a receiver whose store takes nothing is told `code` once
+/// and held back, what is `shown` still plays, and all of it is kept once the store is `back`.
+async fn held_back(
+    receiver: &Receiver,
+    device: &mut Device,
+    code: ErrorCode,
+    times: usize,
+    shown: &Objects,
+    back: impl FnOnce(),
+) {
+    let next = RecordingId([6; 16]);
+    let more = recording::make(next, 60, false, false);
+    let before = programs::resident_bytes(receiver.pid());
+    let connection = device.connection.clone();
+    let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = sent.clone();
+    let streams: Vec<Vec<u8>> = more
+        .iter()
+        .map(|(name, bytes)| match is_init(name) {
+            true => init_stream(&hash(bytes), bytes),
+            false => segment_stream(bytes),
+        })
+        .collect();
+    let expected = more.keys().filter(|name| !is_init(name)).count();
+    let total: usize = streams.iter().map(Vec::len).sum();
+    let sending = tokio::spawn(async move {
+        // The same again and again: it is the amount that counts.
+        for bytes in streams.iter().cycle().take(streams.len() * times) {
+            let mut stream = connection.open_uni().await.unwrap();
+            for part in bytes.chunks(16 * 1024) {
+                stream.write_all(part).await.unwrap();
+                counter.fetch_add(part.len(), std::sync::atomic::Ordering::Relaxed);
+            }
+            stream.finish().unwrap();
+        }
+    });
+    let mut told = 0;
+    let refused = |message: &Message| {
+        assert!(!matches!(message, Message::Durable(_)), "{message:?}");
+        matches!(message, Message::Error(error) if error.code == code)
+    };
+    until(device, refused).await;
+    told += 1;
+    hallcast::clock::pause(Duration::from_secs(2)).await;
+    let held = sent.load(std::sync::atomic::Ordering::Relaxed);
+    let grown = programs::resident_bytes(receiver.pid()).saturating_sub(before);
+    println!(
+        "{code}: of {} bytes the box could send {held}; the receiver grew by {grown} bytes",
+        total * times
+    );
+    hallcast::clock::pause(Duration::from_secs(2)).await;
+    let later = sent.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(later, held, "the box goes on sending");
+    assert!(held < total * times, "the box was never held back");
+    assert!(grown < 24 << 20, "{grown}");
+    // What was archived before still plays.
+    for (name, bytes) in shown.iter().filter(|(name, _)| !name.contains("/0/")) {
+        let url = name.replace("recordings/", "/hls/");
+        assert!(get(&receiver.page, &url, "").2 == *bytes, "{url}");
+    }
+
+    let began = hallcast::clock::now();
+    back();
+    let mut durable = BTreeSet::new();
+    until(device, |message| {
+        if let Message::Durable(ack) = message
+            && ack.recording == next
+        {
+            let numbers = 0..ack.durable.end();
+            durable.extend(
+                numbers
+                    .filter(|n| ack.durable.contains(*n))
+                    .map(|n| (ack.track, n)),
+            );
+        }
+        if let Message::Error(error) = message {
+            assert_eq!(error.code, code, "{error:?}");
+            told += 1;
+        }
+        durable.len() == expected
+    })
+    .await;
+    println!(
+        "{expected} segments durable {:?} after it was back; {code} was said {told} times",
+        hallcast::clock::now().since(began)
+    );
+    assert_eq!(told, 1);
+    sending.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_holds_the_box_back_says_so_once_and_still_writes_a_manifest() {
     let home = tempfile::tempdir().unwrap();
@@ -504,90 +598,15 @@ async fn a_full_store_holds_the_box_back_says_so_once_and_still_writes_a_manifes
         std::fs::metadata(manifest).unwrap().len()
     );
 
-    // A second recording finds no room. What the box may send before it must wait is bounded.
-    let next = RecordingId([6; 16]);
-    let more = recording::make(next, 60, false, false);
-    let before = programs::resident_bytes(receiver.pid());
-    let connection = device.connection.clone();
-    let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let counter = sent.clone();
-    let streams: Vec<Vec<u8>> = more
-        .iter()
-        .map(|(name, bytes)| match is_init(name) {
-            true => init_stream(&hash(bytes), bytes),
-            false => segment_stream(bytes),
-        })
+    let shown = objects
+        .into_iter()
+        .filter(|(name, _)| *name != segment_path(&NEVER))
         .collect();
-    let expected = more.keys().filter(|name| !is_init(name)).count();
-    let total: usize = streams.iter().map(Vec::len).sum();
-    let sending = tokio::spawn(async move {
-        // Inits first, and then twenty times what there is: it is the amount that counts.
-        for bytes in streams.iter().cycle().take(streams.len() * 20) {
-            let mut stream = connection.open_uni().await.unwrap();
-            for part in bytes.chunks(16 * 1024) {
-                stream.write_all(part).await.unwrap();
-                counter.fetch_add(part.len(), std::sync::atomic::Ordering::Relaxed);
-            }
-            stream.finish().unwrap();
-        }
-    });
-    let mut told = 0;
-    let full = |message: &Message| {
-        assert!(!matches!(message, Message::Durable(_)), "{message:?}");
-        matches!(message, Message::Error(error) if error.code == ErrorCode::STORE_FULL)
-    };
-    until(&mut device, full).await;
-    told += 1;
-    hallcast::clock::pause(Duration::from_secs(3)).await;
-    let held = sent.load(std::sync::atomic::Ordering::Relaxed);
-    let grown = programs::resident_bytes(receiver.pid()).saturating_sub(before);
-    println!(
-        "full: of {} bytes the box could send {held}; the receiver grew by {grown} bytes",
-        total * 20
-    );
-    hallcast::clock::pause(Duration::from_secs(3)).await;
-    let later = sent.load(std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(later, held, "the box goes on sending");
-    assert!(held < total * 20, "the box was never held back");
-    assert!(grown < 24 << 20, "{grown}");
-    // What was archived before still plays.
-    for (name, bytes) in objects
-        .iter()
-        .filter(|(name, _)| **name != segment_path(&NEVER))
-    {
-        if !name.contains("/0/") {
-            let url = name.replace("recordings/", "/hls/");
-            assert!(get(&receiver.page, &url, "").2 == *bytes, "{url}");
-        }
-    }
-
-    let began = hallcast::clock::now();
-    disk.make_room();
-    let mut durable = BTreeSet::new();
-    until(&mut device, |message| {
-        if let Message::Durable(ack) = message
-            && ack.recording == next
-        {
-            let numbers = 0..ack.durable.end();
-            durable.extend(
-                numbers
-                    .filter(|n| ack.durable.contains(*n))
-                    .map(|n| (ack.track, n)),
-            );
-        }
-        if let Message::Error(error) = message {
-            assert_eq!(error.code, ErrorCode::STORE_FULL, "{error:?}");
-            told += 1;
-        }
-        durable.len() == expected
+    let code = ErrorCode::STORE_FULL;
+    held_back(&receiver, &mut device, code, 20, &shown, || {
+        disk.make_room()
     })
     .await;
-    println!(
-        "{expected} segments durable {:?} after there was room; STORE_FULL was said {told} times",
-        hallcast::clock::now().since(began)
-    );
-    assert_eq!(told, 1);
-    sending.await.unwrap();
     let said = programs::outcome(
         programs::RECEIVER,
         &[
@@ -606,6 +625,26 @@ fn verify_command(store: &Path, what: &[&str]) -> (Option<i32>, String) {
     let said = programs::outcome(programs::RECEIVER, &all);
     let text = [said.stdout, said.stderr].concat();
     (said.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// Every file below `folder`.
+fn files(folder: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for path in std::fs::read_dir(next)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+        {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap();
+                found.insert(name.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found
 }
 
 fn erase_command(receiver: &Receiver, id: &str, yes: &[&str]) -> (bool, String) {
@@ -681,7 +720,13 @@ async fn an_erased_recording_is_gone_everywhere_and_stays_gone() {
         "{said}"
     );
 
-    // Nothing of it is there or shown.
+    // Nothing of it is there or shown: no init either.
+    let left = [
+        "reserve".to_owned(),
+        format!("erased/{ID}"),
+        format!("erased/{ID}.{BOX}"),
+    ];
+    assert_eq!(files(&receiver.store_dir), BTreeSet::from(left));
     programs::wait_until(10, "the film to go", || !cached.exists());
     assert!(!receiver.store_dir.join(format!("recordings/{ID}")).exists());
     for name in objects.keys() {
@@ -959,237 +1004,6 @@ fn verify_finds_each_kind_of_damage_and_nothing_in_a_sound_store() {
     }
 }
 
-const SECRET: &str = "a-secret-that-no-log-may-hold";
-
-/// An S3 server on loopback; ends with this value.
-struct S3 {
-    process: std::process::Child,
-    address: String,
-    store: AmazonS3,
-}
-
-impl S3 {
-    /// With an empty bucket `lectures`.
-    fn start() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/s3");
-        let process = std::process::Command::new(script)
-            .arg(address.port().to_string())
-            .stderr(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let address = address.to_string();
-        // Another test of this process may have set it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let store = AmazonS3Builder::new()
-            .with_bucket_name("lectures")
-            .with_endpoint(format!("http://{address}"))
-            .with_allow_http(true)
-            .with_region("eu-1")
-            .with_access_key_id("key")
-            .with_secret_access_key(SECRET);
-        let server = Self {
-            process,
-            address,
-            store: store.build().unwrap(),
-        };
-        programs::wait_until(300, "the S3 server", || {
-            TcpStream::connect(&server.address).is_ok()
-        });
-        let mut socket = TcpStream::connect(&server.address).unwrap();
-        let host = &server.address;
-        write!(
-            socket,
-            "PUT /lectures HTTP/1.0\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n"
-        )
-        .unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        assert!(answer.contains(" 200 "), "{answer}");
-        server
-    }
-
-    async fn object(&self, name: &str) -> Vec<u8> {
-        let name = Name::from(format!("hall/{name}"));
-        let found = self.store.get(&name).await.unwrap();
-        found.bytes().await.unwrap().to_vec()
-    }
-
-    async fn put(&self, name: &str, bytes: Vec<u8>) {
-        let name = Name::from(format!("hall/{name}"));
-        self.store.put(&name, bytes.into()).await.unwrap();
-    }
-
-    /// Settings of a receiver whose archive is in the bucket.
-    fn settings(&self, home: &Path) {
-        std::fs::create_dir_all(home).unwrap();
-        let keys = home.join("s3-keys.toml");
-        let text = format!("access_key_id = \"key\"\nsecret_access_key = \"{SECRET}\"\n");
-        std::fs::write(&keys, text).unwrap();
-        let text = format!(
-            "store_url = \"s3://lectures/hall\"\ns3_endpoint = \"http://{}\"\ns3_region = \"eu-1\"\n\
-             s3_credentials = \"{}\"\nstate_dir = \"{}\"\n",
-            self.address,
-            keys.display(),
-            home.join("state").display()
-        );
-        std::fs::write(home.join("receiver.toml"), text).unwrap();
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn with_settings(home: &Path, words: &[&str]) -> (Option<i32>, String) {
-    let settings = home.join("receiver.toml");
-    let all = [&["--config", settings.to_str().unwrap()], words].concat();
-    let said = programs::outcome(programs::RECEIVER, &all);
-    let text = [said.stdout, said.stderr].concat();
-    (said.status.code(), String::from_utf8(text).unwrap())
-}
-
-#[allow(
-    clippy::await_holding_lock,
-    reason = "held for the whole test, which no other task waits for"
-)]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_recording_goes_into_a_bucket_through_kill_9_and_plays_from_it() {
-    let _alone = programs::alone();
-    let home = tempfile::tempdir().unwrap();
-    let s3 = S3::start();
-    let receiver_home = home.path().join("receiver");
-    s3.settings(&receiver_home);
-    let mut receiver = programs::Receiver::start(home.path());
-    let board = programs::small_bench(home.path());
-    let arguments = ["--board", board.as_str()];
-    let hall = programs::CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
-    let id = hall.record();
-    programs::pause(3);
-    receiver.kill_and_restart();
-    programs::pause(3);
-    hall.stop();
-    let page = format!("http://{}/", receiver.web);
-    let manifest = format!("/recordings/{id}/manifest.json");
-    programs::wait_until(60, "the manifest", || get(&page, &manifest, "").0 == 200);
-
-    // One hash: on the box, in the bucket, at the browser.
-    let sealed = programs::spool_hashes(&hall.home.join("state"));
-    let mut compared = 0;
-    for (key, _, expected) in &sealed {
-        let name = segment_path(key);
-        let of = |bytes: &[u8]| Hash(*blake3::hash(bytes).as_bytes());
-        assert_eq!(of(&s3.object(&name).await), *expected, "{name}");
-        if key.track != TrackId::EVENTS {
-            let url = name.replace("recordings/", "/hls/");
-            assert_eq!(of(&get(&page, &url, "").2), *expected, "{url}");
-            compared += 1;
-        }
-    }
-    println!("{compared} segments have one hash on the box, in the bucket and at the browser");
-    assert!(compared > 4);
-    let tracks: BTreeSet<TrackId> = sealed.iter().map(|(key, ..)| key.track).collect();
-    for track in tracks.iter().filter(|track| **track != TrackId::EVENTS) {
-        let playlist = get(&page, &format!("/hls/{id}/{track}/index.m3u8"), "").2;
-        let playlist = m3u8_rs::parse_media_playlist_res(&playlist).unwrap();
-        assert!(playlist.end_list && playlist.segments.len() > 2);
-    }
-    let film = std::fs::read(receiver.film(&id)).unwrap();
-    assert_eq!(re_mp4::Mp4::read_bytes(&film).unwrap().tracks().len(), 2);
-    let (code, said) = with_settings(&receiver_home, &["verify", "--all"]);
-    print!("{said}");
-    assert!(
-        code == Some(0) && said.contains("1 recordings, 0 with faults"),
-        "{said}"
-    );
-
-    // Bytes that changed in the bucket are found, and not shown.
-    let name = segment_path(
-        &sealed
-            .iter()
-            .find(|(key, ..)| key.track == TrackId(1))
-            .unwrap()
-            .0,
-    );
-    let mut bytes = s3.object(&name).await;
-    *bytes.last_mut().unwrap() ^= 1;
-    s3.put(&name, bytes).await;
-    let (code, said) = with_settings(&receiver_home, &["verify", &id]);
-    assert!(
-        code == Some(1) && said.contains("the manifest says"),
-        "{said}"
-    );
-    assert_eq!(get(&page, &name.replace("recordings/", "/hls/"), "").0, 500);
-    assert!(!receiver.log().contains(SECRET));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_receivers_of_one_bucket_take_over_from_each_other() {
-    let dir = tempfile::tempdir().unwrap();
-    let s3 = S3::start();
-    s3.settings(dir.path());
-    let (first, second) = (Receiver::start(dir.path()), Receiver::start(dir.path()));
-    let identity = Identity::signed(&first.state_dir, BOX);
-    let objects = recording::make(ID, 5, true, false);
-    let segments: Vec<_> = objects.iter().filter(|(name, _)| !is_init(name)).collect();
-    let mut device = Device::connect(&identity, &first.boxes, &first.state_dir).await;
-    device.welcomed((1, 1), 1, &[ID]).await;
-    for (_, bytes) in objects.iter().filter(|(name, _)| is_init(name)) {
-        device.stream(&init_stream(&hash(bytes), bytes)).await;
-    }
-    let mut due = 4;
-    for (_, bytes) in &segments[..due] {
-        device.stream(&segment_stream(bytes)).await;
-    }
-    until(&mut device, |message| {
-        due -= usize::from(matches!(message, Message::Durable(_)));
-        due == 0
-    })
-    .await;
-    // The other one knows what the first has stored, and the box sends it the rest only.
-    let mut device = Device::connect(&identity, &second.boxes, &second.state_dir).await;
-    let welcome = device.welcomed((1, 2), 1, &[ID]).await;
-    let held: u64 = welcome.recordings[0]
-        .tracks
-        .iter()
-        .map(|held| held.durable.cumulative())
-        .sum();
-    assert_eq!(held, 4);
-    for (_, bytes) in &segments[4..] {
-        device.stream(&segment_stream(bytes)).await;
-    }
-    until(&mut device, |message| {
-        matches!(message, Message::Complete(_))
-    })
-    .await;
-    let film = format!("/recordings/{ID}/recording.mp4");
-    assert_eq!(get(&second.page, &film, "").0, 200);
-    // What one has stored, the other one shows.
-    programs::wait_until(30, "the film at the first", || {
-        get(&first.page, &film, "").0 == 200
-    });
-    // An erasure reaches both.
-    let (code, said) = with_settings(dir.path(), &["erase", &ID.to_string(), "--yes"]);
-    assert!(
-        code == Some(0) && said.contains("erased, 10 objects"),
-        "{said}"
-    );
-    for receiver in [&first, &second] {
-        programs::wait_until(10, "the page to go", || {
-            get(&receiver.page, &format!("/recordings/{ID}"), "").0 == 404
-        });
-    }
-    until(&mut device, |message| matches!(message, Message::Erase(_))).await;
-    let (code, said) = with_settings(dir.path(), &["verify", "--all"]);
-    assert!(code == Some(0) && said.contains("erased 20"), "{said}");
-}
-
 #[test]
 fn an_erasure_reaches_a_box_that_was_away_through_kills_on_both_sides() {
     let _alone = programs::alone();
@@ -1309,8 +1123,9 @@ async fn another_box_s_segment_leaves_no_init_in_a_recording() {
     let kept = library.keep_lost(BOX, ID, range, LostReason::NoSpace).await;
     kept.unwrap();
     for (_, init) in objects.iter().filter(|(name, _)| is_init(name)) {
-        let kept = library.keep_init(hash(init), Bytes::from(init.clone()));
-        kept.await.unwrap();
+        for sender in [BOX, BoxId([8; 16])] {
+            library.take_init(sender, hash(init), Bytes::from(init.clone()));
+        }
     }
     let key = SegmentKey {
         recording: ID,

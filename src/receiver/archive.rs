@@ -5,7 +5,6 @@
 //! recordings/<id>/init/<hash>.mp4                    an init
 //! recordings/<id>/lost/<track>.<first>-<last>.<reason>   LOST, where no fact could be added
 //! recordings/<id>/manifest.json                      written once, after everything it names
-//! init/<hash>.mp4                                    an init, before a segment says whose it is
 //! erased/<id>                                        a tombstone: the recording was erased
 //! erased/<id>.<box>                                  its box has said that its copy is gone
 //! ```
@@ -24,8 +23,7 @@ mod names;
 pub use bucket::Bucket;
 pub use error::Error;
 pub use names::{
-    confirmation_path, init_path, lost_path, manifest_path, segment_path, shared_init_path,
-    tombstone_path,
+    confirmation_path, init_path, lost_path, manifest_path, segment_path, tombstone_path,
 };
 
 use super::catalog::LostRange;
@@ -150,6 +148,15 @@ impl Archive {
         }
     }
 
+    /// The archive in a store to which other receivers write at the same time.
+    pub fn shared(store: Arc<dyn ObjectStore>, place: &str) -> Self {
+        Self {
+            advice: "check that the store is reachable, and its credentials, region and bucket",
+            shared: true,
+            ..Self::over(store, place)
+        }
+    }
+
     /// An archive that is gone with the process.
     pub fn in_memory() -> Self {
         Self::over(Arc::new(InMemory::new()), "memory")
@@ -172,11 +179,7 @@ impl Archive {
     }
 
     fn in_bucket(bucket: &Bucket) -> Result<Self, Error> {
-        Ok(Self {
-            advice: "check that the store is reachable, and its credentials, region and bucket",
-            shared: true,
-            ..Self::over(bucket.connect()?, &bucket.to_string())
-        })
+        Ok(Self::shared(bucket.connect()?, &bucket.to_string()))
     }
 
     /// True when other receivers may write to it at the same time.
@@ -369,7 +372,7 @@ impl Archive {
         Ok(count)
     }
 
-    /// Whether a store that was full takes segments again.
+    /// Whether a store that was full or away takes segments again.
     pub async fn has_room(&self) -> bool {
         if self.directory.is_some() {
             let asked = self.on_directory("ask for room", Directory::has_room).await;

@@ -3,11 +3,12 @@
 //! ```text
 //! Hello -> Greet -> (driver asks fence and library) -> Welcome
 //! bytes of a segment -> Received every 64 KiB and at each chunk's end
-//! its valid trailer and FIN -> Keep -> (durable) -> Durable, Complete
+//! its valid trailer and FIN -> Keep -> (durable, its init before it) -> InitDurable, Durable, Complete
 //! ```
 //!
 //! A stream that is cut, or whose trailer is wrong, leaves nothing. What is held in memory of all
-//! segments and inits under way is bounded by [`Config::held_bytes`], and that of all sessions by a [`Budget`].
+//! segments under way is bounded by [`Config::held_bytes`], and that of all sessions by a [`Budget`]. Inits
+//! count apart from segments: those waiting for an init never keep it out.
 
 use super::library::{Error as KeepError, Kept, Whole};
 use crate::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId};
@@ -16,7 +17,7 @@ use crate::wire::message::{
     Complete, Durable, Erase, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message,
     Received, Welcome,
 };
-use crate::wire::stream::{Finished, SegmentHeader, StreamEvent, StreamReader};
+use crate::wire::stream::{Finished, MAX_INIT, SegmentHeader, StreamEvent, StreamReader};
 use crate::wire::{ErrorCode, Sequences};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,11 +27,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const TOGETHER: u64 = 1024 * 1024 * 1024;
 /// A session holds at most this part of what is left of it, so that there is always some for another.
 const PART: u64 = 32;
+/// Bytes of inits under way that a session holds: more than a box has at a time.
+const INITS: u64 = 16 * MAX_INIT as u64;
 
 /// Bounds of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The most bytes of segments and inits held in memory until they are durable.
+    /// The most bytes of segments held in memory until they are durable.
     pub held_bytes: u64,
     /// RECEIVED is sent each time so many more bytes of a segment have arrived.
     pub received_every: u64,
@@ -100,11 +103,11 @@ pub enum Work {
         /// Their hash, already checked.
         hash: Hash,
     },
-    /// Make this init durable, then call [`Ingest::init_kept`].
-    KeepInit {
+    /// Hold this init for the segments that need it.
+    TakeInit {
         /// Its hash, already checked.
         hash: Hash,
-        /// The bytes to archive.
+        /// Its bytes.
         bytes: Vec<u8>,
     },
     /// Make this declaration durable, then call [`Ingest::lost_kept`].
@@ -165,14 +168,16 @@ pub struct Ingest {
     state: State,
     control: MessageReader,
     streams: BTreeMap<u64, Incoming>,
+    /// Bytes of segments, and of inits.
     held: u64,
+    inits: u64,
     budget: Arc<Budget>,
     stats: Stats,
 }
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        self.free(self.held);
+        self.budget.give_back(self.held + self.inits);
     }
 }
 
@@ -186,6 +191,7 @@ impl Ingest {
             control: MessageReader::new(),
             streams: BTreeMap::new(),
             held: 0,
+            inits: 0,
             budget: Arc::default(),
             stats: Stats::default(),
         }
@@ -202,6 +208,11 @@ impl Ingest {
         let freed = length.min(self.held);
         self.held -= freed;
         self.budget.give_back(freed);
+    }
+
+    fn free_init(&mut self, length: u64) {
+        self.inits -= length;
+        self.budget.give_back(length);
     }
 
     /// Its counters.
@@ -305,21 +316,22 @@ impl Ingest {
         loop {
             let mut received = false;
             let step = incoming.reader.next(&mut input);
-            let more = match &step {
-                Ok(Some(StreamEvent::ChunkBytes(bytes))) => bytes.len() as u64,
-                Ok(None) => incoming.reader.init_length() - incoming.init,
-                _ => 0,
+            let (more, held, most) = match &step {
+                Ok(Some(StreamEvent::ChunkBytes(bytes))) => {
+                    (bytes.len() as u64, &mut self.held, self.config.held_bytes)
+                }
+                Ok(None) => {
+                    let more = incoming.reader.init_length() - incoming.init;
+                    (more, &mut self.inits, INITS)
+                }
+                _ => (0, &mut self.held, 0),
             };
-            let fits = |held| held + more <= self.config.held_bytes && self.budget.take(held, more);
-            if more > 0 && !fits(self.held) {
-                let text = format!(
-                    "{} bytes of segments are under way; there is room for no more",
-                    self.held
-                );
+            if more > 0 && (*held + more > most || !self.budget.take(*held, more)) {
+                let text = format!("{held} bytes are under way; there is room for no more");
                 work.extend(self.stop(stream, ErrorCode::BUSY, text));
                 return work;
             }
-            self.held += more;
+            *held += more;
             match step {
                 Ok(None) => {
                     incoming.init += more;
@@ -359,7 +371,8 @@ impl Ingest {
         let Some(incoming) = self.streams.remove(&stream) else {
             return Vec::new();
         };
-        let length = incoming.bytes.len() as u64 + incoming.init;
+        let length = incoming.bytes.len() as u64;
+        self.free_init(incoming.init);
         match (incoming.reader.finish(), incoming.header) {
             (Ok(Finished::Segment { hash, .. }), Some(header)) => vec![Work::Keep {
                 stream,
@@ -367,7 +380,7 @@ impl Ingest {
                 bytes: incoming.bytes,
                 hash,
             }],
-            (Ok(Finished::Init { hash, bytes }), _) => vec![Work::KeepInit { hash, bytes }],
+            (Ok(Finished::Init { hash, bytes }), _) => vec![Work::TakeInit { hash, bytes }],
             (Ok(Finished::Segment { .. }), None) => Vec::new(),
             (Err(e), _) => {
                 self.free(length);
@@ -385,7 +398,8 @@ impl Ingest {
 
     fn drop_stream(&mut self, stream: u64) -> Option<SegmentHeader> {
         let incoming = self.streams.remove(&stream)?;
-        self.free(incoming.bytes.len() as u64 + incoming.init);
+        self.free(incoming.bytes.len() as u64);
+        self.free_init(incoming.init);
         self.stats.refused += 1;
         incoming.header
     }
@@ -410,25 +424,18 @@ impl Ingest {
         match result {
             Ok(kept) => {
                 self.stats.segments += 1;
-                let mut work = vec![durable(key.recording, key.track, kept.durable)];
+                let mut work = Vec::new();
+                if let Some(init) = kept.init {
+                    let hashes = vec![init];
+                    work.push(Work::Send(Message::InitDurable(InitDurable { hashes })));
+                }
+                work.push(durable(key.recording, key.track, kept.durable));
                 work.extend(complete(key.recording, kept.complete));
                 work
             }
             Err(e) => {
                 self.stats.refused += 1;
                 vec![trouble(e.code(), e.to_string(), Some(key))]
-            }
-        }
-    }
-
-    /// An init of `length` bytes from [`Work::KeepInit`] is durable, or is not kept.
-    pub fn init_kept(&mut self, hash: Hash, length: u64, result: Result<(), KeepError>) -> Work {
-        self.free(length);
-        match result {
-            Ok(()) => Work::Send(Message::InitDurable(InitDurable { hashes: vec![hash] })),
-            Err(e) => {
-                self.stats.refused += 1;
-                trouble(e.code(), e.to_string(), None)
             }
         }
     }

@@ -108,6 +108,7 @@ fn a_segment_is_received_step_by_step_and_kept_only_at_its_end() {
     assert_eq!(hash, stream::hash(&bytes));
     let kept = Kept {
         durable: Sequences::below(4),
+        init: None,
         complete: Some(vec![HeldTrack {
             track: TrackId(2),
             durable: Sequences::below(9),
@@ -138,22 +139,33 @@ fn what_is_not_kept_is_never_acknowledged() {
 }
 
 #[test]
-fn an_init_is_kept_by_its_hash() {
+fn an_init_is_taken_by_its_hash_and_durable_with_a_segment() {
     let mut engine = open(Config::default());
     let stream = init_stream(&stream::hash(b"init"), b"init");
     assert!(engine.stream(1, &stream).is_empty());
     let work = engine.finished(1);
-    let [Work::KeepInit { hash, bytes }] = work.as_slice() else {
+    let [Work::TakeInit { hash, bytes }] = work.as_slice() else {
         panic!("{work:?}")
     };
     assert_eq!(
         (*hash, bytes.as_slice()),
         (stream::hash(b"init"), &b"init"[..])
     );
-    assert_eq!(engine.held, 4);
-    let work = engine.init_kept(stream::hash(b"init"), 4, Ok(()));
-    assert!(matches!(work, Work::Send(Message::InitDurable(_))));
-    assert_eq!(engine.held, 0);
+    assert_eq!((engine.held, engine.inits), (0, 0));
+    let kept = Kept {
+        durable: Sequences::below(1),
+        init: Some(*hash),
+        complete: None,
+    };
+    let work = engine.kept(key(), 0, Ok(kept));
+    let [
+        Work::Send(Message::InitDurable(init)),
+        Work::Send(Message::Durable(_)),
+    ] = work.as_slice()
+    else {
+        panic!("{work:?}")
+    };
+    assert_eq!(init.hashes, [*hash]);
 }
 
 #[test]
@@ -221,24 +233,28 @@ fn memory_is_bounded_and_freed() {
 }
 
 #[test]
-fn inits_count_as_memory() {
+fn inits_count_as_memory_and_find_room_beside_the_segments_that_wait_for_them() {
     let mut engine = open(Config {
         held_bytes: 1000,
         ..Config::default()
     });
-    let init = [1; 600];
+    let waiting = segment_stream(&[vec![1; 990]]);
+    engine.stream(0, &waiting);
+    let init = [1; 60_000];
     let stream = init_stream(&stream::hash(&init), &init);
-    for piece in stream.chunks(100) {
-        assert!(engine.stream(0, piece).is_empty());
+    for id in 1..=17 {
+        for piece in stream.chunks(7000) {
+            assert!(engine.stream(id, piece).is_empty());
+        }
     }
-    assert_eq!(engine.held, 600);
-    let work = engine.stream(4, &stream);
+    assert_eq!((engine.held, engine.inits), (990, 17 * 60_000));
+    let work = engine.stream(18, &stream);
     let is_stopped = matches!(
         work.as_slice(),
         [
             Work::Send(Message::Error(_)),
             Work::Stop {
-                stream: 4,
+                stream: 18,
                 code: ErrorCode::BUSY,
                 ..
             }
@@ -247,9 +263,18 @@ fn inits_count_as_memory() {
     assert!(is_stopped, "{work:?}");
     engine.cut(0);
     assert_eq!(engine.held, 0);
-    assert!(engine.stream(8, &stream[..500]).is_empty());
-    engine.finished(8);
-    assert_eq!(engine.held, 0);
+    for id in 1..=17 {
+        match id % 2 {
+            0 => engine.cut(id),
+            _ => drop(engine.finished(id)),
+        }
+    }
+    assert_eq!(engine.inits, 0);
+    assert!(engine.stream(19, &stream[..500]).is_empty());
+    engine.finished(19);
+    assert_eq!(engine.inits, 0);
+    let held = engine.budget.held.load(Ordering::Relaxed);
+    assert_eq!(held, 0);
 }
 
 #[test]
@@ -325,7 +350,7 @@ proptest! {
         } else {
             engine.finished(0)
         };
-        let kept = work.iter().any(|work| matches!(work, Work::Keep { .. } | Work::KeepInit { .. }));
+        let kept = work.iter().any(|work| matches!(work, Work::Keep { .. } | Work::TakeInit { .. }));
         prop_assert!(!kept);
         prop_assert_eq!(engine.held, 0);
     }

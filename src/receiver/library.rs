@@ -4,6 +4,7 @@
 //! the bytes to show. All that may be acknowledged as DURABLE comes out of here.
 
 mod erasure;
+mod inits;
 mod read;
 mod room;
 
@@ -20,17 +21,16 @@ use crate::wire::message::{HeldRecording, HeldTrack, OpenRecording};
 use crate::wire::stream::SegmentHeader;
 use crate::wire::{ErrorCode, Sequences};
 use bytes::Bytes;
+use inits::Inits;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
-use tokio::sync::{Mutex, Notify, broadcast, watch};
+use tokio::sync::{Mutex, broadcast, watch};
 
 /// The most tracks of a recording, so that a `Welcome` can speak of all of them.
 pub const MAX_TRACKS: usize = 16;
 
 /// The largest segment number that may be declared lost; no recording lasts so long.
 const LAST_SEQUENCE: u64 = u32::MAX as u64;
-/// How long a segment waits for an init that was overtaken.
-const INIT_WITHIN: Duration = Duration::from_secs(10);
 /// How often what other receivers stored is looked for, to show it.
 const LOOK_AROUND_EVERY: Duration = Duration::from_secs(10);
 
@@ -101,6 +101,8 @@ pub type Whole = Vec<HeldTrack>;
 pub struct Kept {
     /// All that is durable of the segment's track.
     pub durable: Sequences,
+    /// The segment's init, if it became durable with it.
+    pub init: Option<Hash>,
     /// All that is durable of each track if the recording is complete: its manifest is durable.
     pub complete: Option<Whole>,
 }
@@ -110,9 +112,11 @@ pub struct Library {
     /// The objects.
     pub archive: Archive,
     catalog: RwLock<Catalog>,
-    inits: Notify,
-    /// False while segments find no room.
-    room: watch::Sender<bool>,
+    inits: Inits,
+    /// Why the store takes no segments at present, if so.
+    refusal: watch::Sender<Option<ErrorCode>>,
+    /// Held while it is asked whether it takes any.
+    probing: Mutex<()>,
     /// Tells of recordings whose tombstone was found.
     erasures: broadcast::Sender<RecordingId>,
     /// Held while what other receivers stored is looked for.
@@ -143,8 +147,9 @@ impl Library {
         let library = Self {
             archive,
             catalog: RwLock::new(catalog),
-            inits: Notify::new(),
-            room: watch::Sender::new(true),
+            inits: Inits::default(),
+            refusal: watch::Sender::new(None),
+            probing: Mutex::default(),
             erasures: broadcast::Sender::new(erasure::WAITING),
             refreshing: Mutex::default(),
         };
@@ -212,40 +217,30 @@ impl Library {
         }
     }
 
-    /// Makes an init durable. It belongs to no recording yet: the first segment that names it says
-    /// to which.
-    pub async fn keep_init(&self, hash: Hash, bytes: Bytes) -> Result<(), Error> {
-        let name = archive::shared_init_path(hash);
-        self.archive.create(&name, bytes).await?;
-        self.inits.notify_waiters();
-        Ok(())
+    /// Holds an init for the segments of `sender` that need it: the first of a recording makes it
+    /// durable there.
+    pub fn take_init(&self, sender: BoxId, hash: Hash, bytes: Bytes) {
+        self.inits.take(sender, hash, bytes);
     }
 
-    /// Waits until the init is here and makes it durable beside the recording. Streams overtake each
-    /// other, so a segment may be here before its init; the caller bounds the wait.
-    async fn await_init(&self, recording: RecordingId, init: Hash) -> Result<(), Error> {
-        let known = || {
-            let catalog = self.read();
-            let recording = catalog.recordings.get(&recording);
-            recording.is_some_and(|recording| recording.inits.contains(&init))
-        };
-        self.refuse_erased(recording)?;
-        while !known() {
-            // Registered before the look, so that an init between the two is not missed.
-            let arrived = self.inits.notified();
-            tokio::pin!(arrived);
-            arrived.as_mut().enable();
-            match self.archive.read(&archive::shared_init_path(init)).await {
-                Ok(bytes) => {
-                    let name = archive::init_path(recording, init);
-                    let enter = |recording: &mut Recording| recording.inits.insert(init);
-                    self.create(recording, &name, bytes, enter).await?;
-                }
-                Err(e) if e.is_missing() => arrived.await,
-                Err(e) => return Err(e.into()),
-            }
+    /// Makes the segment's init durable beside the recording; says it if it was not before.
+    async fn keep_init(
+        &self,
+        sender: BoxId,
+        key: SegmentKey,
+        init: Hash,
+    ) -> Result<Option<Hash>, Error> {
+        let id = key.recording;
+        let known = |recording: &Recording| recording.inits.contains(&init);
+        if self.read().recordings.get(&id).is_some_and(known) {
+            return Ok(None);
         }
-        Ok(())
+        let missing = Error::InitMissing { key, init };
+        let bytes = self.inits.wait_for(sender, init).await.ok_or(missing)?;
+        let name = archive::init_path(id, init);
+        let enter = |recording: &mut Recording| recording.inits.insert(init);
+        let is_new = self.create(id, &name, bytes, enter).await?;
+        Ok(is_new.then_some(init))
     }
 
     /// Makes a whole segment of `sender` durable, its hash already checked against `hash`, after its
@@ -264,11 +259,10 @@ impl Library {
             return Err(Error::OtherName(key));
         }
         self.claim(sender, key.recording, key.track, &read.facts)?;
-        if let Some(init) = header.init {
-            let waited = self.await_init(key.recording, init);
-            let missing = Error::InitMissing { key, init };
-            clock::within(INIT_WITHIN, waited).await.ok_or(missing)??;
-        }
+        let init = match header.init {
+            Some(init) => self.keep_init(sender, key, init).await?,
+            None => None,
+        };
         if playlist::is_too_long(&read.stored) {
             log::warn!(
                 "segment {key} lasts {} units of 1/{} s: longer than the playlist promises ({} s); \
@@ -285,7 +279,11 @@ impl Library {
         };
         let durable = self.create(key.recording, &name, bytes, enter).await?;
         let complete = self.complete(key.recording).await?;
-        Ok(Kept { durable, complete })
+        Ok(Kept {
+            durable,
+            init,
+            complete,
+        })
     }
 
     /// Lets only one box write a recording: the one its facts name, else the first that sent.

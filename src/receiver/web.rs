@@ -12,6 +12,7 @@ use super::film::Films;
 use super::library::Library;
 use super::playlist;
 use super::view::{self, Row};
+use crate::clock;
 use crate::media::{Hash, RecordingId, SegmentKey, TrackId};
 use askama::Template;
 use axum::Router;
@@ -19,7 +20,8 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State as Shared};
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH, RANGE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH, RANGE, REFERRER_POLICY, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
@@ -29,6 +31,7 @@ use bytes::Bytes;
 use std::io::SeekFrom;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -42,6 +45,8 @@ const JSON: &str = "application/json";
 const FOR_EVER: &str = "private, max-age=31536000, immutable";
 const NEVER: &str = "no-store";
 const ASK_AGAIN: &str = "no-cache";
+/// A browser does not wait longer for an archive that does not answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the pages are made from.
 pub struct Web {
@@ -126,6 +131,27 @@ fn failed(error: &dyn std::fmt::Display) -> Response {
     log::error!("web: {error}");
     let text = "The receiver could not read this; its log says why.\n";
     (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+}
+
+/// The archive cannot be asked now; what was said to be in it is in it all the same.
+fn away(error: &dyn std::fmt::Display) -> Response {
+    log::error!("web: {error}");
+    let about = [(RETRY_AFTER, "10"), (CACHE_CONTROL, NEVER)];
+    let text = "The archive does not answer now: ask again in a minute. The log says why.\n";
+    (StatusCode::SERVICE_UNAVAILABLE, about, text).into_response()
+}
+
+/// What `answer` makes of an object's bytes.
+async fn read(web: &Web, name: &str, answer: impl FnOnce(Bytes) -> Response) -> Response {
+    match clock::within(ANSWER_WITHIN, web.library.archive.read(name)).await {
+        Some(Ok(bytes)) => answer(bytes),
+        Some(Err(e)) if e.is_missing() => failed(&e),
+        Some(Err(e)) => away(&e),
+        None => {
+            let seconds = ANSWER_WITHIN.as_secs();
+            away(&format!("{name} was not read within {seconds} s"))
+        }
+    }
 }
 
 fn html(page: &impl Template) -> Response {
@@ -237,10 +263,9 @@ async fn manifest(Shared(web): Shared<Arc<Web>>, Path(id): Path<String>) -> Resp
     let Some(Some(id)) = web.with(&id, |id, recording| recording.complete.then_some(id)) else {
         return not_found("The recording is not complete: it has no manifest yet.");
     };
-    match web.library.archive.read(&archive::manifest_path(id)).await {
-        Ok(bytes) => ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, ASK_AGAIN)], bytes).into_response(),
-        Err(e) => failed(&e),
-    }
+    let about = [(CONTENT_TYPE, JSON), (CACHE_CONTROL, ASK_AGAIN)];
+    let answer = |bytes| (about, bytes).into_response();
+    read(&web, &archive::manifest_path(id), answer).await
 }
 
 async fn multivariant(Shared(web): Shared<Arc<Web>>, Path(id): Path<String>) -> Response {
@@ -327,13 +352,13 @@ async fn track_file(
 
 /// An archived object whose bytes must have `hash`.
 async fn object(web: &Web, headers: &HeaderMap, name: &str, hash: Hash) -> Response {
-    match web.library.archive.read(name).await {
-        Ok(bytes) if archive::hash(&bytes) == hash => immutable(headers, hash, MP4, bytes),
-        Ok(_) => failed(&format!(
+    read(web, name, |bytes| match archive::hash(&bytes) == hash {
+        true => immutable(headers, hash, MP4, bytes),
+        false => failed(&format!(
             "{name} is damaged: its bytes have another hash than when they were archived; check the disk"
         )),
-        Err(e) => failed(&e),
-    }
+    })
+    .await
 }
 
 async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {

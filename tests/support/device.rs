@@ -50,7 +50,7 @@ impl Identity {
         }
     }
 
-    fn endpoint(&self, authority: &CertificateDer<'static>) -> Endpoint {
+    fn endpoint(&self, authority: &CertificateDer<'static>, window: Option<u32>) -> Endpoint {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(authority.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -64,7 +64,13 @@ impl Identity {
         tls.alpn_protocols = vec![ALPN.to_vec()];
         let tls = QuicClientConfig::try_from(tls).unwrap();
         let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+        let mut config = quinn::ClientConfig::new(Arc::new(tls));
+        if let Some(window) = window {
+            let mut transport = quinn::TransportConfig::default();
+            transport.stream_receive_window(VarInt::from_u32(window));
+            config.transport_config(Arc::new(transport));
+        }
+        endpoint.set_default_client_config(config);
         endpoint
     }
 
@@ -74,9 +80,18 @@ impl Identity {
         boxes: &str,
         state_dir: &Path,
     ) -> Result<Connection, ConnectionError> {
+        self.connect_with(boxes, state_dir, None).await
+    }
+
+    async fn connect_with(
+        &self,
+        boxes: &str,
+        state_dir: &Path,
+        window: Option<u32>,
+    ) -> Result<Connection, ConnectionError> {
         let pem = std::fs::read(state_dir.join("ca.pem")).unwrap();
         let authority = CertificateDer::from_pem_slice(&pem).unwrap();
-        let endpoint = self.endpoint(&authority);
+        let endpoint = self.endpoint(&authority, window);
         let connecting = endpoint
             .connect(boxes.parse().unwrap(), "localhost")
             .unwrap();
@@ -145,7 +160,18 @@ pub struct Device {
 impl Device {
     /// Connects and opens the control stream; says nothing yet.
     pub async fn connect(identity: &Identity, boxes: &str, state_dir: &Path) -> Self {
-        let connection = identity.connect(boxes, state_dir).await.unwrap();
+        Self::connect_with(identity, boxes, state_dir, None).await
+    }
+
+    /// The same; unless it reads, it is sent `window` bytes of messages and no more.
+    pub async fn connect_with(
+        identity: &Identity,
+        boxes: &str,
+        state_dir: &Path,
+        window: Option<u32>,
+    ) -> Self {
+        let connecting = identity.connect_with(boxes, state_dir, window);
+        let connection = connecting.await.unwrap();
         let (send, receive) = connection.open_bi().await.unwrap();
         Self {
             connection,

@@ -16,11 +16,6 @@ pub fn init_path(recording: RecordingId, hash: Hash) -> String {
     format!("recordings/{recording}/init/{hash}.mp4")
 }
 
-/// The name of an init before it is known to which recording it belongs.
-pub fn shared_init_path(hash: Hash) -> String {
-    format!("init/{hash}.mp4")
-}
-
 /// The name of a LOST range.
 pub fn lost_path(recording: RecordingId, range: &LostRange, reason: &str) -> String {
     let LostRange { track, first, last } = range;

@@ -75,8 +75,8 @@ pub(super) struct Session {
     connection: Connection,
     peer: Peer,
     engine: Mutex<Ingest>,
-    /// True once the box was told that the store is full, until it no longer is.
-    told_full: AtomicBool,
+    /// True once the box was told that the store takes nothing, until it does again.
+    told: AtomicBool,
     /// Set when the box has said `Hello`.
     greeted: SetOnce<()>,
     /// Set when the box was let in.
@@ -106,7 +106,7 @@ impl Session {
             },
             connection,
             engine: Mutex::new(engine),
-            told_full: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             greeted: SetOnce::new(),
             welcomed: SetOnce::new(),
             unfinished: Arc::new(Semaphore::new(UNFINISHED)),
@@ -212,8 +212,8 @@ impl Session {
     async fn read_stream(self: Arc<Self>, mut receive: RecvStream) {
         let stream = receive.id().index();
         loop {
-            // While the store is full, nothing more is read: the windows fill, and the box waits.
-            if !self.await_room().await {
+            // While the store takes nothing, nothing more is read: the windows fill, and the box waits.
+            if !self.await_store().await {
                 lock(&self.engine).cut(stream);
                 return;
             }
@@ -259,44 +259,52 @@ impl Session {
 
     /// Waits until the store takes segments; false when the connection ends before. The box is told
     /// once.
-    async fn await_room(&self) -> bool {
+    async fn await_store(&self) -> bool {
         let library = &self.shared.library;
-        if library.has_room() {
+        let Some(code) = library.refusal() else {
             return true;
-        }
-        if !self.told_full.swap(true, Ordering::Relaxed) {
-            let text = "the archive is full: what comes is kept as soon as there is room".into();
+        };
+        if !self.told.swap(true, Ordering::Relaxed) {
             let error = ErrorMessage {
-                code: ErrorCode::STORE_FULL,
-                text,
+                code,
+                text: "the archive takes nothing now: what comes is kept once it does".into(),
                 key: None,
                 epoch: None,
             };
-            log::warn!("{}: {}", self.name, error.code);
-            // An error means that the connection is ending.
+            // False when the connection is ending.
             let _ = self.send(Message::Error(error)).await;
         }
         tokio::select! {
-            () = library.await_room() => {
-                self.told_full.store(false, Ordering::Relaxed);
+            () = library.await_store() => {
+                self.told.store(false, Ordering::Relaxed);
                 true
             }
             _ = self.connection.closed() => false,
         }
     }
 
-    /// Whether to try again what found no room, now that there is some. What waits stays in memory,
-    /// and nothing is added to it.
-    async fn has_room_now<T>(&self, result: &Result<T, KeepError>) -> bool {
-        let Err(e) = result else { return false };
-        if e.code() != ErrorCode::STORE_FULL {
-            return false;
+    /// The result of `keep`, given again what the store did not take because it took nothing. What waits
+    /// stays in memory, and nothing is added to it.
+    async fn kept<T, F>(&self, keep: impl Fn() -> F) -> Result<T, KeepError>
+    where
+        F: Future<Output = Result<T, KeepError>>,
+    {
+        loop {
+            match keep().await {
+                Err(e) if self.shared.library.takes_nothing(&e).await => {
+                    if !self.await_store().await {
+                        return Err(e);
+                    }
+                }
+                result => return result,
+            }
         }
-        self.shared.library.found_full(e);
-        self.await_room().await
     }
 
     async fn send(&self, message: Message) -> bool {
+        if let Message::Error(error) = &message {
+            log::warn!("{}: {}: {}", self.name, error.code, printable(&error.text));
+        }
         let outgoing = Outgoing::Message(message);
         self.peer.messages.send(outgoing).await.is_ok()
     }
@@ -308,9 +316,6 @@ impl Session {
         while let Some(work) = queue.pop_front() {
             match work {
                 Work::Send(message) => {
-                    if let Message::Error(error) = &message {
-                        log::warn!("{}: {}: {}", self.name, error.code, printable(&error.text));
-                    }
                     let is_welcome = matches!(message, Message::Welcome(_));
                     goes_on &= self.send(message).await;
                     if is_welcome {
@@ -332,25 +337,13 @@ impl Session {
                 } => {
                     let length = bytes.len() as u64;
                     let (library, bytes) = (&self.shared.library, Bytes::from(bytes));
-                    let result = loop {
-                        let kept = library.keep_segment(self.box_id, &header, bytes.clone(), hash);
-                        let result = kept.await;
-                        if !self.has_room_now(&result).await {
-                            break result;
-                        }
-                    };
+                    let keep = || library.keep_segment(self.box_id, &header, bytes.clone(), hash);
+                    let result = self.kept(keep).await;
                     queue.extend(lock(&self.engine).kept(header.key, length, result));
                 }
-                Work::KeepInit { hash, bytes } => {
-                    let length = bytes.len() as u64;
-                    let (library, bytes) = (&self.shared.library, Bytes::from(bytes));
-                    let result = loop {
-                        let result = library.keep_init(hash, bytes.clone()).await;
-                        if !self.has_room_now(&result).await {
-                            break result;
-                        }
-                    };
-                    queue.push_back(lock(&self.engine).init_kept(hash, length, result));
+                Work::TakeInit { hash, bytes } => {
+                    let library = &self.shared.library;
+                    library.take_init(self.box_id, hash, bytes.into());
                 }
                 Work::KeepLost(lost) => {
                     let range = LostRange {
@@ -359,17 +352,15 @@ impl Session {
                         last: lost.last,
                     };
                     let library = &self.shared.library;
+                    let keep =
+                        || library.keep_lost(self.box_id, lost.recording, range, lost.reason);
                     let result = loop {
-                        let kept =
-                            library.keep_lost(self.box_id, lost.recording, range, lost.reason);
-                        let result = kept.await;
-                        match &result {
+                        match self.kept(keep).await {
                             Err(e) if e.code() == ErrorCode::STORE_FAILED => {
                                 log::error!("{}: {e}; it is tried again", self.name);
                                 clock::pause(LOST_AGAIN_AFTER).await;
                             }
-                            result if self.has_room_now(result).await => {}
-                            _ => break result,
+                            result => break result,
                         }
                     };
                     queue.extend(lock(&self.engine).lost_kept(&lost, result));

@@ -60,7 +60,7 @@ pub(super) struct Put {
 #[derive(Clone, Debug)]
 enum What {
     Segment(SegmentHeader, u64),
-    Init(Hash, u64),
+    Init(Hash),
     Lost(Lost),
     Manifest(RecordingId, Option<Box<Put>>),
     Tombstone(RecordingId),
@@ -215,9 +215,8 @@ impl Shelf {
                     hash,
                     ..
                 } => self.keep(connection, header, bytes, hash),
-                Work::KeepInit { hash, bytes } => {
-                    let what = What::Init(hash, bytes.len() as u64);
-                    self.put(connection, Name::Init(hash), bytes, None, what);
+                Work::TakeInit { hash, bytes } => {
+                    self.put(connection, Name::Init(hash), bytes, None, What::Init(hash));
                 }
                 Work::KeepLost(lost) => {
                     let range = LostRange {
@@ -471,13 +470,6 @@ impl Shelf {
             What::Segment(header, length) => {
                 self.kept(put.connection, &header, length, Err(error));
             }
-            What::Init(hash, length) => {
-                let work = self
-                    .guests
-                    .get_mut(&put.connection)
-                    .map(|guest| guest.ingest.init_kept(hash, length, Err(error)));
-                self.work(put.connection, work.into_iter().collect());
-            }
             What::Lost(lost) => {
                 let work = self
                     .guests
@@ -491,7 +483,8 @@ impl Shelf {
                     self.failed(*then, directory_error());
                 }
             }
-            What::Tombstone(_) => {}
+            // Its segments miss it, and it comes again.
+            What::Init(_) | What::Tombstone(_) => {}
         }
     }
 
@@ -502,7 +495,7 @@ impl Shelf {
         }
         let name = match &put.what {
             What::Segment(header, _) => Name::Segment(header.key),
-            What::Init(hash, _) => Name::Init(*hash),
+            What::Init(hash) => Name::Init(*hash),
             What::Lost(lost) => Name::Lost(
                 lost.recording,
                 LostRange {
@@ -533,14 +526,8 @@ impl Shelf {
 
     fn done(&mut self, put: Put) {
         let recording = match &put.what {
-            What::Init(hash, length) => {
-                let (hash, length) = (*hash, *length);
-                self.inits.insert(hash);
-                let work = self
-                    .guests
-                    .get_mut(&put.connection)
-                    .map(|guest| guest.ingest.init_kept(hash, length, Ok(())));
-                self.work(put.connection, work.into_iter().collect());
+            What::Init(hash) => {
+                self.inits.insert(*hash);
                 let waiting = std::mem::take(&mut self.waiting);
                 for (connection, header, bytes, hash) in waiting {
                     self.keep(connection, header, bytes, hash);
@@ -607,6 +594,7 @@ impl Shelf {
                 let known = &self.catalog[&header.key.recording];
                 let kept = Kept {
                     durable: known.durable(header.key.track),
+                    init: None,
                     complete: known.complete.then(|| held_tracks(known)),
                 };
                 self.kept(put.connection, header, *length, Ok(kept));

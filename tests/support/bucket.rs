@@ -198,7 +198,9 @@ impl Proxy {
             max_retries: 0,
             ..RetryConfig::default()
         };
-        let options = ClientOptions::new().with_timeout(Duration::from_secs(2));
+        let options = ClientOptions::new()
+            .with_allow_http(true)
+            .with_timeout(Duration::from_secs(2));
         let client = client(&self.address).with_retry(once);
         client.with_client_options(options).build().unwrap()
     }

@@ -35,7 +35,6 @@ use directory::Directory;
 use futures_util::{StreamExt, TryStreamExt};
 use names::{Object, parse, parse_erased};
 use object_store::local::LocalFileSystem;
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
@@ -155,11 +154,6 @@ impl Archive {
             shared: true,
             ..Self::over(store, place)
         }
-    }
-
-    /// An archive that is gone with the process.
-    pub fn in_memory() -> Self {
-        Self::over(Arc::new(InMemory::new()), "memory")
     }
 
     fn in_directory(directory: Directory, dir: &std::path::Path) -> Result<Self, Error> {

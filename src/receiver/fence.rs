@@ -20,6 +20,14 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// What the displaced or refused one is told.
+    pub fn in_words(&self) -> String {
+        format!(
+            "epoch held {}, connection held {}",
+            self.epoch, self.connection
+        )
+    }
+
     fn order(&self) -> (u64, u64) {
         (self.epoch, self.connection)
     }

@@ -332,14 +332,12 @@ async fn forget_films(library: Arc<Library>, films: Arc<Films>) {
     }
 }
 
-/// The receiver, running; tests start it too.
-pub struct Server {
+/// The receiver, running.
+struct Server {
     /// Where boxes connect.
-    pub boxes: SocketAddr,
+    boxes: SocketAddr,
     /// Where browsers connect.
-    pub page: SocketAddr,
-    /// The archive and what is known of it.
-    pub library: Arc<Library>,
+    page: SocketAddr,
     listener: Arc<Listener>,
 }
 
@@ -379,7 +377,6 @@ impl Server {
         Ok(Self {
             boxes,
             page,
-            library,
             listener,
         })
     }

@@ -6,6 +6,8 @@
 //! that name it as their host are answered, so that no other site can read along by pointing its own
 //! name here.
 
+mod file;
+
 use super::archive;
 use super::catalog::{Recording, State};
 use super::film::Films;
@@ -16,28 +18,23 @@ use crate::clock;
 use crate::media::{Hash, RecordingId, SegmentKey, TrackId};
 use askama::Template;
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Path, Request, State as Shared};
 use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH, RANGE, REFERRER_POLICY, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH,
+    REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use std::io::SeekFrom;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     media-src 'self' blob:; img-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
-const HTML: &str = "text/html; charset=utf-8";
 const PLAYLIST: &str = "application/vnd.apple.mpegurl";
 const MP4: &str = "video/mp4";
 const JSON: &str = "application/json";
@@ -156,7 +153,7 @@ async fn read(web: &Web, name: &str, answer: impl FnOnce(Bytes) -> Response) -> 
 
 fn html(page: &impl Template) -> Response {
     match page.render() {
-        Ok(text) => ([(CONTENT_TYPE, HTML), (CACHE_CONTROL, NEVER)], Html(text)).into_response(),
+        Ok(text) => ([(CACHE_CONTROL, NEVER)], Html(text)).into_response(),
         Err(e) => failed(&e),
     }
 }
@@ -416,7 +413,7 @@ async fn film(
         return not_found("There is no such recording here.");
     }
     match made {
-        Ok(path) => match file_answer(&path, id, &headers).await {
+        Ok(path) => match file::answer(&path, id, &headers).await {
             Ok(response) => response,
             Err(e) => failed(&format!("{}: {e}", path.display())),
         },
@@ -424,102 +421,9 @@ async fn film(
     }
 }
 
-/// A file, or the range of it that was asked for (RFC 9110, section 14), streamed.
-async fn file_answer(
-    path: &std::path::Path,
-    id: RecordingId,
-    headers: &HeaderMap,
-) -> std::io::Result<Response> {
-    let mut file = tokio::fs::File::open(path).await?;
-    let total = file.metadata().await?.len();
-    let asked = headers.get(RANGE).and_then(|range| range.to_str().ok());
-    let range = match asked.map(|asked| parse_range(asked, total)) {
-        Some(Range::Unsatisfiable) => {
-            let about = [(CONTENT_RANGE, format!("bytes */{total}"))];
-            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, about).into_response());
-        }
-        Some(Range::Part(first, last)) => Some((first, last)),
-        Some(Range::Whole) | None => None,
-    };
-    let (first, length) = match range {
-        Some((first, last)) => (first, last - first + 1),
-        None => (0, total),
-    };
-    file.seek(SeekFrom::Start(first)).await?;
-    let part = file.take(length);
-    let stream = futures_util::stream::try_unfold(part, |mut part| async move {
-        let mut piece = Vec::with_capacity(64 * 1024);
-        let read = (&mut part).take(64 * 1024).read_to_end(&mut piece).await?;
-        Ok::<_, std::io::Error>((read > 0).then(|| (Bytes::from(piece), part)))
-    });
-    let about = [
-        (CONTENT_TYPE, MP4.to_owned()),
-        (CONTENT_LENGTH, length.to_string()),
-        (ACCEPT_RANGES, "bytes".to_owned()),
-        (CACHE_CONTROL, ASK_AGAIN.to_owned()),
-        (ETAG, format!("\"{id}\"")),
-    ];
-    let body = Body::from_stream(stream);
-    Ok(match range {
-        Some((first, last)) => {
-            let place = [(CONTENT_RANGE, format!("bytes {first}-{last}/{total}"))];
-            (StatusCode::PARTIAL_CONTENT, about, place, body).into_response()
-        }
-        None => (about, body).into_response(),
-    })
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Range {
-    /// Not one range of bytes: the whole is a right answer to it.
-    Whole,
-    /// First and last byte.
-    Part(u64, u64),
-    Unsatisfiable,
-}
-
-fn parse_range(asked: &str, total: u64) -> Range {
-    let Some((first, last)) = asked
-        .strip_prefix("bytes=")
-        .and_then(|range| range.split_once('-'))
-    else {
-        return Range::Whole;
-    };
-    match (first.parse::<u64>(), last.parse::<u64>()) {
-        (Ok(first), _) if first >= total => Range::Unsatisfiable,
-        (Ok(first), Ok(last)) if first <= last => Range::Part(first, last.min(total - 1)),
-        (Ok(first), Err(_)) if last.is_empty() => Range::Part(first, total - 1),
-        (Err(_), Ok(suffix)) if first.is_empty() => match (suffix, total) {
-            (0, _) | (_, 0) => Range::Unsatisfiable,
-            _ => Range::Part(total.saturating_sub(suffix), total - 1),
-        },
-        _ => Range::Whole,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn ranges_are_those_of_rfc_9110() {
-        for (asked, expected) in [
-            ("bytes=0-0", Range::Part(0, 0)),
-            ("bytes=10-", Range::Part(10, 99)),
-            ("bytes=-5", Range::Part(95, 99)),
-            ("bytes=-500", Range::Part(0, 99)),
-            ("bytes=90-500", Range::Part(90, 99)),
-            ("bytes=100-", Range::Unsatisfiable),
-            ("bytes=-0", Range::Unsatisfiable),
-            ("bytes=5-2", Range::Whole),
-            ("bytes=0-1,5-6", Range::Whole),
-            ("pages=1-2", Range::Whole),
-            ("", Range::Whole),
-        ] {
-            assert_eq!(parse_range(asked, 100), expected, "{asked}");
-        }
-    }
 
     #[test]
     fn only_loopback_names_are_answered() {
@@ -540,15 +444,6 @@ mod tests {
             "[::2]:1",
         ] {
             assert!(!is_loopback_host(host), "{host}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_range_lies_within_the_file(asked in "bytes=[0-9]{0,20}-[0-9]{0,20}", total in 0u64..1000) {
-            if let Range::Part(first, last) = parse_range(&asked, total) {
-                prop_assert!(first <= last && last < total);
-            }
         }
     }
 }

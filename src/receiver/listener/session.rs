@@ -404,10 +404,7 @@ impl Session {
         let displaced = match verdict {
             Verdict::Admitted { displaced } => displaced,
             Verdict::Older(held) => {
-                let text = format!(
-                    "epoch held {}, connection held {}",
-                    held.epoch, held.connection
-                );
+                let text = held.in_words();
                 log::warn!("{}: closing: {}: {text}", self.name, ErrorCode::FENCED);
                 let peer = self.peer.clone();
                 peer.end(ErrorCode::FENCED, text, held.epoch).await;
@@ -422,16 +419,12 @@ impl Session {
             }
         };
         if let Some(old) = displaced.and_then(|old| lock(&self.shared.sessions).remove(&old)) {
-            let text = format!(
-                "epoch held {}, connection held {}",
-                claim.epoch, claim.connection
-            );
             log::info!(
                 "{}: an older session ends: {}",
                 self.name,
                 ErrorCode::FENCED
             );
-            tokio::spawn(old.end(ErrorCode::FENCED, text, claim.epoch));
+            tokio::spawn(old.end(ErrorCode::FENCED, claim.in_words(), claim.epoch));
         }
         self.shared.stats.admitted.fetch_add(1, Ordering::Relaxed);
         log::info!(

@@ -471,9 +471,10 @@ impl History {
         }
         let open: Vec<u64> = self
             .flights
-            .values()
-            .filter(|flight| flight.bulk)
-            .map(|flight| flight.sent.saturating_sub(flight.received))
+            .iter()
+            // Whether what was erased arrives nobody asks any more.
+            .filter(|(key, flight)| flight.bulk && !self.erased.contains(&key.recording))
+            .map(|(_, flight)| flight.sent.saturating_sub(flight.received))
             .filter(|bytes| *bytes > 0)
             .collect();
         let sum: u64 = open.iter().sum();

@@ -203,7 +203,8 @@ impl Custody {
         let span = facts.first().map_or(0, |fact| fact.span);
         // The running span keeps the epoch that it began with.
         let opened = self.spool().state(recording).and_then(|state| state.opened);
-        let epoch = opened.map_or(self.epoch, |opened| opened.epoch);
+        // Where the disk lost it, 0 stands for whatever it was.
+        let epoch = opened.map_or(0, |opened| opened.epoch);
         let mut given = Vec::new();
         let mut events = Events::new(recording, epoch, span, sequence);
         if let Err(error) = events.push(facts, now, &mut |part| given.push(part)) {
@@ -332,9 +333,9 @@ impl Custody {
                 held,
             } => self.forgot(*recording, *track, held)?,
             Report::Refused { key, code } => self.alarm(
-                "segment-refused",
+                "cloned",
                 *key,
-                format!("the receiver refuses segment {key}: {code}"),
+                format!("the receiver holds another content under the name of segment {key} ({code}): two machines run from copies of one card? Nothing of recording {} is sent or freed until a person decides; `hallcast spool export` reads it", key.recording),
             ),
             Report::Unreadable { key, damaged, text } => {
                 self.unreadable(*key, *damaged, text)?;

@@ -29,7 +29,7 @@ mod twin;
 use bytes::Bytes;
 use device::{Device, Identity, ended, segment_stream};
 use hallcast::media::{
-    BoxId, Event, Fact, Hash, LostReason, Monotonic, RecordingId, SegmentKey, Segmented, TrackId,
+    BoxId, Event, Fact, LostReason, Monotonic, RecordingId, SegmentKey, Segmented, TrackId,
 };
 use hallcast::mp4::parse_provenance;
 use hallcast::receiver::archive::{

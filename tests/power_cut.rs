@@ -29,7 +29,8 @@ const PROMISE: Duration = Duration::from_secs(1);
 const DISK: &str = "/run/disk";
 /// How often the guest says its clock.
 const BEAT: Duration = Duration::from_millis(10);
-/// The power goes no later than so long after a boot.
+/// The power goes between so long and so long after the guest is up.
+const EARLIEST: Duration = Duration::from_millis(300);
 const LATEST: Duration = Duration::from_secs(12);
 
 const PRESENTER: TrackId = TrackId(1);
@@ -48,9 +49,9 @@ fn results() -> tempfile::TempDir {
     folder.unwrap()
 }
 
-/// A board whose moving picture, still picture and sound are each there or not; and settings by which
-/// the spool begins a file every few seconds.
-fn board(results: &Path, moving: bool, sound: bool) {
+/// A board with a moving picture, a still one, sound, or some of them; and settings by which the spool
+/// begins a file every few seconds.
+fn board(results: &Path, tracks: &[TrackId]) {
     let still = results.join("still.yuv");
     // A slide: dark text on light ground, as far as an encoder can tell.
     let luma: Vec<u8> = (0..320 * 180)
@@ -58,19 +59,16 @@ fn board(results: &Path, moving: bool, sound: bool) {
         .collect();
     fs::write(&still, [luma, vec![128; 320 * 180 / 2]].concat()).unwrap();
     let mut words = String::from("schema = 1\nname = \"board\"\n[panel.simulated]\n");
-    if moving {
-        words += "[presenter.pattern]\nwidth = 320\nheight = 180\nrate = \"30\"\n";
-    }
-    words += &format!(
-        "[slides.replay]\nfile = \"{}\"\nwidth = 320\nheight = 180\nrate = \"30\"\n",
-        still.display()
-    );
-    if sound {
-        words += "[microphone.tone]\n";
+    let size = "width = 320\nheight = 180\nrate = \"30\"\n";
+    for track in tracks {
+        words += &match *track {
+            PRESENTER => format!("[presenter.pattern]\n{size}"),
+            SLIDES => format!("[slides.replay]\nfile = \"{}\"\n{size}", still.display()),
+            _ => "[microphone.tone]\n".to_owned(),
+        };
     }
     fs::write(results.join("board.toml"), words).unwrap();
-    let settings = "[spool]\nfile-mebibytes = 1\n[presenter]\nbit-rate-kbps = 2000\n\
-        [microphone]\nbit-rate-kbps = 320\n";
+    let settings = "[spool]\nfile-kibibytes = 256\n";
     fs::write(results.join("box.toml"), settings).unwrap();
 }
 
@@ -98,7 +96,7 @@ fn moments(random: u64, upon: &[&'static str], chance: &mut Chance) -> Vec<Momen
     let mut instants: Vec<Moment> = (0..random)
         .map(|n| {
             let of = (n as f64 + chance.below(1000) as f64 / 1000.0) / random as f64;
-            Moment::After(LATEST.mul_f64(of * of))
+            Moment::After(EARLIEST + (LATEST - EARLIEST).mul_f64(of.powf(2.5)))
         })
         .collect();
     for n in (1..instants.len()).rev() {
@@ -254,7 +252,7 @@ fn a_power_cut_costs_at_most_the_last_second_of_moving_and_still_pictures_and_so
     }
     let _alone = alone();
     let results = results();
-    board(results.path(), true, true);
+    board(results.path(), &[PRESENTER, SLIDES, MICROPHONE]);
     let mut chance = Chance::new(name);
     let stalls = Stalls::watch();
     let times = soak(30, 200);
@@ -329,7 +327,7 @@ fn a_still_slide_with_nothing_beside_it_loses_no_more() {
     }
     let _alone = alone();
     let results = results();
-    board(results.path(), false, false);
+    board(results.path(), &[SLIDES]);
     let mut chance = Chance::new(name);
     let stalls = Stalls::watch();
     let times = soak(8, 100);
@@ -391,7 +389,7 @@ impl Away {
 /// One recording with one power cut: the clocks as the two boots are told.
 fn away(name: &str, first: &str, second: &str) -> Option<Away> {
     let results = results();
-    board(results.path(), true, true);
+    board(results.path(), &[PRESENTER, MICROPHONE]);
     // A small one would make the box free what the receiver has.
     let disk = disk(results.path(), 16 << 30);
     let mut guest = Guest::boot(name, first, results.path(), &disk)?;
@@ -419,7 +417,7 @@ fn away(name: &str, first: &str, second: &str) -> Option<Away> {
     let after = clock(&said);
     let spans = spans(&results.path().join("archive"), Monotonic::from_nanos(0));
     assert_eq!(spans.len(), 2, "one recording of two spans");
-    let ends = [PRESENTER, SLIDES, MICROPHONE].map(|track| spans[0].end_of(track));
+    let ends = [PRESENTER, MICROPHONE].map(|track| spans[0].end_of(track));
     let (end, begin) = (ends.into_iter().max().flatten(), spans[1].begin());
     let utc = |at: Option<Monotonic>, clock: Option<(i64, i64)>| {
         let (now, wall) = clock?;

@@ -102,9 +102,9 @@ pub struct Spool {
     pub retention_days: u32,
     /// Recordings take no more than so many GB, 1 to 100 000; what the disk has unless given.
     pub quota_gigabytes: Option<u32>,
-    /// A recording's files are of so many MiB, 1 to 64. One leaves when all in it may leave: a small
-    /// card is freed in smaller steps.
-    pub file_mebibytes: u32,
+    /// A recording's files are of so many KiB, 256 to 65 536. One leaves when all in it may leave: a
+    /// small card is freed in smaller steps.
+    pub file_kibibytes: u32,
 }
 
 impl Default for Spool {
@@ -112,7 +112,7 @@ impl Default for Spool {
         Self {
             retention_days: 7,
             quota_gigabytes: None,
-            file_mebibytes: 64,
+            file_kibibytes: 65_536,
         }
     }
 }
@@ -347,11 +347,11 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         )
         .into());
     }
-    let mebibytes = file.spool.file_mebibytes;
-    if !(1..=64).contains(&mebibytes) {
+    let kibibytes = file.spool.file_kibibytes;
+    if !(256..=65_536).contains(&kibibytes) {
         return Err(invalid(
-            "spool.file-mebibytes",
-            format!("{mebibytes} is not from 1 to 64 MiB"),
+            "spool.file-kibibytes",
+            format!("{kibibytes} is not from 256 to 65536 KiB"),
         )
         .into());
     }
@@ -397,7 +397,7 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         resume_within: Duration::from_secs(60 * u64::from(within)),
         retention: Duration::from_secs(86_400 * u64::from(days)),
         quota_bytes: u64::from(gigabytes.unwrap_or(0)) * 1_000_000_000,
-        spool_file_bytes: u64::from(mebibytes) << 20,
+        spool_file_bytes: u64::from(kibibytes) << 10,
         presenter,
         slides,
         microphone: microphone.map(|microphone| AudioTrack {
@@ -475,8 +475,8 @@ mod tests {
                 "box.toml:3: `spool.quota-gigabytes`: 0 is not from 1 to 100000 GB",
             ),
             (
-                "board = \"bench\"\n[spool]\nfile-mebibytes = 65",
-                "box.toml:3: `spool.file-mebibytes`: 65 is not from 1 to 64 MiB",
+                "board = \"bench\"\n[spool]\nfile-kibibytes = 255",
+                "box.toml:3: `spool.file-kibibytes`: 255 is not from 256 to 65536 KiB",
             ),
             (
                 "board = \"bench\"\n[receiver]\naddress = \"there\"",

@@ -25,11 +25,27 @@ pub fn inside() -> Option<PathBuf> {
 /// A word of a task: time in which nothing runs in the guest is skipped.
 pub const SKIP: &str = "skip";
 
+/// The rig of this tree, or the one that HALLCAST_RIG names.
+fn rig() -> Command {
+    let root = env!("CARGO_MANIFEST_DIR");
+    Command::new(std::env::var("HALLCAST_RIG").unwrap_or(format!("{root}/tests/rig/rig")))
+}
+
+/// Whether this machine can have a guest; where not, says that the test called `name` is left out.
+fn can_run(name: &str) -> bool {
+    let output = rig().arg("build").output().expect("the rig starts");
+    if output.status.code() == Some(LEFT_OUT) {
+        println!("left out: {name}: the rig needs x86-64");
+        return false;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    true
+}
+
 /// The command that runs the test called `name` of this same file in the guest.
 fn guest(name: &str, seconds: u64, results: &Path, disk: Option<&Path>, skip: bool) -> Command {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let rig = std::env::var("HALLCAST_RIG").unwrap_or(format!("{root}/tests/rig/rig"));
-    let mut command = Command::new(rig);
+    let mut command = rig();
     command.args(["run", "-t", &seconds.to_string()]);
     if let Some(disk) = disk {
         command.arg("-d").arg(disk);
@@ -42,7 +58,7 @@ fn guest(name: &str, seconds: u64, results: &Path, disk: Option<&Path>, skip: bo
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, results)
-        .current_dir(root)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
     command
@@ -60,8 +76,7 @@ impl Guest {
     /// Boots one for the test called `name`, which finds `task` in HALLCAST_TASK there. None when this
     /// machine can have no guest: then it has said what is left out.
     pub fn boot(name: &str, task: &str, results: &Path, disk: &Path) -> Option<Self> {
-        if std::env::consts::ARCH != "x86_64" {
-            println!("left out: {name}: the rig needs x86-64");
+        if !can_run(name) {
             return None;
         }
         let skip = task.split(' ').any(|word| word == SKIP);
@@ -158,9 +173,11 @@ pub fn task() -> String {
 
 /// Runs the test called `name` of this same file in the guest, for `seconds` at most, with `results`
 /// (a folder below /tmp) for what it finds; fails when it fails there. False when this machine can
-/// have no guest: then it has said what is left out. `HALLCAST_RIG` names another rig than
-/// `tests/rig/rig`.
+/// have no guest: then it has said what is left out.
 pub fn ran_in_the_guest(name: &str, seconds: u64, results: &Path) -> bool {
+    if !can_run(name) {
+        return false;
+    }
     let output = guest(name, seconds, results, None, false)
         .output()
         .expect("the rig starts");
@@ -169,10 +186,6 @@ pub fn ran_in_the_guest(name: &str, seconds: u64, results: &Path) -> bool {
         println!("guest: {line}");
     }
     let status = output.status;
-    if status.code() == Some(LEFT_OUT) {
-        println!("left out: {name}: the rig needs x86-64");
-        return false;
-    }
     assert!(status.success(), "{name} in the guest: {status}");
     true
 }

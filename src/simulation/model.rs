@@ -27,7 +27,7 @@ use crate::uplink::{Action, Report};
 use crate::wire::message::Message;
 use crate::wire::stream::{self, SegmentHeader};
 use crate::wire::{ErrorCode, framing};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use std::time::Duration;
 type Time = u64;
 
 const SECOND: Time = 1_000_000_000;
+const DAY: Time = 86_400 * SECOND;
 /// A connection is given up after so long without a word.
 const IDLE: Time = 15 * SECOND;
 
@@ -79,6 +80,12 @@ enum Fault {
     Press(Lecture),
     /// A copy of the store and of the card is made.
     Copy,
+    /// The copy of the card is put into another machine, which runs for so long beside the first.
+    Clone(Time),
+    /// One of two machines with one card is put away.
+    Retire,
+    /// UTC steps at the box.
+    Clock(i64),
 }
 
 enum Event {
@@ -86,7 +93,8 @@ enum Event {
     Chunk(u64),
     Synced(u64),
     Wake(u64),
-    Start,
+    /// Of this unit.
+    Start(u32),
     Dial(u64),
     Connected(u64, u64),
     LinkFree(u64),
@@ -102,7 +110,7 @@ enum Event {
     LateInit(u64, Hash),
     Sweep(u64, RecordingId),
     ReceiverStart(bool),
-    RoomAgain,
+    RoomAgain(u32),
     /// The box lets go what may go, and will so many times more.
     Tidy(u64, u32),
 }
@@ -118,10 +126,67 @@ struct Counts {
     receiver_crashes: u64,
     restored: u64,
     box_restored: u64,
+    clones: u64,
+    told_cloned: u64,
+    clock_steps: u64,
     disk_faults: u64,
     events: u64,
     virtual_seconds: u64,
     machine: machine::Counts,
+}
+
+/// A machine with a card in it.
+struct Unit {
+    number: u32,
+    history: History,
+    disk: TwinDisk,
+    epoch: u64,
+    /// The run of its process; no other run of any unit has the same.
+    run: u64,
+    machine: Option<Machine>,
+    lecture: Option<Lecture>,
+    pipe: Option<Pipe>,
+    dialling: bool,
+    wake: Time,
+    /// A [`Event::Tidy`] is to come in this run.
+    tidying: bool,
+    /// How far its clock is off.
+    wall_offset: i64,
+}
+
+impl Unit {
+    fn new(number: u32, run: u64, card: Copied, random: &mut Random) -> Self {
+        Self {
+            number,
+            history: card.history,
+            disk: card.disk,
+            epoch: card.epoch,
+            run,
+            machine: None,
+            lecture: card.lecture,
+            pipe: None,
+            dialling: false,
+            wake: Time::MAX,
+            tidying: false,
+            wall_offset: -(random.between(0, 40 * DAY) as i64),
+        }
+    }
+
+    fn is_on(&self, connection: u64) -> bool {
+        let pipe = self.pipe.as_ref();
+        pipe.is_some_and(|pipe| pipe.id == connection)
+    }
+}
+
+/// A copy of a card, with all that it is witness of.
+#[derive(Clone)]
+struct Copied {
+    disk: TwinDisk,
+    epoch: u64,
+    history: History,
+    /// Of which it may know.
+    recordings: BTreeSet<RecordingId>,
+    lecture: Option<Lecture>,
 }
 
 struct World {
@@ -131,30 +196,25 @@ struct World {
     random: Random,
     weather: Weather,
     bug: Option<Bug>,
-    history: History,
-    disk: TwinDisk,
-    epoch: u64,
-    /// Counts the runs of the box's process.
-    run: u64,
-    machine: Option<Machine>,
-    lecture: Option<Lecture>,
-    lectures: u64,
-    pipe: Option<Pipe>,
+    /// The box that something happens to.
+    unit: Unit,
+    /// Another one with a copy of its card.
+    other: Option<Unit>,
+    /// One that was put away.
+    retired: Option<History>,
+    runs: u64,
     connections: u64,
-    dialling: bool,
-    wake: Time,
+    /// The unit of each connection.
+    owners: BTreeMap<u64, u32>,
     down_until: Time,
     /// When what the receiver says arrives in order.
     last_word: BTreeMap<u64, Time>,
     shelf: Shelf,
     held_bytes: u64,
-    wall_offset: i64,
     retention: Duration,
     store_copy: Option<Store>,
-    card_copy: Option<TwinDisk>,
+    card_copy: Option<Copied>,
     calm: bool,
-    /// A [`Event::Tidy`] is to come in this run.
-    tidying: bool,
     wrong: Vec<String>,
     counts: Counts,
     /// One seed alone says what happens.
@@ -168,33 +228,34 @@ impl World {
         let held_bytes = random.between(12_000, 60_000);
         let retention = [0, 30, 86_400][random.between(0, 2) as usize];
         let retention = Duration::from_secs(retention);
+        let empty = Copied {
+            disk: TwinDisk::default(),
+            epoch: 0,
+            history: History::with_backfill_bound(BACKFILL),
+            lecture: None,
+            recordings: BTreeSet::new(),
+        };
+        let unit = Unit::new(0, 0, empty, &mut random);
         let mut world = Self {
             now: SECOND,
             turn: 0,
             events: BTreeMap::new(),
             weather,
             bug,
-            history: History::with_backfill_bound(BACKFILL),
-            disk: TwinDisk::default(),
-            epoch: 0,
-            run: 0,
-            machine: None,
-            lecture: None,
-            lectures: 0,
-            pipe: None,
+            unit,
+            other: None,
+            retired: None,
+            runs: 0,
             connections: 0,
-            dialling: false,
-            wake: Time::MAX,
+            owners: BTreeMap::new(),
             down_until: 0,
             last_word: BTreeMap::new(),
             shelf: Shelf::new(BOX, bug),
             held_bytes,
-            wall_offset: 0,
             retention,
             store_copy: None,
             card_copy: None,
             calm: false,
-            tidying: false,
             wrong: Vec::new(),
             counts: Counts::default(),
             tells: std::env::var_os("HALLCAST_SEED").is_some(),
@@ -206,7 +267,7 @@ impl World {
 
     /// What happens in this schedule, and when.
     fn plan(&mut self) {
-        self.at(0, Event::Start);
+        self.at(0, Event::Start(0));
         let lectures = self.random.between(1, 3);
         let mut until = 0;
         let mut when = self.random.between(0, 3) * SECOND;
@@ -222,11 +283,23 @@ impl World {
             until = when;
             when += self.random.between(0, 20) * SECOND;
         }
+        if self.random.per_million(80_000) {
+            self.plan_a_clone(until);
+        }
         for _ in 0..self.random.between(0, 6) {
             let when = self.random.between(0, until + 5 * SECOND);
             let fault = self.any_fault();
             self.at(when, Event::Fault(fault));
         }
+    }
+
+    /// A card is copied during a lecture, and both go on with it.
+    fn plan_a_clone(&mut self, until: Time) {
+        let copied = self.random.between(0, until);
+        let back = copied + self.random.between(0, 20 * SECOND);
+        self.at(copied, Event::Fault(Fault::Copy));
+        let length = self.random.between(5, 120) * SECOND;
+        self.at(back, Event::Fault(Fault::Clone(length)));
     }
 
     fn any_fault(&mut self) -> Fault {
@@ -237,8 +310,11 @@ impl World {
             random.between(SECOND, SECOND << size)
         };
         let (out, away) = (long(13), long(9));
-        match random.between(0, 20) {
+        let step = random.between(0, 2 * DAY) as i64 - DAY as i64;
+        match random.between(0, 24) {
             20 => Fault::Erase,
+            21..=22 => Fault::Clone(random.between(5, 120) * SECOND),
+            23..=24 => Fault::Clock(step),
             0..=3 => Fault::Outage(out),
             4..=5 => Fault::Move,
             6..=8 => Fault::PowerCut(away),
@@ -263,7 +339,34 @@ impl World {
     }
 
     fn note(&mut self, happening: Happening) {
-        self.history.note(happening);
+        self.unit.history.note(happening);
+    }
+
+    fn histories(&mut self) -> impl Iterator<Item = &mut History> {
+        let others = self.other.as_mut().map(|unit| &mut unit.history);
+        let copied = self.card_copy.as_mut().map(|card| &mut card.history);
+        let others = others.into_iter().chain(&mut self.retired).chain(copied);
+        [&mut self.unit.history].into_iter().chain(others)
+    }
+
+    fn note_all(&mut self, happening: &Happening) {
+        self.histories()
+            .for_each(|history| history.note(happening.clone()));
+    }
+
+    /// What the receiver said on a connection.
+    fn note_said(&mut self, connection: Option<u64>, happening: Happening) {
+        let Some(connection) = connection else {
+            return self.note_all(&happening);
+        };
+        let owner = self.owners.get(&connection).copied();
+        match &mut self.other {
+            Some(other) if Some(other.number) == owner => other.history.note(happening),
+            _ if Some(self.unit.number) == owner => self.note(happening),
+            _ => self.retired.iter_mut().for_each(|history| {
+                history.note(happening.clone());
+            }),
+        }
     }
 
     fn step(&mut self) -> bool {
@@ -272,41 +375,69 @@ impl World {
         };
         self.now = time;
         self.counts.events += 1;
+        self.turn_to(&event);
         self.happen(event);
         self.pump();
         true
     }
 
+    /// Makes the unit that the event is about the present one.
+    fn turn_to(&mut self, event: &Event) {
+        let Some(other) = &mut self.other else {
+            return;
+        };
+        let is_its = match event {
+            Event::Fault(_) => self.random.per_million(500_000),
+            Event::Chunk(run)
+            | Event::Synced(run)
+            | Event::Wake(run)
+            | Event::Dial(run)
+            | Event::Connected(run, _)
+            | Event::Tidy(run, _) => *run == other.run,
+            Event::Start(unit) | Event::RoomAgain(unit) => *unit == other.number,
+            Event::LinkFree(connection)
+            | Event::ToBox(connection, _)
+            | Event::Stopped(connection, ..)
+            | Event::Closed(connection, _) => other.is_on(*connection),
+            _ => false,
+        };
+        if is_its {
+            std::mem::swap(&mut self.unit, other);
+        }
+    }
+
     fn happen(&mut self, event: Event) {
         match event {
             Event::Fault(fault) => self.fault(fault),
-            Event::Chunk(run) if run == self.run => self.chunk(),
-            Event::Synced(run) if run == self.run => {
-                if let Some(machine) = &mut self.machine {
-                    machine.synced(&self.disk, &mut self.history);
+            Event::Chunk(run) if run == self.unit.run => self.chunk(),
+            Event::Synced(run) if run == self.unit.run => {
+                if let Some(machine) = &mut self.unit.machine {
+                    machine.synced(&self.unit.disk, &mut self.unit.history);
                 }
             }
-            Event::Wake(run) if run == self.run => self.wake = Time::MAX,
+            Event::Wake(run) if run == self.unit.run => self.unit.wake = Time::MAX,
             Event::Chunk(_) | Event::Synced(_) | Event::Wake(_) => {}
-            Event::Start => self.start(),
-            Event::Dial(run) if run == self.run => self.dial(),
+            Event::Start(unit) if unit == self.unit.number => self.start(),
+            Event::Start(_) => {}
+            Event::Dial(run) if run == self.unit.run => self.dial(),
             Event::Dial(_) => {}
             Event::Connected(run, connection) => {
-                self.dialling &= run != self.run;
-                if run == self.run
+                self.unit.dialling &= run != self.unit.run;
+                if run == self.unit.run
                     && self.shelf.has(connection)
-                    && let Some(machine) = &mut self.machine
+                    && let Some(machine) = &mut self.unit.machine
                 {
-                    self.pipe = Some(Pipe::new(connection));
+                    self.unit.pipe = Some(Pipe::new(connection));
                     machine.reader = framing::MessageReader::new();
-                    machine.session.connected(None, at(self.now));
-                    self.history.note(Happening::Connected);
-                } else if run == self.run {
+                    let clock = Some(machine.wall);
+                    machine.session.connected(clock, at(self.now));
+                    self.unit.history.note(Happening::Connected);
+                } else if run == self.unit.run {
                     self.redial();
                 }
             }
             Event::LinkFree(connection) => {
-                if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.id == connection) {
+                if let Some(pipe) = self.unit.pipe.as_mut().filter(|pipe| pipe.id == connection) {
                     pipe.busy = false;
                 }
             }
@@ -330,14 +461,14 @@ impl World {
                 }
             }
             Event::Stopped(connection, stream, key, code) => {
-                if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.id == connection)
-                    && let Some(machine) = &mut self.machine
+                if let Some(pipe) = self.unit.pipe.as_mut().filter(|pipe| pipe.id == connection)
+                    && let Some(machine) = &mut self.unit.machine
                 {
                     if pipe.stream_of(key) == Some(stream) {
                         pipe.reset(key);
                     }
                     machine.no_longer_live(Some(key));
-                    self.history.note(Happening::Cut { key });
+                    self.unit.history.note(Happening::Cut { key });
                     machine.session.stopped(key, code, at(self.now));
                 }
             }
@@ -347,14 +478,16 @@ impl World {
             Event::LateInit(connection, init) => self.shelf.init_is_late(connection, init),
             Event::Sweep(run, recording) => self.shelf.sweep(run, recording),
             Event::ReceiverStart(restored) => self.receiver_start(restored),
-            Event::RoomAgain => self.disk.set_room(None),
-            Event::Tidy(run, times) if run == self.run => {
+            Event::RoomAgain(unit) if unit == self.unit.number => self.unit.disk.set_room(None),
+            Event::RoomAgain(_) => {}
+            Event::Tidy(run, times) if run == self.unit.run => {
                 let wall = self.wall();
-                if let Some(machine) = &mut self.machine {
-                    machine.tidy(&self.disk, &mut self.history, wall);
+                if let Some(machine) = &mut self.unit.machine {
+                    machine.wall = wall;
+                    machine.tidy(&self.unit.disk, &mut self.unit.history);
                 }
-                self.tidying = times > 0;
-                if self.tidying {
+                self.unit.tidying = times > 0;
+                if self.unit.tidying {
                     let wait = self.random.between(1, 60) * SECOND;
                     self.after(wait, Event::Tidy(run, times - 1));
                 }
@@ -369,21 +502,21 @@ impl World {
         }
         match fault {
             Fault::Press(lecture) => self.press(lecture),
-            _ if self.calm => {}
+            _ if self.calm && !matches!(fault, Fault::Retire) => {}
             Fault::Outage(length) => {
                 self.counts.outages += 1;
                 self.counts.hours_out += length / (3600 * SECOND);
                 self.down_until = self.down_until.max(self.now + length);
-                if let Some(connection) = self.pipe.as_ref().map(|pipe| pipe.id)
-                    && length >= IDLE
-                {
-                    self.after(IDLE, Event::Closed(connection, None));
-                    self.after(IDLE, Event::Silence(connection));
+                if length >= IDLE {
+                    for connection in self.connected() {
+                        self.after(IDLE, Event::Closed(connection, None));
+                        self.after(IDLE, Event::Silence(connection));
+                    }
                 }
             }
             Fault::Move => {
                 self.counts.moves += 1;
-                if let Some(connection) = self.pipe.as_ref().map(|pipe| pipe.id) {
+                if let Some(connection) = self.unit.pipe.as_ref().map(|pipe| pipe.id) {
                     // The old connection still looks alive to the receiver.
                     self.after(IDLE, Event::Silence(connection));
                     self.closed(connection, None);
@@ -392,22 +525,22 @@ impl World {
             Fault::PowerCut(away) => {
                 self.counts.power_cuts += 1;
                 self.box_dies(true);
-                self.after(away, Event::Start);
+                self.after(away, Event::Start(self.unit.number));
             }
             Fault::Kill(away) => {
                 self.counts.kills += 1;
                 self.box_dies(false);
-                self.after(away, Event::Start);
+                self.after(away, Event::Start(self.unit.number));
             }
             Fault::FailingSyncs(count) => {
                 self.counts.disk_faults += 1;
-                self.disk.fail_syncs(count);
+                self.unit.disk.fail_syncs(count);
             }
             Fault::DiskFull(room, length) => {
                 self.counts.disk_faults += 1;
                 self.note(Happening::DiskFull);
-                self.disk.set_room(Some(room));
-                self.after(length, Event::RoomAgain);
+                self.unit.disk.set_room(Some(room));
+                self.after(length, Event::RoomAgain(self.unit.number));
             }
             Fault::ReceiverCrash(away) => self.receiver_dies(away, false),
             Fault::ReceiverRestored(away) => {
@@ -417,15 +550,18 @@ impl World {
             }
             Fault::FailingPuts(count) => self.shelf.failing_puts = count,
             Fault::BoxRestored(away) => {
-                if let Some(card) = self.card_copy.take() {
+                if self.other.is_none()
+                    && self.retired.is_none()
+                    && let Some(card) = self.card_copy.take()
+                {
                     self.counts.box_restored += 1;
                     self.box_dies(true);
-                    self.disk = card;
-                    self.disk.set_room(None);
+                    self.unit.disk = card.disk;
+                    self.unit.disk.set_room(None);
                     self.note(Happening::BoxRestored);
                     // The copy's epoch is older than what the receiver holds.
-                    self.epoch = self.epoch.saturating_sub(2);
-                    self.after(away, Event::Start);
+                    self.unit.epoch = self.unit.epoch.saturating_sub(2);
+                    self.after(away, Event::Start(self.unit.number));
                 }
             }
             Fault::Erase => {
@@ -435,63 +571,139 @@ impl World {
             }
             Fault::Copy => {
                 self.store_copy = Some(self.shelf.snapshot());
-                self.card_copy = Some(self.disk.cut_power(0));
+                // A card that was ever in another place is not the same any more.
+                if self.other.is_none() && self.retired.is_none() {
+                    let mut history = self.unit.history.clone();
+                    let recordings = history.recordings();
+                    history.note(Happening::BoxCrashed);
+                    history.note(Happening::Cloned {
+                        recordings: recordings.clone(),
+                    });
+                    self.card_copy = Some(Copied {
+                        disk: self.unit.disk.cut_power(0),
+                        epoch: self.unit.epoch,
+                        history,
+                        recordings,
+                        lecture: self.unit.lecture,
+                    });
+                }
             }
+            Fault::Clone(length) => self.clone_box(length),
+            Fault::Retire => self.retire(),
+            Fault::Clock(step) => {
+                self.counts.clock_steps += 1;
+                self.unit.wall_offset += step;
+            }
+        }
+    }
+
+    /// The copy of the card goes into another machine.
+    fn clone_box(&mut self, length: Time) {
+        if self.other.is_some() || self.retired.is_some() {
+            return;
+        }
+        let Some(card) = self.card_copy.take() else {
+            return;
+        };
+        self.counts.clones += 1;
+        card.disk.set_room(None);
+        let recordings = card.recordings.clone();
+        self.note(Happening::Cloned { recordings });
+        self.runs += 1;
+        let number = self.unit.number + 1;
+        self.other = Some(Unit::new(number, self.runs, card, &mut self.random));
+        self.at(self.now, Event::Start(number));
+        self.after(length, Event::Fault(Fault::Retire));
+    }
+
+    /// A person puts one of the two away, and starts the other one again.
+    fn retire(&mut self) {
+        let Some(other) = self.other.take() else {
+            return;
+        };
+        self.look_for_silence();
+        self.box_dies(true);
+        let gone = std::mem::replace(&mut self.unit, other);
+        self.retired = Some(gone.history);
+        self.look_for_silence();
+        self.box_dies(false);
+        self.after(SECOND, Event::Start(self.unit.number));
+    }
+
+    /// A box that has nothing to do but holds other bytes than the receiver must have told people.
+    fn look_for_silence(&mut self) {
+        let Some(machine) = &self.unit.machine else {
+            return;
+        };
+        if !machine.session.is_settled() || machine.alarms > 0 {
+            return;
+        }
+        let wrong = machine.refused().find(|(key, hash)| {
+            let stored = self.shelf.hash_of(*key);
+            stored.is_some_and(|stored| stored != *hash)
+        });
+        if let Some((key, _)) = wrong {
+            let text = format!("{key} is another one at the receiver, and nobody is told");
+            self.wrong.push(text);
         }
     }
 
     fn press(&mut self, lecture: Lecture) {
         // One recording at a time.
-        if self.machine.as_ref().is_none_or(Machine::is_recording) {
+        if self.unit.machine.as_ref().is_none_or(Machine::is_recording) {
             return;
         }
-        self.lectures += 1;
         let mut id = [0; 16];
         self.random.fill(&mut id);
-        self.lecture = Some(lecture);
-        if let Some(machine) = &mut self.machine {
+        self.unit.lecture = Some(lecture);
+        let wall = self.wall();
+        if let Some(machine) = &mut self.unit.machine {
+            machine.wall = wall;
             machine.begin(
                 RecordingId(id),
-                &mut self.history,
+                &mut self.unit.history,
                 &mut self.counts.machine,
                 &mut self.random,
             );
         }
         let every = lecture.chunk_every.as_nanos() as Time;
-        self.after(every, Event::Chunk(self.run));
+        self.after(every, Event::Chunk(self.unit.run));
     }
 
     fn chunk(&mut self) {
-        let Some((lecture, machine)) = self.lecture.as_mut().zip(self.machine.as_mut()) else {
+        let Some((lecture, machine)) = self.unit.lecture.as_mut().zip(self.unit.machine.as_mut())
+        else {
             return;
         };
         if lecture.chunks_left == 0 {
-            machine.stop(&mut self.history, self.now);
+            machine.stop(&mut self.unit.history, self.now);
             return;
         }
         lecture.chunks_left -= 1;
         machine.lanes_give(
             lecture,
-            &mut self.history,
+            &mut self.unit.history,
             &mut self.counts.machine,
             &mut self.random,
             self.now,
         );
         let every = lecture.chunk_every.as_nanos() as Time;
-        self.after(every, Event::Chunk(self.run));
+        self.after(every, Event::Chunk(self.unit.run));
     }
 
     fn start(&mut self) {
-        if self.machine.is_some() {
+        if self.unit.machine.is_some() {
             return;
         }
-        self.epoch += 1;
+        self.unit.epoch += 1;
         let nonce = self.random.next();
-        let (disk, recovering) = Flawed::new(self.disk.clone(), self.bug);
+        let wall = self.wall();
+        let (disk, recovering) = Flawed::new(self.unit.disk.clone(), self.bug);
         let started = Machine::start(
-            (disk, &self.disk),
-            (self.epoch, nonce, self.retention),
-            (&mut self.history, &mut self.counts.machine),
+            (disk, &self.unit.disk),
+            (self.unit.epoch, nonce, self.retention),
+            wall,
+            (&mut self.unit.history, &mut self.counts.machine),
             self.bug,
             &mut self.random,
             self.now,
@@ -499,49 +711,46 @@ impl World {
         recovering.store(false, Ordering::Relaxed);
         match started {
             Ok(machine) => {
-                self.machine = Some(machine);
+                self.unit.machine = Some(machine);
                 let every = self
+                    .unit
                     .lecture
                     .map_or(SECOND, |lecture| lecture.chunk_every.as_nanos() as Time);
-                self.after(every, Event::Chunk(self.run));
+                self.after(every, Event::Chunk(self.unit.run));
                 self.redial();
             }
             Err(_) => {
                 self.counts.machine.faults += 1;
-                self.after(10 * SECOND, Event::Start);
+                self.after(10 * SECOND, Event::Start(self.unit.number));
             }
         }
     }
 
-    /// The box's clock: it steps by a day now and then.
+    /// The box's clock. It may not be known before a time server or the receiver said it.
     fn wall(&mut self) -> WallClock {
-        let day = 86_400 * SECOND;
-        if self.random.per_million(100_000) {
-            self.wall_offset += self.random.between(0, 2 * day) as i64 - day as i64;
-        }
         WallClock {
-            unix_nanos: 1_700_000_000_000_000_000 + self.wall_offset + self.now as i64,
-            // It is not known before a time server or the receiver said it.
+            unix_nanos: 1_700_000_000_000_000_000 + self.unit.wall_offset + self.now as i64,
             uncertainty: (!self.random.per_million(100_000)).then_some(Duration::from_secs(1)),
         }
     }
 
     fn box_dies(&mut self, power: bool) {
-        let Some(machine) = self.machine.take() else {
+        let Some(machine) = self.unit.machine.take() else {
             return;
         };
         let waits = machine.custody.sync_at().is_some() || machine.syncing.is_some();
         self.counts.deaths_with_unkept += u64::from(waits);
         drop(machine);
         if power {
-            self.disk = self.disk.crash(self.random.next());
+            self.unit.disk = self.unit.disk.crash(self.random.next());
         }
         self.note(Happening::BoxCrashed);
-        self.run += 1;
-        self.tidying = false;
-        self.dialling = false;
-        self.wake = Time::MAX;
-        if let Some(pipe) = self.pipe.take() {
+        self.runs += 1;
+        self.unit.run = self.runs;
+        self.unit.tidying = false;
+        self.unit.dialling = false;
+        self.unit.wake = Time::MAX;
+        if let Some(pipe) = self.unit.pipe.take() {
             self.after(IDLE, Event::Silence(pipe.id));
         }
     }
@@ -553,10 +762,17 @@ impl World {
         self.counts.receiver_crashes += 1;
         self.shelf.crash(&mut self.random);
         self.after(away, Event::ReceiverStart(restored));
-        if let Some(connection) = self.pipe.as_ref().map(|pipe| pipe.id) {
+        for connection in self.connected() {
             let told = self.random.between(0, IDLE);
             self.after(told, Event::Closed(connection, None));
         }
+    }
+
+    /// The connections that stand as the boxes see it.
+    fn connected(&self) -> Vec<u64> {
+        let units = [&self.unit].into_iter().chain(&self.other);
+        let pipes = units.filter_map(|unit| unit.pipe.as_ref());
+        pipes.map(|pipe| pipe.id).collect()
     }
 
     fn receiver_start(&mut self, restored: bool) {
@@ -565,7 +781,7 @@ impl World {
             false => None,
         };
         if copy.is_some() {
-            self.note(Happening::ReceiverRestored);
+            self.note_all(&Happening::ReceiverRestored);
         }
         self.shelf.start(copy);
         self.serve();
@@ -573,53 +789,89 @@ impl World {
     }
 
     fn list(&mut self) {
-        let (listing, wrong) = self.shelf.listing();
+        let (objects, complete, wrong) = self.shelf.listing();
         self.wrong.extend(wrong);
-        self.note(listing);
+        let strange = objects
+            .iter()
+            .filter(|object| !self.histories().any(|history| history.made(**object)))
+            .map(|(key, ..)| format!("{key} was made by no box"));
+        let strange: Vec<String> = strange.collect();
+        self.wrong.extend(strange);
+        for history in self.histories() {
+            let known = history.recordings();
+            let objects = objects
+                .iter()
+                .filter(|object| known.contains(&object.0.recording));
+            let complete = complete.iter().filter(|id| known.contains(id));
+            let (objects, complete) = (objects.copied().collect(), complete.copied().collect());
+            history.note(Happening::Store { objects, complete });
+        }
     }
 
     fn redial(&mut self) {
         let wait = self.random.between(SECOND / 4, 2 * SECOND);
+        self.redial_after(wait);
+    }
+
+    fn redial_after(&mut self, wait: Time) {
         let reachable = self.now.max(self.down_until);
-        if !std::mem::replace(&mut self.dialling, true) {
-            self.at(reachable + wait, Event::Dial(self.run));
+        if !std::mem::replace(&mut self.unit.dialling, true) {
+            self.at(reachable + wait, Event::Dial(self.unit.run));
         }
     }
 
     fn dial(&mut self) {
-        self.dialling = false;
-        if self.pipe.is_some() || self.machine.is_none() {
+        self.unit.dialling = false;
+        if self.unit.pipe.is_some() || self.unit.machine.is_none() {
             return;
         }
         if !self.shelf.up || self.down_until > self.now {
             return self.redial();
         }
-        self.dialling = true;
+        self.unit.dialling = true;
         self.connections += 1;
+        self.owners.insert(self.connections, self.unit.number);
         self.shelf.connect(self.connections, self.held_bytes);
         let round_trip = 2 * self.weather.delay.as_nanos() as Time;
-        self.after(round_trip, Event::Connected(self.run, self.connections));
+        self.after(
+            round_trip,
+            Event::Connected(self.unit.run, self.connections),
+        );
     }
 
     fn closed(&mut self, connection: u64, code: Option<ErrorCode>) {
-        if self.pipe.as_ref().is_none_or(|pipe| pipe.id != connection) {
+        if self
+            .unit
+            .pipe
+            .as_ref()
+            .is_none_or(|pipe| pipe.id != connection)
+        {
             return;
         }
-        self.pipe = None;
-        if let Some(machine) = &mut self.machine {
+        self.unit.pipe = None;
+        if let Some(machine) = &mut self.unit.machine {
             machine.no_longer_live(None);
             machine
                 .session
                 .disconnected(code, "gone".into(), at(self.now));
         }
+        if code == Some(ErrorCode::CLONED) {
+            self.counts.told_cloned += 1;
+            return self.redial_after(30 * SECOND);
+        }
         self.redial();
     }
 
     fn reach_box(&mut self, connection: u64, bytes: &[u8]) {
-        if self.pipe.as_ref().is_none_or(|pipe| pipe.id != connection) {
+        if self
+            .unit
+            .pipe
+            .as_ref()
+            .is_none_or(|pipe| pipe.id != connection)
+        {
             return;
         }
-        let Some(machine) = &mut self.machine else {
+        let Some(machine) = &mut self.unit.machine else {
             return;
         };
         let mut input = bytes;
@@ -627,12 +879,17 @@ impl World {
             match &mut message {
                 Message::Received(received) => {
                     let (key, offset) = (received.key, received.offset);
-                    self.history.note(Happening::Received { key, offset });
+                    self.unit.history.note(Happening::Received { key, offset });
                 }
+                Message::Durable(said) => self.unit.history.note(Happening::Heard {
+                    recording: said.recording,
+                    track: said.track,
+                    durable: said.durable.clone(),
+                }),
                 Message::Error(error) => {
                     if let Some(key) = error.key {
                         machine.no_longer_live(Some(key));
-                        self.history.note(Happening::Cut { key });
+                        self.unit.history.note(Happening::Cut { key });
                     }
                 }
                 Message::Welcome(welcome) if self.bug == Some(Bug::ResumeOffByOne) => {
@@ -648,12 +905,12 @@ impl World {
     /// Lets every engine do what it can do now.
     fn pump(&mut self) {
         self.serve();
-        let Some(mut machine) = self.machine.take() else {
+        let Some(mut machine) = self.unit.machine.take() else {
             return;
         };
         loop {
-            machine.hear(&mut self.history, &mut self.counts.machine, self.now);
-            let taken = self.pipe.as_mut().and_then(Pipe::taken);
+            machine.hear(&mut self.unit.history, &mut self.counts.machine, self.now);
+            let taken = self.unit.pipe.as_mut().and_then(Pipe::taken);
             if let Some(key) = taken {
                 machine.taken(key);
                 continue;
@@ -683,15 +940,15 @@ impl World {
         {
             machine.syncing = Some(job);
             let takes = self.random.between(SECOND / 1000, SECOND / 20);
-            self.after(takes, Event::Synced(self.run));
+            self.after(takes, Event::Synced(self.unit.run));
         }
         let faulty = std::mem::take(&mut machine.faulty);
-        self.machine = Some(machine);
+        self.unit.machine = Some(machine);
         if faulty {
             // What `supervise` and systemd do: the process ends and is started again.
             self.counts.machine.faults += 1;
             self.box_dies(false);
-            self.after(5 * SECOND, Event::Start);
+            self.after(5 * SECOND, Event::Start(self.unit.number));
         }
         self.transmit();
         self.serve();
@@ -699,16 +956,16 @@ impl World {
 
     fn wake_at(&mut self, due: Option<Time>) {
         if let Some(due) = due
-            && due < self.wake
+            && due < self.unit.wake
         {
-            self.wake = due;
-            self.at(due, Event::Wake(self.run));
+            self.unit.wake = due;
+            self.at(due, Event::Wake(self.unit.run));
         }
     }
 
     fn transmit(&mut self) {
         let (now, weather) = (self.now, self.weather);
-        let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.busy) else {
+        let Some(pipe) = self.unit.pipe.as_mut().filter(|pipe| !pipe.busy) else {
             return;
         };
         let connection = pipe.id;
@@ -727,7 +984,7 @@ impl World {
     fn serve(&mut self) {
         for out in std::mem::take(&mut self.shelf.out) {
             match out {
-                Out::Note(happening) => self.note(happening),
+                Out::Note(connection, happening) => self.note_said(connection, happening),
                 Out::Say(connection, message) => {
                     let bytes = framing::encode(&message).unwrap();
                     let last = self.last_word.get(&connection).copied().unwrap_or(0);
@@ -745,7 +1002,7 @@ impl World {
                     self.at(arrives, Event::Closed(connection, Some(code)));
                 }
                 Out::Put(put) => {
-                    let takes = self.random.between(SECOND / 1000, SECOND / 5);
+                    let takes = self.random.between(SECOND / 1000, self.weather.slowest_put);
                     self.after(takes, Event::Stored(put));
                 }
                 Out::Sweep(run, recording) => {
@@ -763,21 +1020,23 @@ impl World {
     fn perform(&mut self, machine: &mut Machine, action: Action) {
         if let Action::Report(report) = &action {
             if let Report::Fenced { epoch } = report {
-                self.epoch = self.epoch.max(*epoch) + 1;
-                machine.session.set_epoch(self.epoch);
-                let raised = Report::Raised { epoch: self.epoch };
+                self.unit.epoch = self.unit.epoch.max(*epoch) + 1;
+                machine.session.set_epoch(self.unit.epoch);
+                let raised = Report::Raised {
+                    epoch: self.unit.epoch,
+                };
                 machine.report(&raised, &mut self.counts.machine);
             }
             machine.report(report, &mut self.counts.machine);
             if matches!(report, Report::Durable { .. } | Report::Complete { .. })
-                && !std::mem::replace(&mut self.tidying, true)
+                && !std::mem::replace(&mut self.unit.tidying, true)
             {
                 let wait = self.random.between(1, 2_000) * SECOND / 1000;
-                self.after(wait, Event::Tidy(self.run, 3));
+                self.after(wait, Event::Tidy(self.unit.run, 3));
             }
             return;
         }
-        let Some(pipe) = &mut self.pipe else {
+        let Some(pipe) = &mut self.unit.pipe else {
             return;
         };
         match action {
@@ -811,7 +1070,7 @@ impl World {
                 if priority <= 10 {
                     machine.no_longer_live(Some(key));
                 }
-                let key = renamed(self.bug, self.run, key);
+                let key = renamed(self.bug, self.unit.run, key);
                 let head = stream::segment_head(&SegmentHeader { key, init });
                 pipe.write(stream, &head, false);
             }
@@ -833,14 +1092,17 @@ impl World {
                         machine.wrote(key, offset, length);
                         self.counts.machine.resumed += u64::from(again && offset == 0);
                         let bulk = pipe.priority(key) <= 10;
-                        if bulk && let Some(live) = machine.waiting_live(self.now) {
+                        if bulk
+                            && machine.session.may_open()
+                            && let Some(live) = machine.waiting_live(self.now)
+                        {
                             self.wrong.push(format!(
                                 "live {live} waits while {key} is sent at {}",
                                 self.now / 1_000_000
                             ));
                         }
-                        let named = renamed(self.bug, self.run, key);
-                        self.history.note(Happening::Sent {
+                        let named = renamed(self.bug, self.unit.run, key);
+                        self.unit.history.note(Happening::Sent {
                             key: named,
                             offset,
                             bytes,
@@ -858,19 +1120,21 @@ impl World {
                 if let Some(stream) = pipe.stream_of(key) {
                     pipe.write(stream, &stream::trailer(length, &hash), true);
                     pipe.await_taken(key);
-                    let key = renamed(self.bug, self.run, key);
-                    self.history.note(Happening::Trailer { key, length, hash });
+                    let key = renamed(self.bug, self.unit.run, key);
+                    self.unit
+                        .history
+                        .note(Happening::Trailer { key, length, hash });
                 }
             }
             Action::Reprioritise { key, priority } => {
                 pipe.set_priority(key, priority);
                 machine.no_longer_live(Some(key));
                 self.counts.machine.demoted += 1;
-                self.history.note(Happening::Demoted { key });
+                self.unit.history.note(Happening::Demoted { key });
             }
             Action::Reset { key } => {
                 machine.no_longer_live(Some(key));
-                self.history.note(Happening::Cut { key });
+                self.unit.history.note(Happening::Cut { key });
                 if let Some(stream) = pipe.reset(key) {
                     let connection = pipe.id;
                     let arrives = self.weather.arrival(self.now, &mut self.random);
@@ -899,22 +1163,28 @@ impl World {
             let over = self.events.values().all(|event| {
                 !matches!(
                     event,
-                    Event::Fault(_) | Event::RoomAgain | Event::ReceiverStart(_)
+                    Event::Fault(_) | Event::RoomAgain(_) | Event::ReceiverStart(_)
                 )
             });
             if over && !self.calm {
                 self.calm = true;
-                self.disk.fail_syncs(0);
+                self.unit.disk.fail_syncs(0);
                 self.shelf.failing_puts = 0;
             }
-            let recording = self.machine.as_ref().is_some_and(Machine::is_recording);
+            let recording = self
+                .unit
+                .machine
+                .as_ref()
+                .is_some_and(Machine::is_recording);
+            let quiet = quiet && self.other.is_none();
             if self.calm && quiet && !recording {
                 if std::mem::replace(&mut asked, true) {
                     break;
                 }
+                self.look_for_silence();
                 // What a run could not end or make durable is taken up by the next one.
                 self.box_dies(false);
-                self.after(SECOND, Event::Start);
+                self.after(SECOND, Event::Start(self.unit.number));
             }
             if self.now > 200 * 3600 * SECOND || self.counts.events > 400_000 {
                 self.wrong.push("it never settles".into());
@@ -933,20 +1203,23 @@ impl World {
             .map(|(key, bytes)| (key, bytes.to_vec()))
             .collect();
         for (key, bytes) in read {
-            let offset = 0;
-            self.note(Happening::Read { key, offset, bytes });
+            let (offset, recording) = (0, key.recording);
+            let read = Happening::Read { key, offset, bytes };
+            self.histories()
+                .filter(|history| history.recordings().contains(&recording))
+                .for_each(|history| history.note(read.clone()));
         }
         self.counts.virtual_seconds += self.now / SECOND;
     }
 
     /// Nothing is under way, nothing waits to be sent but what is refused.
     fn is_quiet(&self) -> bool {
-        let idle = self.machine.as_ref().is_some_and(|machine| {
+        let idle = self.unit.machine.as_ref().is_some_and(|machine| {
             machine.custody.sync_at().is_none()
                 && machine.syncing.is_none()
                 && machine.session.is_settled()
         });
-        idle && self.pipe.is_some()
+        idle && self.unit.pipe.is_some()
             && self.events.iter().all(|(_, event)| {
                 matches!(
                     event,
@@ -977,7 +1250,10 @@ fn schedule(seed: u64, bug: Option<Bug>) -> (World, Vec<String>) {
     let mut world = World::new(seed, bug);
     world.settle();
     let mut wrong = std::mem::take(&mut world.wrong);
-    wrong.extend(world.history.judge().err().unwrap_or_default());
+    wrong.extend(world.unit.history.judge().err().unwrap_or_default());
+    if let Some(gone) = &world.retired {
+        wrong.extend(gone.breaches().iter().cloned());
+    }
     (world, wrong)
 }
 
@@ -1011,7 +1287,7 @@ mod tests {
 
     impl Sum {
         fn add(&mut self, world: &World) {
-            let (counts, history) = (&world.counts, world.history.counts());
+            let (counts, history) = (&world.counts, world.unit.history.counts());
             let (machine, shelf) = (&counts.machine, &world.shelf.counts);
             self.schedules += 1;
             for (name, figure) in [
@@ -1037,6 +1313,9 @@ mod tests {
                 ),
                 ("older stores restored", counts.restored),
                 ("older cards restored", counts.box_restored),
+                ("cards copied into another machine", counts.clones),
+                ("connections told CLONED", counts.told_cloned),
+                ("steps of the clock", counts.clock_steps),
                 ("disk faults", counts.disk_faults),
                 ("spool errors", machine.faults),
                 ("store failures", shelf.store_failures),
@@ -1108,57 +1387,61 @@ mod tests {
             let idle: Vec<_> = sum
                 .figures
                 .iter()
-                .filter(|(name, figure)| **figure == 0 && **name != "conflicts")
+                .filter(|(_, figure)| **figure == 0)
                 .collect();
             assert!(idle.is_empty(), "never happened: {idle:?}");
         }
     }
 
-    /// Plants a fault and says after how many schedules the checker saw it.
-    fn finds(bug: Bug, within: u64) {
+    /// Plants a fault and says after how many schedules the checker saw what it breaks. What else is
+    /// seen, an engine that panics among it, does not count.
+    fn finds(bug: Bug, expected: &str, within: u64) {
+        let mut others = 0;
         for seed in 0..within {
-            // A planted fault may also run into an assertion of an engine.
             let run = std::panic::catch_unwind(|| schedule(seed, Some(bug)).1);
             let wrong = run.unwrap_or_else(|_| vec!["an engine panicked".into()]);
-            if let Some(first) = wrong.first() {
+            if let Some(found) = wrong.iter().find(|wrong| wrong.contains(expected)) {
+                let schedules = seed + 1;
                 println!(
-                    "the checker found {bug:?} in schedule {}: {first}",
-                    seed + 1
+                    "{bug:?}: found in schedule {schedules}, {others} with other breaches before it: {found}"
                 );
                 return;
             }
+            others += u64::from(!wrong.is_empty());
         }
-        panic!("{bug:?} was not found in {within} schedules");
+        panic!(
+            "{bug:?}: `{expected}` was not found in {within} schedules, other breaches in {others}"
+        );
     }
 
     #[test]
     fn the_checker_finds_an_acknowledgement_before_the_sync() {
-        finds(Bug::AcknowledgeBeforeSync, 2_000);
+        finds(Bug::AcknowledgeBeforeSync, "false DURABLE", 2_000);
     }
 
     #[test]
     fn the_checker_finds_a_directory_that_is_not_synced() {
-        finds(Bug::NoDirectorySync, 200);
+        finds(Bug::NoDirectorySync, "a restart finds 0 bytes", 200);
     }
 
     #[test]
     fn the_checker_finds_a_number_used_twice() {
-        finds(Bug::ReusedSequence, 200);
+        finds(Bug::ReusedSequence, "is used for two contents", 200);
     }
 
     #[test]
     fn the_checker_finds_a_resumption_that_is_off_by_one() {
-        finds(Bug::ResumeOffByOne, 200);
+        finds(Bug::ResumeOffByOne, "never said", 200);
     }
 
     #[test]
     fn the_checker_finds_a_watermark_that_is_off_by_one() {
-        finds(Bug::WatermarkOffByOne, 200);
+        finds(Bug::WatermarkOffByOne, "the box's watermark", 200);
     }
 
     #[test]
     fn the_checker_finds_a_seal_that_is_not_kept() {
-        finds(Bug::SealsNotKept, 200);
+        finds(Bug::SealsNotKept, "bytes that are not kept", 200);
     }
 
     /// A recording leaves whole while that the receiver has it is written and not kept: a power cut
@@ -1166,11 +1449,12 @@ mod tests {
     /// so: its removal waits for the sync of facts restated behind that very record.)
     #[test]
     fn the_checker_finds_a_release_before_the_acknowledgement_is_recorded() {
-        finds(Bug::ReleaseBeforeRecord, 2_000);
+        let expected = "before DURABLE for it was recorded and kept";
+        finds(Bug::ReleaseBeforeRecord, expected, 2_000);
     }
 
     #[test]
     fn the_checker_finds_a_recovery_that_does_not_sync() {
-        finds(Bug::RecoveryDoesNotSync, 2_000);
+        finds(Bug::RecoveryDoesNotSync, "a restart finds", 2_000);
     }
 }

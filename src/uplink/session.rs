@@ -202,6 +202,12 @@ impl Session {
                 .all(|(key, segment)| refused(segment) || self.held_back.contains(&key.recording))
     }
 
+    /// Whether one more stream may be opened.
+    #[cfg(all(test, feature = "receiver"))]
+    pub(crate) fn may_open(&self) -> bool {
+        self.flight.len() < self.config.streams
+    }
+
     /// Whether the segment is sent, as far as is known, once it is offered.
     pub fn sends(&self, key: SegmentKey) -> bool {
         let refused = |segment: &Segment| segment.phase == Phase::Refused;

@@ -80,7 +80,8 @@ pub(super) enum Out {
     AwaitInit(u64, Hash),
     /// Ask [`Shelf::sweep`] after a while.
     Sweep(u64, RecordingId),
-    Note(Happening),
+    /// Said on this connection, if on one.
+    Note(Option<u64>, Happening),
 }
 
 struct Guest {
@@ -251,26 +252,38 @@ impl Shelf {
 
     fn say(&mut self, connection: u64, message: Message) {
         match &message {
-            Message::Durable(said) => self.out.push(Out::Note(Happening::Durable {
-                recording: said.recording,
-                track: said.track,
-                durable: said.durable.clone(),
-            })),
-            Message::Complete(said) => self.out.push(Out::Note(Happening::Complete {
-                recording: said.recording,
-            })),
+            Message::Durable(said) => self.out.push(Out::Note(
+                Some(connection),
+                Happening::Durable {
+                    recording: said.recording,
+                    track: said.track,
+                    durable: said.durable.clone(),
+                },
+            )),
+            Message::Complete(said) => self.out.push(Out::Note(
+                Some(connection),
+                Happening::Complete {
+                    recording: said.recording,
+                },
+            )),
             Message::Welcome(said) => {
                 for held in &said.recordings {
                     for track in &held.tracks {
-                        self.out.push(Out::Note(Happening::Durable {
-                            recording: held.recording,
-                            track: track.track,
-                            durable: track.durable.clone(),
-                        }));
+                        self.out.push(Out::Note(
+                            Some(connection),
+                            Happening::Durable {
+                                recording: held.recording,
+                                track: track.track,
+                                durable: track.durable.clone(),
+                            },
+                        ));
                     }
                 }
                 for &recording in &said.complete {
-                    self.out.push(Out::Note(Happening::Complete { recording }));
+                    self.out.push(Out::Note(
+                        Some(connection),
+                        Happening::Complete { recording },
+                    ));
                 }
             }
             Message::Error(error) if error.code == ErrorCode::CONFLICT => {
@@ -284,11 +297,14 @@ impl Shelf {
     fn greet(&mut self, connection: u64, hello: &Hello) {
         for open in &hello.recordings {
             for watermark in &open.tracks {
-                self.out.push(Out::Note(Happening::Greeted {
-                    recording: open.recording,
-                    track: watermark.track,
-                    next: watermark.next,
-                }));
+                self.out.push(Out::Note(
+                    Some(connection),
+                    Happening::Greeted {
+                        recording: open.recording,
+                        track: watermark.track,
+                        next: watermark.next,
+                    },
+                ));
             }
         }
         let claim = Claim {
@@ -551,7 +567,8 @@ impl Shelf {
                 let recording = *recording;
                 self.counts.erased += 1;
                 self.erased.insert(recording);
-                self.out.push(Out::Note(Happening::Erased { recording }));
+                self.out
+                    .push(Out::Note(None, Happening::Erased { recording }));
                 self.out.push(Out::Sweep(self.run, recording));
                 let tell =
                     |(id, guest): (&u64, &Guest)| Some((*id, guest.ingest.erase(recording)?));
@@ -672,9 +689,12 @@ impl Shelf {
         }
         for item in self.items.iter().filter(|(_, item)| !item.synced) {
             if let (Name::Tombstone(recording), _) = item {
-                self.out.push(Out::Note(Happening::Erased {
-                    recording: *recording,
-                }));
+                self.out.push(Out::Note(
+                    None,
+                    Happening::Erased {
+                        recording: *recording,
+                    },
+                ));
             }
         }
         self.up = true;
@@ -725,7 +745,7 @@ impl Shelf {
     }
 
     /// What the store holds, and what in it contradicts itself.
-    pub fn listing(&self) -> (Happening, Vec<String>) {
+    pub fn listing(&self) -> (Vec<Object>, Vec<RecordingId>, Vec<String>) {
         let mut objects: Vec<Object> = Vec::new();
         let mut complete = Vec::new();
         let mut wrong = Vec::new();
@@ -745,7 +765,13 @@ impl Shelf {
                 _ => {}
             }
         }
-        (Happening::Store { objects, complete }, wrong)
+        (objects, complete, wrong)
+    }
+
+    /// What is stored under a segment's name.
+    pub fn hash_of(&self, key: SegmentKey) -> Option<Hash> {
+        let item = self.items.get(&Name::Segment(key))?;
+        Some(Hash(*blake3::hash(&item.bytes).as_bytes()))
     }
 
     /// Every object, to read.

@@ -24,7 +24,7 @@ use super::random::Random;
 use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, WallClock};
 use crate::spool::twin::TwinDisk;
 use crate::uplink::{Action, Report};
-use crate::wire::message::Message;
+use crate::wire::message::{Message, SegmentHash};
 use crate::wire::stream::{self, SegmentHeader};
 use crate::wire::{ErrorCode, framing};
 use std::collections::{BTreeMap, BTreeSet};
@@ -559,8 +559,7 @@ impl World {
                     self.unit.disk = card.disk;
                     self.unit.disk.set_room(None);
                     self.note(Happening::BoxRestored);
-                    // The copy's epoch is older than what the receiver holds.
-                    self.unit.epoch = self.unit.epoch.saturating_sub(2);
+                    self.unit.epoch = card.epoch;
                     self.after(away, Event::Start(self.unit.number));
                 }
             }
@@ -695,7 +694,7 @@ impl World {
         if self.unit.machine.is_some() {
             return;
         }
-        self.unit.epoch += 1;
+        self.raise_epoch_past(0);
         let nonce = self.random.next();
         let wall = self.wall();
         let (disk, recovering) = Flawed::new(self.unit.disk.clone(), self.bug);
@@ -732,6 +731,12 @@ impl World {
             unix_nanos: 1_700_000_000_000_000_000 + self.unit.wall_offset + self.now as i64,
             uncertainty: (!self.random.per_million(100_000)).then_some(Duration::from_secs(1)),
         }
+    }
+
+    /// As the identity does: no two copies get the same.
+    fn raise_epoch_past(&mut self, held: u64) {
+        let step = (1 << 32) + self.random.between(0, u64::from(u32::MAX));
+        self.unit.epoch = self.unit.epoch.max(held) + step;
     }
 
     fn box_dies(&mut self, power: bool) {
@@ -893,8 +898,20 @@ impl World {
                     }
                 }
                 Message::Welcome(welcome) if self.bug == Some(Bug::ResumeOffByOne) => {
-                    let held = welcome.recordings.iter_mut().flat_map(|r| &mut r.tracks);
-                    held.for_each(|track| track.durable.insert(track.durable.cumulative()));
+                    // With a hash that nobody told it: a number alone frees nothing.
+                    let spool = machine.custody.spool();
+                    for held in &mut welcome.recordings {
+                        let known = spool.state(held.recording);
+                        for track in &mut held.tracks {
+                            let sequence = track.durable.cumulative();
+                            let state = known.and_then(|known| known.tracks.get(&track.track));
+                            let next = state.and_then(|state| state.segments.get(&sequence));
+                            if let Some((_, hash)) = next.and_then(|next| next.seal) {
+                                track.durable.insert(sequence);
+                                track.hashes.push(SegmentHash { sequence, hash });
+                            }
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -1020,7 +1037,7 @@ impl World {
     fn perform(&mut self, machine: &mut Machine, action: Action) {
         if let Action::Report(report) = &action {
             if let Report::Fenced { epoch } = report {
-                self.unit.epoch = self.unit.epoch.max(*epoch) + 1;
+                self.raise_epoch_past(*epoch);
                 machine.session.set_epoch(self.unit.epoch);
                 let raised = Report::Raised {
                     epoch: self.unit.epoch,
@@ -1092,10 +1109,11 @@ impl World {
                         machine.wrote(key, offset, length);
                         self.counts.machine.resumed += u64::from(again && offset == 0);
                         let bulk = pipe.priority(key) <= 10;
-                        if bulk
-                            && machine.session.may_open()
-                            && let Some(live) = machine.waiting_live(self.now)
-                        {
+                        let may_go = |live: &SegmentKey| {
+                            pipe.stream_of(*live).is_some() || machine.session.has_a_stream_left()
+                        };
+                        let waits = machine.waiting_live(self.now).filter(may_go);
+                        if bulk && let Some(live) = waits {
                             self.wrong.push(format!(
                                 "live {live} waits while {key} is sent at {}",
                                 self.now / 1_000_000

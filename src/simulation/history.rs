@@ -332,9 +332,13 @@ impl History {
                 recording,
                 track,
                 durable,
-            } => self.flights.retain(|key, _| {
-                (key.recording, key.track) != (recording, track) || !durable.contains(key.sequence)
-            }),
+            } => {
+                let of_it = self.flights.iter_mut().filter(|(key, _)| {
+                    (key.recording, key.track) == (recording, track)
+                        && durable.contains(key.sequence)
+                });
+                of_it.for_each(|(_, flight)| flight.received = flight.sent);
+            }
             Happening::Complete { recording } => drop(self.complete.insert(recording)),
             Happening::Greeted {
                 recording,

@@ -147,9 +147,19 @@ async fn schedule(keys: &Keys, seed: u64) -> Ran {
             )
         })
         .collect();
+    let restored = |(_, fault): &(_, Fault)| matches!(fault, Fault::Restored(_));
+    if let Some(at) = faults
+        .iter()
+        .find(|fault| restored(fault))
+        .map(|(at, _)| *at)
+    {
+        faults.push((
+            at.mul_f64(random.between(0, 99) as f64 / 100.0),
+            Fault::Copy,
+        ));
+    }
     faults.sort_by_key(|(at, _)| *at);
     // What was let go nobody gives to a receiver with an older store.
-    let restored = |(_, fault): &(_, Fault)| matches!(fault, Fault::Restored(_));
     if !faults.iter().any(restored) && random.per_million(500_000) {
         hall.retention = Some(Duration::from_secs([0, 60][random.between(0, 1) as usize]));
     }

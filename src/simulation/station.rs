@@ -3,7 +3,6 @@
 //! What is recorded is cut by the real segmenter and kept by the real [`Custody`]; here it is made up,
 //! syncs take time, and the history is told.
 
-use super::card::Card;
 use super::history::{Happening, History};
 use super::lecture::{Arrival, Lecture, Pictures, Plan, Sizes};
 use super::network::Network;
@@ -15,7 +14,6 @@ use crate::media::{
 };
 use crate::mp4;
 use crate::segmenter::{self, Cut, Segmenter};
-use crate::spool::twin::TwinDisk;
 use crate::spool::{self, Recovered, Spool, SyncResult};
 use crate::station::custody::{Custody, Word};
 use crate::uplink::{ErrorCode, Offer, Report};
@@ -49,8 +47,6 @@ pub(super) struct Ends {
     pub random: Random,
     pub offers: mpsc::Sender<Offer>,
     pub reports: mpsc::Receiver<Report>,
-    /// Where what may go is let go; else it stays.
-    pub card: Option<(Card, TwinDisk)>,
 }
 
 struct Lane {
@@ -79,8 +75,6 @@ pub(super) struct Station {
     running: Option<Running>,
     /// The ends of chunks that are not kept yet.
     unkept: BTreeMap<SegmentKey, VecDeque<u64>>,
-    /// When something may be let go.
-    tidy_at: Option<Monotonic>,
 }
 
 type Syncing = Pin<Box<dyn Future<Output = SyncResult> + Send>>;
@@ -100,42 +94,16 @@ impl Station {
             recovered: recovered.to_vec(),
             running: None,
             unkept: BTreeMap::new(),
-            tidy_at: None,
         }
     }
 
     /// Works until the disk refuses.
     pub async fn run(mut self) -> Outcome {
-        let outcome = self.work().await;
-        // What was written before the disk refused is on it.
-        while let Some(word) = self.custody.next_word() {
-            if let Word::Offer(Offer::Chunk {
-                key,
-                length,
-                live: true,
-                ..
-            }) = word
-                && key.track == TrackId::EVENTS
-            {
-                self.wrote_facts(key, length.into());
-            }
-        }
-        outcome
-    }
-
-    async fn work(&mut self) -> Outcome {
         self.take_up()?;
         let mut syncing: Option<Syncing> = None;
         loop {
             let now = self.now();
             self.follow_the_plan(now)?;
-            if self.tidy_at.take_if(|at| *at <= now).is_some() {
-                let wall = self.wall();
-                if let Some((card, disk)) = &mut self.ends.card {
-                    let mut history = self.ends.history.lock().unwrap();
-                    card.tidy(&mut self.custody, disk, &mut history, wall);
-                }
-            }
             self.carry_out().await;
             if syncing.is_none()
                 && let Some(job) = self.custody.start_sync(now)
@@ -166,14 +134,7 @@ impl Station {
                 },
                 result = sync => {
                     syncing = None;
-                    let mut errors = match &mut self.ends.card {
-                        Some((card, disk)) => {
-                            let mut history = self.ends.history.lock().unwrap();
-                            card.synced(&mut self.custody, disk, &mut history, result)
-                        }
-                        None => self.custody.synced(result),
-                    };
-                    if let Some((_, error)) = errors.pop() {
+                    if let Some((_, error)) = self.custody.synced(result).pop() {
                         return Err(error);
                     }
                 }
@@ -184,15 +145,6 @@ impl Station {
 
     fn now(&self) -> Monotonic {
         self.ends.network.now()
-    }
-
-    /// The box's clock: an annotation, which may be anything.
-    fn wall(&self) -> WallClock {
-        let off = self.ends.plan.lock().unwrap().wall_off_by;
-        WallClock {
-            unix_nanos: 1_795_000_000_000_000_000 + off + self.now().as_nanos() as i64,
-            uncertainty: Some(Duration::from_secs(1)),
-        }
     }
 
     fn note(&self, happening: Happening) {
@@ -208,7 +160,6 @@ impl Station {
         {
             due = due.min(running.next_tick());
         }
-        due = due.min(self.tidy_at.unwrap_or(due));
         if let (false, Some(at)) = (syncing, self.custody.sync_at()) {
             due = due.min(at);
         }
@@ -292,8 +243,11 @@ impl Station {
 
     /// Begins a recording, or takes it up in its next span.
     fn begin(&mut self, recording: RecordingId, lecture: Lecture) -> Outcome {
-        let wall = self.wall();
-        let span = self.custody.begin(recording, wall.unix_nanos)?;
+        // The wall clock is an annotation: it may be anything, and step by days.
+        let day = 86_400_000_000_000;
+        let wall = 1_795_000_000_000_000_000 + self.ends.random.between(0, 40 * day) as i64
+            - 20 * day as i64;
+        let span = self.custody.begin(recording, wall)?;
         let start = self.now();
         let mut events = Vec::new();
         if span == 0 {
@@ -306,7 +260,10 @@ impl Station {
         }
         events.push(Event::Span {
             epoch: self.custody.epoch(),
-            wall: Some(wall),
+            wall: Some(WallClock {
+                unix_nanos: wall,
+                uncertainty: None,
+            }),
             gap: (span > 0).then_some(GapLength::Unknown),
         });
         let mut lanes = Vec::new();
@@ -451,18 +408,8 @@ impl Station {
                     }
                 }
                 Word::Fact(recording, event) => self.fact(recording, event),
-                Word::Erased(recording) => {
-                    let ours = self.running.take_if(|r| r.recording == recording).is_some();
-                    let mut plan = self.ends.plan.lock().unwrap();
-                    plan.incomplete.remove(&recording);
-                    plan.recording &= !ours;
-                    plan.erased += 1;
-                }
-                // It is sent again, or was let go before; the history knows which.
-                Word::Alarm {
-                    code: "receiver-forgot",
-                    ..
-                } => {}
+                // Nothing is erased here.
+                Word::Erased(_) => {}
                 Word::Alarm { code, message, .. } => {
                     let text = format!("alarm {code}: {message}");
                     self.ends.plan.lock().unwrap().breaches.push(text);
@@ -504,11 +451,7 @@ impl Station {
         {
             let mut plan = self.ends.plan.lock().unwrap();
             match report {
-                Report::Connected => {
-                    plan.connected.push(now);
-                    plan.restored = false;
-                }
-                Report::Forgot { recording, .. } => drop(plan.incomplete.insert(*recording)),
+                Report::Connected => plan.connected.push(now),
                 Report::Disconnected { code, text } => {
                     let name = code.map_or("none".into(), |code| code.to_string());
                     *plan.ends.entry(name).or_default() += 1;
@@ -559,12 +502,6 @@ impl Station {
                 recording: *recording,
             }),
             _ => {}
-        }
-        if self.ends.card.is_some()
-            && matches!(report, Report::Durable { .. } | Report::Complete { .. })
-        {
-            let soon = now.plus(Duration::from_secs(20));
-            self.tidy_at.get_or_insert(soon);
         }
         self.custody.report(report)
     }

@@ -62,7 +62,7 @@ pub(crate) mod twin;
 mod verify;
 mod write;
 
-pub use disk::{Disk, DiskFile, LocalDisk, Space};
+pub use disk::{Disk, DiskFile, LocalDisk, ReadFile, Space};
 pub use index::{RecordingState, SegmentState, TrackState};
 pub use log::{Forgotten, Notice, Spool};
 pub use read::ReadPlan;

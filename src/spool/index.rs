@@ -100,15 +100,6 @@ fn outside(set: &Sequences, end: u64) -> Vec<Range> {
 }
 
 impl SegmentState {
-    /// Offset and length of each chunk in the segment, in order.
-    pub fn chunk_spans(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.chunks.iter().scan(0, |offset, &(_, length)| {
-            let span = (*offset, length);
-            *offset += length;
-            Some(span)
-        })
-    }
-
     /// The bytes that the seal names are all here.
     pub fn is_whole(&self) -> bool {
         self.length > 0 && self.seal.is_some_and(|(length, _)| length == self.length)
@@ -273,11 +264,6 @@ impl RecordingState {
     /// The sequence number after the last one used on `track`.
     pub fn next_sequence(&self, track: TrackId) -> u64 {
         self.tracks.get(&track).map_or(0, TrackState::next_sequence)
-    }
-
-    /// The inits held.
-    pub fn init_hashes(&self) -> impl Iterator<Item = Hash> {
-        self.inits.keys().copied()
     }
 
     /// What will never come: track, range, reason.

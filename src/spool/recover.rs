@@ -54,14 +54,15 @@ pub struct Recovered {
 struct Found {
     number: u64,
     path: PathBuf,
-    /// What is read of it may be nowhere but in memory.
+    /// It cannot be synced, or not be read past the page cache.
     refused: bool,
 }
 
 impl Found {
     /// What was written may still be only in the page cache of a process that died: it is synced. And
     /// the kernel forgets a failed sync: what the disk never took is then still in the cache, and the
-    /// next sync returns well. So what counts is read past that cache.
+    /// next sync returns well. So what counts is read past that cache, here and by any later run: it
+    /// was kept for nobody, and its numbers may be used anew.
     fn prove(&mut self, disk: &dyn Disk) {
         let synced = disk.open(&self.path).and_then(|file| file.sync());
         if let Err(error) = synced.and_then(|()| disk.open_uncached(&self.path)) {
@@ -213,7 +214,7 @@ fn recover_recording(
         }
     }
     if let Some(last) = files.last_mut().filter(|_| !whole) {
-        // What could be nowhere but in memory is not dropped for another sync.
+        // One that failed once is not believed.
         if !last.refused {
             last.prove(spool.disk.as_ref());
         }
@@ -233,13 +234,8 @@ fn recover_recording(
     }
     for found in &files {
         let path = &found.path;
-        let cached = whole || found.refused;
-        match take_in(
-            spool.disk.as_ref(),
-            (found.number, path, cached),
-            recording,
-            &mut held.state,
-        ) {
+        let of = (found.number, path.as_path());
+        match take_in(spool.disk.as_ref(), of, recording, &mut held.state) {
             Ok(scan) if scan.foreign => {
                 recovered
                     .problems
@@ -323,7 +319,7 @@ fn is_complete(disk: &dyn Disk, last: &Found, recording: RecordingId, held: &mut
         return false;
     }
     let mut state = RecordingState::default();
-    let of = (last.number, last.path.as_path(), last.refused);
+    let of = (last.number, last.path.as_path());
     let read = take_in(disk, of, recording, &mut state);
     let says_so = read.is_ok() && state.complete;
     if says_so {
@@ -334,18 +330,22 @@ fn is_complete(disk: &dyn Disk, last: &Found, recording: RecordingId, held: &mut
     says_so
 }
 
-/// Applies what a file says, as the page cache (`cached`) or the disk has it: from its index, or from
-/// every valid record.
+/// What the disk has of a file, or where there is no way to ask that, what memory has.
+fn open(disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
+    match disk.open_uncached(path) {
+        Ok(file) => Ok(file),
+        Err(_) => Ok(disk.open(path)?),
+    }
+}
+
+/// Applies what a file says: from its index, or from every valid record.
 fn take_in(
     disk: &dyn Disk,
-    (number, path, cached): (u64, &Path, bool),
+    (number, path): (u64, &Path),
     recording: RecordingId,
     state: &mut RecordingState,
 ) -> io::Result<Scan> {
-    let file: Arc<dyn ReadFile> = match cached {
-        true => disk.open(path)?,
-        false => disk.open_uncached(path)?,
-    };
+    let file = open(disk, path)?;
     let place = |at: u64| Place {
         file: number,
         at: at + HEADER as u64,
@@ -402,7 +402,7 @@ fn make_durable(
             }
         };
         let disk = spool.disk.as_ref();
-        let taken_in = take_in(disk, (number, &path, true), recording, &mut held.state);
+        let taken_in = take_in(disk, (number, &path), recording, &mut held.state);
         let length = taken_in.and_then(|_| disk.open(&path)?.length());
         let length = length.map_err(|error| Error::disk(&path, "reading a copy", error))?;
         held.files.insert(number, length);
@@ -433,7 +433,7 @@ fn copy_records(
         let (mut at, mut written) = (FILE_HEADER as u64, Ok(()));
         for found in files {
             scan(
-                disk.open(&found.path)?.as_ref(),
+                open(disk, &found.path)?.as_ref(),
                 recording,
                 |record, _, size| {
                     // It told of another file.

@@ -503,7 +503,15 @@ impl Spool {
             hash,
         };
         let promise = Promise::Sealed(key, length, hash);
-        self.write(recording, &record, promise, Weight::Essential)
+        match self.write(recording, &record, promise.clone(), Weight::Essential) {
+            // Without it the segment would be LOST to whoever reads that the recording is over.
+            Err(error @ Error::NoSpace { .. }) => {
+                ::log::warn!("{error}; the seal of {key} is owed");
+                self.held(recording)?.owe(&record, promise);
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     pub(super) fn held(&mut self, recording: RecordingId) -> Result<&mut Held, Error> {

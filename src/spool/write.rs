@@ -127,10 +127,15 @@ impl Held {
             range,
             reason,
         };
-        self.state.apply(&record, Place { file: 0, at: 0 });
+        self.owe(&record, Promise::Lost(track, range, reason));
+    }
+
+    /// Owes a record without a body: what it says is so from now on, and kept once it is written.
+    pub(super) fn owe(&mut self, record: &Record<'_>, promise: Promise) {
+        self.state.apply(record, Place { file: 0, at: 0 });
         self.owed.push(Unkept {
             bytes: record.encode(),
-            promise: Promise::Lost(track, range, reason),
+            promise,
         });
     }
 

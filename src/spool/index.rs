@@ -60,29 +60,6 @@ pub struct SegmentState {
     pub(super) acknowledged_at: u32,
 }
 
-/// The numbers that are in both sets, as ranges.
-pub(super) fn within(one: &Sequences, other: &Sequences) -> Vec<Range> {
-    let ranges = |set: &Sequences| -> Vec<Range> {
-        let below = set.cumulative().checked_sub(1);
-        let below = below.map(|last| Range { first: 0, last });
-        below
-            .into_iter()
-            .chain(set.ranges().iter().copied())
-            .collect()
-    };
-    let (one, other) = (ranges(one), ranges(other));
-    let pairs = one
-        .iter()
-        .flat_map(|one| other.iter().map(move |other| (one, other)));
-    pairs
-        .map(|(one, other)| Range {
-            first: one.first.max(other.first),
-            last: one.last.min(other.last),
-        })
-        .filter(|range| range.first <= range.last)
-        .collect()
-}
-
 /// The numbers below `end` that are not in `set`, as ranges.
 fn outside(set: &Sequences, end: u64) -> Vec<Range> {
     let mut outside = Vec::new();
@@ -206,7 +183,7 @@ impl TrackState {
         outside
             .into_iter()
             .for_each(|range| gone.insert_range(range));
-        (again, within(&gone, &self.acknowledged))
+        (again, gone.within(&self.acknowledged).parts().collect())
     }
 
     /// Everything that was used is acknowledged or LOST.

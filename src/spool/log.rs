@@ -316,10 +316,7 @@ impl Spool {
         let Some(known) = known else {
             return Ok(Forgotten::default());
         };
-        let mut remaining = Sequences::default();
-        for range in super::index::within(&known.acknowledged, held) {
-            remaining.insert_range(range);
-        }
+        let remaining = known.acknowledged.within(held);
         if remaining == known.acknowledged {
             return Ok(Forgotten::default());
         }

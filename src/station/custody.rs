@@ -11,6 +11,7 @@
 //! | less than it had said | takes the acknowledgement back | what is still here, again; the rest is LOST |
 //! | COMPLETE | records it | nothing; at each start its name (`Whole`), and `Forget` when retention lets the recording go |
 //! | ERASE | the copy goes, durably | `Erased` |
+//! | that it holds what is not on offer now | gives the hashes of its seals | `Hashes`: what has another hash is not freed |
 //!
 //! What nobody can give any more is LOST, once the spool has that on record: a fact in the recording's
 //! events track while that is open, a message to the receiver once it has ended.
@@ -203,7 +204,8 @@ impl Custody {
         let span = facts.first().map_or(0, |fact| fact.span);
         // The running span keeps the epoch that it began with.
         let opened = self.spool().state(recording).and_then(|state| state.opened);
-        let epoch = opened.map_or(self.epoch, |opened| opened.epoch);
+        // Where the disk lost it, 0 stands for whatever it was.
+        let epoch = opened.map_or(0, |opened| opened.epoch);
         let mut given = Vec::new();
         let mut events = Events::new(recording, epoch, span, sequence);
         if let Err(error) = events.push(facts, now, &mut |part| given.push(part)) {
@@ -321,6 +323,10 @@ impl Custody {
                     "the receiver claims segments of recording {recording} that this box never sent: an older copy of its disk was restored? Nothing of it is sent or freed until a person decides"
                 ),
             }),
+            Report::Claims { keys } => {
+                let hashes = self.hashes_of(keys);
+                self.offer(Offer::Hashes { hashes });
+            }
             Report::Durable {
                 recording,
                 track,
@@ -332,9 +338,9 @@ impl Custody {
                 held,
             } => self.forgot(*recording, *track, held)?,
             Report::Refused { key, code } => self.alarm(
-                "segment-refused",
+                "cloned",
                 *key,
-                format!("the receiver refuses segment {key}: {code}"),
+                format!("the receiver holds another content under the name of segment {key} ({code}): two machines run from copies of one card? Nothing of recording {} is sent or freed until a person decides; `hallcast spool export` reads it", key.recording),
             ),
             Report::Unreadable { key, damaged, text } => {
                 self.unreadable(*key, *damaged, text)?;
@@ -442,6 +448,17 @@ impl Custody {
             message,
         });
         Ok(())
+    }
+
+    /// What the seals of these segments say.
+    fn hashes_of(&self, keys: &[SegmentKey]) -> BTreeMap<SegmentKey, Hash> {
+        let spool = self.spool();
+        let hash = |key: &SegmentKey| {
+            let track = spool.state(key.recording)?.tracks.get(&key.track)?;
+            let (_, hash) = track.segments.get(&key.sequence)?.seal?;
+            Some((*key, hash))
+        };
+        keys.iter().filter_map(hash).collect()
     }
 
     /// The spool did not give what was offered: what is found damaged often enough is lost. A disk

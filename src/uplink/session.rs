@@ -82,15 +82,16 @@ enum Link {
 #[derive(Debug, Default)]
 struct Track {
     durable: Sequences,
+    /// One more than the last number used.
     end: u64,
-    /// Segments below were made by an earlier run, which may have sent them.
-    earlier: u64,
 }
 
 #[derive(Debug, Default)]
 struct Recording {
     order: u64,
     complete: bool,
+    /// The receiver says so, and the last acknowledgements are still on their way.
+    claimed: bool,
     tracks: BTreeMap<TrackId, Track>,
     /// What will never come.
     lost: Vec<KnownLost>,
@@ -105,9 +106,6 @@ struct KnownLost {
 
 /// Words that no receiver may say: the connection ends.
 struct Breach(String);
-
-/// A claim that this box cannot have earned, on one track: see [`Report::Ahead`].
-struct Ahead(TrackId);
 
 /// The engine; see the module.
 #[derive(Debug)]
@@ -143,6 +141,9 @@ pub struct Session {
     erased: BTreeSet<RecordingId>,
     /// Erasures to confirm once the receiver listens.
     confirm: Vec<RecordingId>,
+    /// Words of the receiver that wait for [`Offer::Hashes`], and what that said.
+    deferred: VecDeque<Message>,
+    hashes: BTreeMap<SegmentKey, Hash>,
     out: VecDeque<Action>,
 }
 
@@ -172,6 +173,8 @@ impl Session {
             held_back: BTreeSet::new(),
             erased: BTreeSet::new(),
             confirm: Vec::new(),
+            deferred: VecDeque::new(),
+            hashes: BTreeMap::new(),
             out: VecDeque::new(),
         }
     }
@@ -191,20 +194,21 @@ impl Session {
         (self.config.epoch, self.connection) = (epoch, 0);
     }
 
-    /// A receiver answered, and there is nothing to send: what is pending was refused.
+    /// A receiver answered, and there is nothing to send: what is pending is held back.
     #[cfg(all(test, feature = "receiver"))]
     pub(crate) fn is_settled(&self) -> bool {
-        let refused = |segment: &Segment| segment.phase == Phase::Refused;
-        self.link == Link::Up
-            && self
-                .segments
-                .iter()
-                .all(|(key, segment)| refused(segment) || self.held_back.contains(&key.recording))
+        let mut keys = self.segments.keys();
+        self.link == Link::Up && keys.all(|key| self.held_back.contains(&key.recording))
+    }
+
+    /// Another segment may begin: the number of streams is bounded.
+    #[cfg(all(test, feature = "receiver"))]
+    pub(crate) fn has_a_stream_left(&self) -> bool {
+        self.flight.len() < self.config.streams
     }
 
     /// Whether the segment is sent, as far as is known, once it is offered.
     pub fn sends(&self, key: SegmentKey) -> bool {
-        let refused = |segment: &Segment| segment.phase == Phase::Refused;
         let durable = |known: &Recording| {
             let track = known.tracks.get(&key.track);
             track.is_some_and(|track| track.durable.contains(key.sequence))
@@ -212,7 +216,6 @@ impl Session {
         !self.erased.contains(&key.recording)
             && !self.held_back.contains(&key.recording)
             && !self.recordings.get(&key.recording).is_some_and(durable)
-            && !self.segments.get(&key).is_some_and(refused)
     }
 
     /// Takes an offer.
@@ -232,7 +235,6 @@ impl Session {
                 let track = self.track(recording, track);
                 track.durable.merge(&durable);
                 track.end = track.end.max(end);
-                track.earlier = track.earlier.max(end);
             }
             Offer::Init { hash } => {
                 if self.link == Link::Up {
@@ -257,6 +259,13 @@ impl Session {
                 if let Some(known) = self.recordings.get_mut(&recording) {
                     known.complete = true;
                 }
+            }
+            Offer::Hashes { hashes } => {
+                self.hashes = hashes;
+                for message in std::mem::take(&mut self.deferred) {
+                    self.hear(message, now);
+                }
+                self.hashes.clear();
             }
             Offer::Lost { lost, is_fact } => self.lose(lost, is_fact),
             Offer::Forget { recording } => self.forget(recording),
@@ -309,15 +318,11 @@ impl Session {
         (offset, length): (u64, u32),
         now: Monotonic,
     ) {
-        let ready = self.ready;
         let track = self.track(key.recording, key.track);
         if track.durable.contains(key.sequence) {
             return;
         }
         track.end = track.end.max(key.sequence.saturating_add(1));
-        if !ready {
-            track.earlier = track.earlier.max(track.end);
-        }
         // The receiver forgot what it had: the recording is open again.
         if let Some(recording) = self.recordings.get_mut(&key.recording) {
             recording.complete = false;
@@ -373,8 +378,9 @@ impl Session {
             .push_back(Action::Report(Report::Erase { recording }));
     }
 
-    /// Sends nothing more of a recording of which the receiver claims what it cannot have from us.
-    fn hold_back(&mut self, recording: RecordingId, track: TrackId, held: Sequences) {
+    /// Sends nothing more of a recording of which the receiver holds what it cannot have from us, and
+    /// frees nothing of it: `why` says what.
+    fn hold_back(&mut self, recording: RecordingId, why: Report) {
         if !self.held_back.insert(recording) {
             return;
         }
@@ -386,17 +392,13 @@ impl Session {
                 self.out.push_back(Action::Reset { key });
             }
             // A parked one stays parked: its entry in the timetable names it.
-            if !matches!(segment.phase, Phase::Refused | Phase::Parked(_)) {
+            if !matches!(segment.phase, Phase::Parked(_)) {
                 segment.restart();
             }
             self.live.remove(&key);
             self.place(key);
         }
-        self.out.push_back(Action::Report(Report::Ahead {
-            recording,
-            track,
-            held,
-        }));
+        self.out.push_back(Action::Report(why));
     }
 
     fn keys_of(&self, recording: RecordingId) -> Vec<SegmentKey> {
@@ -456,10 +458,10 @@ impl Session {
         self.held_back.clear();
         self.parked.clear();
         self.flight.clear();
-        for segment in self.segments.values_mut() {
-            if segment.phase != Phase::Refused {
-                segment.restart();
-            }
+        self.deferred.clear();
+        self.segments.values_mut().for_each(Segment::restart);
+        for recording in self.recordings.values_mut() {
+            recording.claimed = false;
         }
         self.age(now);
         self.out
@@ -468,6 +470,21 @@ impl Session {
 
     /// A message of the receiver.
     pub fn received(&mut self, message: Message, now: Monotonic) {
+        if let (Link::Greeting(_), Message::Welcome(welcome)) = (self.link, &message) {
+            let keys = self.unjudged(welcome);
+            if !keys.is_empty() && self.deferred.is_empty() {
+                self.out.push_back(Action::Report(Report::Claims { keys }));
+                self.deferred.push_back(message);
+                return;
+            }
+        }
+        match self.deferred.is_empty() {
+            true => self.hear(message, now),
+            false => self.deferred.push_back(message),
+        }
+    }
+
+    fn hear(&mut self, message: Message, now: Monotonic) {
         let outcome = match (self.link, message) {
             (Link::Down | Link::Closing, _) | (_, Message::Command(_)) => Ok(()),
             (Link::Greeting(_), Message::Welcome(welcome)) => self.welcome(&welcome, now),
@@ -521,10 +538,7 @@ impl Session {
         let Some(segment) = self.segments.get_mut(&key) else {
             return;
         };
-        if matches!(
-            segment.phase,
-            Phase::Idle | Phase::Parked(_) | Phase::Refused
-        ) {
+        if matches!(segment.phase, Phase::Idle | Phase::Parked(_)) {
             return;
         }
         if segment.has_stream() {
@@ -547,15 +561,11 @@ impl Session {
             return;
         }
         if code == ErrorCode::CONFLICT {
-            segment.phase = Phase::Refused;
-            self.live.remove(&key);
-            self.out
-                .push_back(Action::Report(Report::Refused { key, code }));
-        } else {
-            let until = now.plus(segment.next_delay());
-            segment.phase = Phase::Parked(until);
-            self.parked.insert((until, key));
+            return self.hold_back(key.recording, Report::Refused { key, code });
         }
+        let until = now.plus(segment.next_delay());
+        segment.phase = Phase::Parked(until);
+        self.parked.insert((until, key));
         self.place(key);
     }
 
@@ -709,7 +719,6 @@ impl Session {
         } else if let Some((length, hash)) = segment.seal {
             segment.busy = true;
             segment.phase = Phase::Finishing;
-            segment.trailer_left = true;
             self.out.push_back(Action::Finish { key, length, hash });
         }
         self.place(key);

@@ -47,8 +47,6 @@ pub(super) enum Phase {
     Finished,
     /// The receiver stopped its stream; a new one may be opened then.
     Parked(Monotonic),
-    /// The receiver will not have it.
-    Refused,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +75,6 @@ pub(super) struct Segment {
     missing_end: u64,
     /// The most ever sent, over all connections.
     pub high: u64,
-    /// Its trailer left, on this connection or an earlier one: it may be durable.
-    pub trailer_left: bool,
     pub backoff: Option<Box<Backoff>>,
 }
 
@@ -103,7 +99,6 @@ impl Segment {
             first_missing: 0,
             missing_end: 0,
             high: 0,
-            trailer_left: false,
             backoff: None,
         }
     }

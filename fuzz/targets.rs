@@ -11,7 +11,7 @@ use hallcast::mp4::{self, Content, ProgressiveTrack, SegmentSource};
 use hallcast::receiver::config::{Config, Flags};
 use hallcast::receiver::manifest::Manifest;
 use hallcast::settings;
-use hallcast::spool::{self, Disk, DiskFile, Space, Spool};
+use hallcast::spool::{self, Disk, DiskFile, ReadFile, Space, Spool};
 use hallcast::station::{Reply, Request};
 use hallcast::wire::event;
 use hallcast::wire::framing::{self, MessageReader};
@@ -279,6 +279,10 @@ impl Disk for Memory {
         Ok(file.clone())
     }
 
+    fn open_uncached(&self, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
+        Ok(self.open(path)?)
+    }
+
     fn open_to_write(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.open(path)
     }
@@ -301,16 +305,7 @@ impl Disk for Memory {
     }
 }
 
-impl DiskFile for File {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut held = self.0.lock().expect(UNPOISONED);
-        let end = offset as usize + bytes.len();
-        let length = held.len().max(end);
-        held.resize(length, 0);
-        held[offset as usize..end].copy_from_slice(bytes);
-        Ok(())
-    }
-
+impl ReadFile for File {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         let held = self.0.lock().expect(UNPOISONED);
         let from = usize::try_from(offset).ok();
@@ -322,12 +317,19 @@ impl DiskFile for File {
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.lock().expect(UNPOISONED).len() as u64)
     }
+}
 
-    fn allocate(&self, _: u64) -> io::Result<()> {
+impl DiskFile for File {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut held = self.0.lock().expect(UNPOISONED);
+        let end = offset as usize + bytes.len();
+        let length = held.len().max(end);
+        held.resize(length, 0);
+        held[offset as usize..end].copy_from_slice(bytes);
         Ok(())
     }
 
-    fn drop_cache(&self) -> io::Result<()> {
+    fn allocate(&self, _: u64) -> io::Result<()> {
         Ok(())
     }
 

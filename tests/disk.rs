@@ -4,12 +4,17 @@
 
 mod support;
 
+use hallcast::media::{Hash, SegmentKey, TrackId};
+use hallcast::spool::{LocalDisk, Spool};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use support::film::Film;
+use support::mounts::{SmallDisk, where_it_may_mount};
 use support::programs::{
-    BOX, CaptureBox, alone, outcome, pause, run, small_bench, spool_hashes, wait_until,
+    BOX, CaptureBox, Receiver, alone, outcome, pause, run, small_bench, spool_hashes, wait_until,
 };
 
 fn text(path: &Path) -> &str {
@@ -36,53 +41,6 @@ fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     found.sort();
     found
-}
-
-/// A small file system in memory; gone with this value.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// None where this process may not mount.
-    fn mount(path: &Path, megabytes: u32) -> Option<Self> {
-        fs::create_dir_all(path).unwrap();
-        let size = format!("size={megabytes}m");
-        let mounted = outcome("mount", &["-t", "tmpfs", "-o", &size, "none", text(path)]);
-        if !mounted.status.success() {
-            println!("left out: this process may not mount a file system");
-            return None;
-        }
-        Some(Self(path.into()))
-    }
-
-    /// Leaves no room at all.
-    fn fill(&self) {
-        let mut file = fs::File::create(self.0.join("filler")).unwrap();
-        while file.write_all(&[1; 4096]).is_ok() {}
-    }
-
-    /// Leaves so many bytes.
-    fn leave(&self, bytes: u64) {
-        let told = run("df", &["--output=avail", "-B1", text(&self.0)]);
-        let free: u64 = told.lines().nth(1).unwrap().trim().parse().unwrap();
-        let mut file = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.0.join("filler"))
-            .unwrap();
-        for _ in 0..free.saturating_sub(bytes) / 4096 {
-            file.write_all(&[1; 4096]).unwrap();
-        }
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        outcome("umount", &["--lazy", text(&self.0)]);
-    }
 }
 
 #[test]
@@ -187,10 +145,11 @@ fn a_spool_on_a_card_from_a_dead_box_is_listed_verified_and_exported() {
 #[test]
 fn a_film_that_does_not_fit_leaves_nothing_and_says_so() {
     let _alone = alone();
-    let home = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(&home.path().join("small"), 1) else {
+    if !where_it_may_mount("a_film_that_does_not_fit_leaves_nothing_and_says_so") {
         return;
-    };
+    }
+    let home = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&home.path().join("small"), 1);
     let board = small_bench(home.path());
     let capture_box = CaptureBox::start(home.path(), "hall", None, &["--board", &board]);
     let id = capture_box.record();
@@ -221,10 +180,11 @@ fn a_film_that_does_not_fit_leaves_nothing_and_says_so() {
 #[test]
 fn a_full_disk_refuses_a_recording_and_takes_it_when_there_is_room() {
     let _alone = alone();
-    let home = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(&home.path().join("hall/state"), 64) else {
+    if !where_it_may_mount("a_full_disk_refuses_a_recording_and_takes_it_when_there_is_room") {
         return;
-    };
+    }
+    let home = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&home.path().join("hall/state"), 64);
     let board = small_bench(home.path());
     let capture_box = CaptureBox::start(home.path(), "hall", None, &["--board", &board]);
     disk.fill();
@@ -248,68 +208,207 @@ fn a_full_disk_refuses_a_recording_and_takes_it_when_there_is_room() {
     println!("{verified}");
 }
 
+/// What the box's spool holds at this moment.
+#[derive(Default)]
+struct Holding {
+    /// What is sealed and whole, with its hash.
+    sealed: BTreeMap<SegmentKey, Hash>,
+    /// What the box was told is DURABLE, with its hash.
+    durable: BTreeMap<SegmentKey, Hash>,
+    /// Segments given up, by track.
+    lost: BTreeMap<TrackId, u64>,
+    /// The number after the last one used, by track.
+    next: BTreeMap<TrackId, u64>,
+}
+
+impl Holding {
+    fn of(spool: &Path) -> Self {
+        let (spool, _) = Spool::look(Arc::new(LocalDisk), spool).unwrap();
+        let mut holding = Self::default();
+        for (recording, state) in spool.recordings() {
+            for (&track, held) in &state.tracks {
+                holding.next.insert(track, held.next_sequence());
+                for (&sequence, segment) in &held.segments {
+                    let key = SegmentKey {
+                        recording,
+                        track,
+                        sequence,
+                    };
+                    // What is still open is sealed for who looks, not for good.
+                    let sealed = segment.seal.filter(|_| segment.seal_kept);
+                    let Some((_, hash)) = sealed else {
+                        continue;
+                    };
+                    holding.sealed.insert(key, hash);
+                    if held.acknowledged.contains(sequence) {
+                        holding.durable.insert(key, hash);
+                    }
+                }
+            }
+            for (track, range, _) in state.lost() {
+                *holding.lost.entry(track).or_default() += range.last - range.first + 1;
+            }
+        }
+        holding
+    }
+
+    fn lost(&self, track: TrackId) -> u64 {
+        self.lost.get(&track).copied().unwrap_or(0)
+    }
+
+    fn durable_of(&self, track: TrackId) -> usize {
+        self.durable.keys().filter(|key| key.track == track).count()
+    }
+}
+
+const PRESENTER: TrackId = TrackId(1);
+const SLIDES: TrackId = TrackId(2);
+const SOUND: TrackId = TrackId(3);
+
+/// The levels of want of space, in the declared order.
+const ORDER: [&str; 7] = [
+    "normal",
+    "free-acknowledged",
+    "refuse-new",
+    "give-up-bit-rate",
+    "give-up-presenter",
+    "give-up-slides",
+    "reserve",
+];
+
+fn level(capture_box: &CaptureBox) -> usize {
+    let status = capture_box.status();
+    let name = status["spool"]["level"].as_str().unwrap();
+    ORDER.iter().position(|known| *known == name).unwrap()
+}
+
 #[test]
 fn a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_nothing_that_is_kept() {
     let _alone = alone();
-    let home = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(&home.path().join("hall/state"), 80) else {
+    if !where_it_may_mount(
+        "a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_nothing_that_is_kept",
+    ) {
         return;
-    };
-    let board = small_bench(home.path());
-    let capture_box = CaptureBox::start(home.path(), "hall", None, &["--board", &board]);
-    let id = capture_box.record();
-    pause(3);
+    }
+    let home = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&home.path().join("hall/state"), 80);
     let spool = disk.0.join("spool");
-    let level = || {
-        capture_box.status()["spool"]["level"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+    let board = home.path().join("two-cameras.toml");
+    let camera = "width = 320\nheight = 180\nrate = \"30\"\n";
+    let described = format!(
+        "schema = 1\nname = \"two-cameras\"\n[presenter.pattern]\n{camera}\
+         [slides.pattern]\n{camera}[microphone.tone]\n[panel.simulated]\n"
+    );
+    fs::write(&board, described).unwrap();
+    let mut receiver = Receiver::start(home.path());
+    let arguments = ["--board", text(&board)];
+    let capture_box = CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
+
+    // So small a disk keeps nothing that the receiver has whole.
+    let first = capture_box.record();
+    pause(3);
+    capture_box.stop();
+    let whole = Holding::of(&spool).sealed;
+    receiver.wait_complete(&first, 30);
+    wait_until(20, "what is complete to leave", || {
+        !spool.join(&first).exists()
+    });
+
+    // Every segment that was ever sealed here has one hash, and every one that the receiver said it
+    // has durably is looked for at the end.
+    let (mut sealed, mut durable) = (whole.clone(), whole);
+    let mut look = || {
+        let holding = Holding::of(&spool);
+        // Nothing vanishes that is not acknowledged; what is given up was never written.
+        for (key, hash) in sealed
+            .iter()
+            .filter(|(key, _)| key.recording.to_string() != first)
+        {
+            let held = holding.sealed.get(key);
+            assert!(held == Some(hash), "{key} was {hash}, and is {held:?}");
+        }
+        sealed.extend(&holding.sealed);
+        durable.extend(&holding.durable);
+        (holding, sealed.clone(), durable.clone())
     };
-    let order = [
-        "normal",
-        "free-acknowledged",
-        "refuse-new",
-        "give-up-bit-rate",
-        "give-up-presenter",
-        "give-up-slides",
-        "reserve",
-    ];
-    let rank = |level: &str| order.iter().position(|known| *known == level).unwrap();
-    let mut seen = vec![level()];
-    let fill_until = |wanted: &str, seen: &mut Vec<String>| {
-        let mut left = 40_000_000;
-        while rank(&level()) < rank(wanted) {
-            assert!(left > 3_000_000, "{wanted} is not reached: {seen:?}");
-            left -= 3_000_000;
-            disk.leave(left);
+    let id = capture_box.record();
+    wait_until(20, "two segments of each track to be durable", || {
+        let (holding, ..) = look();
+        [PRESENTER, SLIDES, SOUND]
+            .iter()
+            .all(|track| holding.durable_of(*track) >= 2)
+    });
+    receiver.kill();
+    pause(2);
+
+    let mut seen = vec![level(&capture_box)];
+    let mut left = 35_000_000.0;
+    let mut fill_until = |wanted: &str| {
+        let wanted = ORDER.iter().position(|known| *known == wanted).unwrap();
+        while level(&capture_box) < wanted {
+            assert!(left > 2_500_000.0, "{wanted} is not reached: {seen:?}");
+            // The levels are further apart than that.
+            left *= 0.85;
+            disk.leave(left as u64);
             pause(2);
-            if seen.last() != Some(&level()) {
-                seen.push(level());
+            let now = level(&capture_box);
+            if seen.last() != Some(&now) {
+                seen.push(now);
             }
         }
+        println!("{wanted} at {left:.0} bytes");
+        seen.clone()
     };
-    fill_until("give-up-presenter", &mut seen);
-    println!("{seen:?}");
-    assert!(seen.is_sorted_by_key(|level| rank(level)), "{seen:?}");
-    assert!(
-        seen.iter().any(|level| level == "give-up-bit-rate"),
-        "{seen:?}"
+    // The presenter's picture goes first, and the slides stay.
+    fill_until("give-up-presenter");
+    let (before, ..) = look();
+    assert_eq!((before.lost(SLIDES), before.lost(SOUND)), (0, 0));
+    wait_until(
+        20,
+        "the presenter to be given up and the slides to go on",
+        || {
+            let (now, ..) = look();
+            now.lost(PRESENTER) >= 1 && now.next[&SLIDES] >= before.next[&SLIDES] + 2
+        },
     );
-    // Sound goes on, and all that was kept is there.
+    assert_eq!(level(&capture_box), 4, "still give-up-presenter");
+    let (given_up, ..) = look();
+    assert_eq!((given_up.lost(SLIDES), given_up.lost(SOUND)), (0, 0));
+    // Then the slides, and sound stays.
+    let seen = fill_until("give-up-slides");
+    assert!(seen.is_sorted() && seen.contains(&3), "{seen:?}");
+    let (before, ..) = look();
+    wait_until(20, "the slides to be given up and sound to go on", || {
+        let (now, ..) = look();
+        now.lost(SLIDES) >= 1 && now.next[&SOUND] >= before.next[&SOUND] + 2
+    });
+    let (given_up, ..) = look();
+    assert_eq!(given_up.lost(SOUND), 0);
+    println!(
+        "given up: {} segments of the presenter, {} of the slides",
+        given_up.lost(PRESENTER),
+        given_up.lost(SLIDES)
+    );
+    assert!(given_up.lost(PRESENTER) > given_up.lost(SLIDES));
     assert_eq!(capture_box.status()["state"], "recording");
-    pause(3);
-    let kept = contents(&spool.join(&id));
+
+    // With room, everything is recorded again.
     disk.make_room();
     wait_until(10, "everything to be recorded again", || {
-        rank(&level()) <= rank("refuse-new")
+        level(&capture_box) <= 2
     });
-    pause(4);
-    let later = contents(&spool.join(&id));
-    for (path, bytes) in &kept {
-        let now = later.iter().find(|(known, _)| known == path).unwrap();
-        assert!(now.1.starts_with(bytes), "{} was changed", path.display());
-    }
+    let (before, ..) = look();
+    wait_until(20, "both pictures again", || {
+        let (now, ..) = look();
+        let sealed = |holding: &Holding, track| {
+            let keys = holding.sealed.keys();
+            keys.filter(|key| key.track == track).count()
+        };
+        [PRESENTER, SLIDES]
+            .iter()
+            .all(|track| sealed(&now, *track) > sealed(&before, *track))
+    });
+
     // From one look to the next there is no room at all: the recording ends, and its end is kept.
     disk.fill();
     wait_until(15, "the end of the recording", || {
@@ -327,7 +426,10 @@ fn a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_noth
     let listed = run(BOX, &["spool", "ls", text(&spool)]);
     println!("{listed}");
     assert!(listed.contains("ended"), "{listed}");
-    assert!(listed.contains("of track 1 are lost"), "{listed}");
+    for track in [PRESENTER, SLIDES] {
+        let lost = format!("of track {track} are lost");
+        assert!(listed.contains(&lost), "{listed}");
+    }
     println!("{}", run(BOX, &["spool", "verify", text(&spool)]));
     let film = home.path().join("film.mp4");
     let arguments = [
@@ -341,6 +443,41 @@ fn a_disk_that_fills_up_costs_bit_rate_then_pictures_then_the_recording_and_noth
     ];
     println!("{}", run(BOX, &arguments));
     Film::open(&film).assert_decodes();
+
+    // The receiver takes the rest from the full disk: acknowledgements have the reserve.
+    let (last, sealed, durable) = look();
+    let tail = last.sealed.len() - last.durable.len();
+    assert!(tail > 0, "something waits");
+    receiver.kill_and_restart();
+    let manifest = receiver.wait_complete(&id, 60);
+    let tracks = manifest["tracks"].as_array().unwrap();
+    let is_lost = |key: &SegmentKey| {
+        let track = tracks.iter().find(|track| track["track"] == key.track.0);
+        let ranges = track.unwrap()["lost"].as_array();
+        ranges.into_iter().flatten().any(|range| {
+            let end = |name: &str| range[name].as_u64().unwrap();
+            (end("first")..=end("last")).contains(&key.sequence)
+        })
+    };
+    assert!((0..99).any(|sequence| is_lost(&SegmentKey {
+        recording: id.parse().unwrap(),
+        track: PRESENTER,
+        sequence
+    })));
+    for (key, hash) in &sealed {
+        let ours = key.recording.to_string() == id;
+        assert!(!(ours && is_lost(key)), "{key} is LOST");
+        let recording = key.recording.to_string();
+        let path = format!("{}/{:08}.m4s", key.track, key.sequence);
+        let path = receiver.archive(&recording).join(path);
+        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(Hash(*blake3::hash(&bytes).as_bytes()), *hash, "{key}");
+    }
+    println!(
+        "{} segments sealed, {} of them durable before the disk was full: all are archived; {tail} came after it was",
+        sealed.len(),
+        durable.len(),
+    );
     disk.make_room();
     wait_until(20, "another recording where there is room again", || {
         capture_box.ask("start").status.success()

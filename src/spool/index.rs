@@ -60,16 +60,23 @@ pub struct SegmentState {
     pub(super) acknowledged_at: u32,
 }
 
-impl SegmentState {
-    /// Offset and length of each chunk in the segment, in order.
-    pub fn chunk_spans(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.chunks.iter().scan(0, |offset, &(_, length)| {
-            let span = (*offset, length);
-            *offset += length;
-            Some(span)
-        })
+/// The numbers below `end` that are not in `set`, as ranges.
+fn outside(set: &Sequences, end: u64) -> Vec<Range> {
+    let mut outside = Vec::new();
+    let mut first = set.cumulative();
+    for range in set.ranges().iter().take_while(|range| range.first < end) {
+        let last = range.first - 1;
+        outside.push(Range { first, last });
+        first = range.last.saturating_add(1);
     }
+    if first < end {
+        let last = end - 1;
+        outside.push(Range { first, last });
+    }
+    outside
+}
 
+impl SegmentState {
     /// The bytes that the seal names are all here.
     pub fn is_whole(&self) -> bool {
         self.length > 0 && self.seal.is_some_and(|(length, _)| length == self.length)
@@ -150,19 +157,33 @@ impl TrackState {
                 covered.insert(sequence);
             }
         }
-        let mut missing = Vec::new();
-        let mut first = covered.cumulative();
-        for range in covered.ranges() {
-            let last = range.first - 1;
-            missing.push(Range { first, last });
-            first = range.last.saturating_add(1);
+        outside(&covered, self.next_sequence())
+    }
+
+    /// Of what is acknowledged and not in `held`: the numbers that can be given again, and what
+    /// cannot. What was freed in part is not what its seal says, and no part of it is given.
+    pub(super) fn given_back(&self, held: &Sequences) -> (Vec<u64>, Vec<Range>) {
+        let mut covered = held.clone();
+        self.lost
+            .iter()
+            .for_each(|(range, _)| covered.insert_range(*range));
+        let mut again = Vec::new();
+        for (&sequence, segment) in &self.segments {
+            let is_here = segment.length > 0
+                && segment
+                    .seal
+                    .is_none_or(|(length, _)| length == segment.length);
+            if is_here && self.acknowledged.contains(sequence) && !covered.contains(sequence) {
+                covered.insert(sequence);
+                again.push(sequence);
+            }
         }
-        if let Some(last) = self.next_sequence().checked_sub(1)
-            && first <= last
-        {
-            missing.push(Range { first, last });
-        }
-        missing
+        let mut gone = Sequences::default();
+        let outside = outside(&covered, self.acknowledged.end());
+        outside
+            .into_iter()
+            .for_each(|range| gone.insert_range(range));
+        (again, gone.within(&self.acknowledged).parts().collect())
     }
 
     /// Everything that was used is acknowledged or LOST.
@@ -220,11 +241,6 @@ impl RecordingState {
     /// The sequence number after the last one used on `track`.
     pub fn next_sequence(&self, track: TrackId) -> u64 {
         self.tracks.get(&track).map_or(0, TrackState::next_sequence)
-    }
-
-    /// The inits held.
-    pub fn init_hashes(&self) -> impl Iterator<Item = Hash> {
-        self.inits.keys().copied()
     }
 
     /// What will never come: track, range, reason.
@@ -307,7 +323,7 @@ impl RecordingState {
                 let track = self.tracks.entry(*track).or_default();
                 track.acknowledge(durable, *at);
             }
-            Record::Forgot { track, held } => {
+            Record::Forgot { track, held, lost } => {
                 self.complete = false;
                 let track = self.tracks.entry(*track).or_default();
                 track.acknowledged = held.clone();
@@ -315,6 +331,9 @@ impl RecordingState {
                     if !held.contains(*sequence) {
                         segment.acknowledged_at = 0;
                     }
+                }
+                for &range in lost {
+                    track.lose(range, LostReason::ReceiverForgot);
                 }
             }
             Record::Lost {

@@ -93,6 +93,8 @@ pub struct Spool {
     pub(super) erased: BTreeSet<RecordingId>,
     /// Looked at, never written to.
     pub(super) read_only: bool,
+    /// Calls of [`Spool::try_again`] until it does so, and how many it waits after that.
+    pub(super) again: (u32, u32),
     /// Planted: an acknowledgement counts as recorded before it is kept.
     #[cfg(test)]
     pub(super) hasty: bool,
@@ -135,6 +137,7 @@ impl Spool {
             mark_owed: false,
             erased: BTreeSet::new(),
             read_only,
+            again: (recover::SOON, recover::SOON),
             #[cfg(test)]
             hasty: false,
         }
@@ -294,7 +297,7 @@ impl Spool {
             #[cfg(test)]
             if self.hasty {
                 let kept = Promise::Acknowledged(track, merged);
-                self.held(recording)?.keep(recording, kept);
+                self.held(recording)?.keep(recording, kept, &mut |_| {});
             }
         }
         Ok(())
@@ -310,53 +313,45 @@ impl Spool {
     ) -> Result<Forgotten, Error> {
         self.load(recording)?;
         let known = self.held(recording)?.state.tracks.get(&track);
-        let Some(before) = known.map(|known| known.acknowledged.clone()) else {
+        let Some(known) = known else {
             return Ok(Forgotten::default());
         };
-        let remaining = before.within(held);
-        if remaining == before {
+        let remaining = known.acknowledged.within(held);
+        if remaining == known.acknowledged {
             return Ok(Forgotten::default());
         }
+        let (again, mut lost) = known.given_back(&remaining);
+        let of = self.held(recording)?;
+        if of.unread {
+            // What a file holds that cannot be read now is not gone.
+            lost.clear();
+        }
+        // What it frees is not freed from now on, kept or not.
+        of.completed = false;
+        if let Some(track) = of.state.tracks.get_mut(&track) {
+            track.recorded = remaining.clone();
+        }
+        // One record: no crash leaves what is LOST without its reason.
         let record = Record::Forgot {
             track,
             held: remaining.clone(),
+            lost: lost.clone(),
         };
-        let promise = Promise::Forgot(track, remaining.clone());
-        // What it frees is not freed from now on, kept or not.
-        let of = self.held(recording)?;
-        of.completed = false;
-        if let Some(track) = of.state.tracks.get_mut(&track) {
-            track.recorded = remaining;
-        }
+        let promise = Promise::Forgot(track, remaining, lost.clone());
         self.write(recording, &record, promise, Weight::Essential)?;
-        let held = self.held(recording)?;
-        let unread = held.unread;
-        let Some(of) = held.state.tracks.get(&track) else {
-            return Ok(Forgotten::default());
+        self.urgent = true;
+        let key = |sequence| SegmentKey {
+            recording,
+            track,
+            sequence,
         };
-        let again = of
-            .waiting()
-            .filter(|(sequence, _)| before.contains(*sequence))
-            .map(|(sequence, _)| SegmentKey {
-                recording,
-                track,
-                sequence,
-            })
-            .collect();
-        // What a file holds that cannot be read now is not gone.
-        let lost = if unread {
-            Vec::new()
-        } else {
-            of.missing(false)
-        };
-        for &range in &lost {
-            self.lose(recording, track, range, LostReason::ReceiverForgot)?;
-        }
+        let again = again.into_iter().map(key).collect();
         Ok(Forgotten { again, lost })
     }
 
     /// Records that these segments will never come. They may be given up once [`Notice::Lost`] says
-    /// that this is kept. Numbers not used so far are used by it.
+    /// that this is kept. Numbers not used so far are used by it. What there is no room for now, not
+    /// even in the reserve, is owed.
     pub fn lose(
         &mut self,
         recording: RecordingId,
@@ -370,8 +365,20 @@ impl Spool {
             reason,
         };
         let promise = Promise::Lost(track, range, reason);
-        self.write(recording, &record, promise, Weight::Essential)?;
-        self.held(recording)?.hashers.retain(|(of, sequence), _| {
+        let written = self.write(recording, &record, promise, Weight::Essential);
+        let held = self.held(recording)?;
+        match written {
+            Err(error @ Error::NoSpace { .. }) => {
+                ::log::warn!("{error}; that segments are LOST is owed");
+                held.owe_lost(track, range, reason);
+            }
+            Err(error) if held.hangs() => {
+                ::log::warn!("{error}; that segments are LOST is owed");
+                held.owe_lost(track, range, reason);
+            }
+            written => written?,
+        }
+        held.hashers.retain(|(of, sequence), _| {
             *of != track || !(range.first..=range.last).contains(sequence)
         });
         self.urgent = true;
@@ -493,7 +500,15 @@ impl Spool {
             hash,
         };
         let promise = Promise::Sealed(key, length, hash);
-        self.write(recording, &record, promise, Weight::Essential)
+        match self.write(recording, &record, promise.clone(), Weight::Essential) {
+            // Without it the segment would be LOST to whoever reads that the recording is over.
+            Err(error @ Error::NoSpace { .. }) => {
+                ::log::warn!("{error}; the seal of {key} is owed");
+                self.held(recording)?.owe(&record, promise);
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     pub(super) fn held(&mut self, recording: RecordingId) -> Result<&mut Held, Error> {

@@ -21,26 +21,31 @@
 //!    recording is written once all before it is kept, as one record ([`Record::Final`]) that holds
 //!    the `End` fact, its seal and the word that the recording is over: no crash separates them.
 //! 3. A failed sync is fatal for its file: the file is closed, what it held and was not yet kept is
-//!    written again into a new one, and it is counted. No descriptor is synced again after failing.
-//!    A refused write costs the file, too. What no file takes now is owed, and written before
-//!    anything else.
+//!    written again, from memory and not from the page cache, into a new one, and it is counted. No
+//!    descriptor is synced again after failing. A refused write costs the file, too. What no file takes
+//!    now is owed, and written before anything else.
 //! 4. Recovery never truncates and never appends to an old file. After damage it goes on at the next
 //!    valid record; what is missing is recorded as LOST, also in a recording that has ended; what it
-//!    keeps is synced and read from the disk, not from a cache that a failed sync has left behind, and
-//!    copied where that fails, before it counts. A damaged or foreign file or
-//!    directory never stops the start; a file that cannot be read now is no damage, and its recording
-//!    is left for the next start. Of a complete recording only its last file is read, of a
+//!    keeps is synced, and read past the page cache (`O_DIRECT`), because a failed sync leaves there what
+//!    the disk never took; where either fails it is copied, before it counts. A damaged or foreign file
+//!    or directory never stops the start. A file that cannot be read or copied now is no damage: of its
+//!    recording nothing is sealed, LOST or freed, and nobody goes on with it, until a later try
+//!    ([`Spool::try_again`]) or the next start takes it up. A bad sector of a file that can be read
+//!    elsewhere is damage to what lies in it. Damage to a segment whose recording is open cuts it like a
+//!    crash; otherwise it is LOST whole. Of a complete recording only its last file is read, of a
 //!    finished file only its index.
 //! 5. A segment leaves only after DURABLE for it was received, recorded, and that record kept, plus
 //!    [`Config::retention`]; or by an erasure. An unknown clock lets nothing go by its age. For want
 //!    of space the order is: acknowledged oldest first, complete recordings before parts of others;
 //!    then no new recording begins; then the running one gives up, in the order of [`GiveUp`], and
 //!    sound last. What is given up, damaged, or forgotten by the receiver is a LOST record, kept
-//!    before it counts ([`Notice::Lost`]). An erasure is one durable step, finished by recovery if a
+//!    before it counts ([`Notice::Lost`]); one that has no room, not even in the reserve, is owed. What
+//!    is forgotten is LOST by the record that says so, so that no crash takes its reason; a segment of
+//!    which one file has left is given whole or not at all. An erasure is one durable step, finished by recovery if a
 //!    crash comes between: nothing reappears.
 //! 6. The log of a recording is append-only and interleaves all its tracks, so that one `fdatasync`
 //!    covers them; a file never holds two recordings, has at most [`Config::file_bytes`] and what the
-//!    last record is longer, and is freed whole, once every fact in it is restated in a later file and
+//!    last record is longer, but for a copy (4), and is freed whole, once every fact in it is restated in a later file and
 //!    kept. A preallocated reserve takes facts, LOST, seals, acknowledgements and the end when the
 //!    disk or the quota is full. Every record carries its length, ids and checksum; the file carries a
 //!    version and names its cipher. What a later release adds is passed over.
@@ -62,7 +67,7 @@ pub(crate) mod twin;
 mod verify;
 mod write;
 
-pub use disk::{Disk, DiskFile, LocalDisk, Space};
+pub use disk::{Disk, DiskFile, LocalDisk, ReadFile, Space};
 pub use index::{RecordingState, SegmentState, TrackState};
 pub use log::{Forgotten, Notice, Spool};
 pub use read::ReadPlan;

@@ -4,7 +4,7 @@ use super::Error;
 use super::disk::{Disk, DiskFile};
 use super::index::Place;
 use super::log::Spool;
-use super::record::{HEADER, OVERHEAD, Record, read_record};
+use super::record::{FILE_HEADER, HEADER, OVERHEAD, Record, read_record};
 use crate::media::{Hash, RecordingId, SegmentKey, TrackId};
 use std::io;
 use std::path::PathBuf;
@@ -75,8 +75,15 @@ impl ReadPlan {
                 length: 0,
             },
             io::ErrorKind::UnexpectedEof => self.damaged(piece),
+            // A bad sector. Where the disk gives nothing of the file, it may do so later.
+            _ if self.gives_its_beginning(piece) => self.damaged(piece),
             _ => Error::disk(&piece.path, "reading a chunk back", error),
         }
+    }
+
+    fn gives_its_beginning(&self, piece: &Piece) -> bool {
+        let file = self.disk.open_uncached(&piece.path);
+        file.is_ok_and(|file| file.read_at(&mut [0; FILE_HEADER], 0).is_ok())
     }
 
     fn damaged(&self, piece: &Piece) -> Error {

@@ -118,6 +118,8 @@ pub enum Record<'a> {
         track: TrackId,
         /// What it holds.
         held: Sequences,
+        /// What it held and nobody can give again: LOST by this same record.
+        lost: Vec<Range>,
     },
     /// The seals of segments whose bytes are, or are about to be, freed.
     Seals {
@@ -196,7 +198,9 @@ impl Record<'_> {
                 reason,
             } => (8, *track, reason_number(*reason), range.first, zero),
             Self::Final { sequence, .. } => (9, TrackId::EVENTS, 0, *sequence, zero),
-            Self::Forgot { track, held } => (10, *track, 0, held.cumulative(), zero),
+            Self::Forgot { track, held, lost } => {
+                (10, *track, lost.len() as u32, held.cumulative(), zero)
+            }
             Self::Seals { track, .. } => (11, *track, 0, 0, zero),
             Self::Index(_) => (12, TrackId::EVENTS, 0, 0, zero),
             Self::Other(kind) => (*kind, TrackId::EVENTS, 0, 0, zero),
@@ -217,11 +221,13 @@ impl Record<'_> {
                 small.extend(length.to_be_bytes());
                 &small
             }
-            Self::Durable { durable, .. } | Self::Forgot { held: durable, .. } => {
-                for range in durable.ranges() {
-                    small.extend(range.first.to_be_bytes());
-                    small.extend(range.last.to_be_bytes());
-                }
+            Self::Durable { durable, .. } => {
+                append_ranges(durable.ranges(), &mut small);
+                &small
+            }
+            Self::Forgot { held, lost, .. } => {
+                append_ranges(held.ranges(), &mut small);
+                append_ranges(lost, &mut small);
                 &small
             }
             Self::Lost { range, .. } => {
@@ -328,10 +334,15 @@ fn parse<'a>(header: &[u8], body: &'a [u8]) -> Option<Record<'a>> {
             sequence,
             bytes: body,
         },
-        10 if body.len().is_multiple_of(16) => Record::Forgot {
-            track,
-            held: sequences(sequence, body),
-        },
+        10 if body.len().is_multiple_of(16) => {
+            let lost = (index as usize).checked_mul(16)?;
+            let (held, lost) = body.split_at(body.len().checked_sub(lost)?);
+            Record::Forgot {
+                track,
+                held: sequences(sequence, held),
+                lost: ranges(lost).collect(),
+            }
+        }
         11 if body.len().is_multiple_of(48) => Record::Seals {
             track,
             seals: body
@@ -348,14 +359,23 @@ fn parse<'a>(header: &[u8], body: &'a [u8]) -> Option<Record<'a>> {
     })
 }
 
-fn sequences(cumulative: u64, ranges: &[u8]) -> Sequences {
-    let mut set = Sequences::below(cumulative);
-    for pair in ranges.chunks_exact(16) {
-        set.insert_range(Range {
-            first: u64::from_be_bytes(array(&pair[..8])),
-            last: u64::from_be_bytes(array(&pair[8..])),
-        });
+fn append_ranges(ranges: &[Range], bytes: &mut Vec<u8>) {
+    for range in ranges {
+        bytes.extend(range.first.to_be_bytes());
+        bytes.extend(range.last.to_be_bytes());
     }
+}
+
+fn ranges(bytes: &[u8]) -> impl Iterator<Item = Range> {
+    bytes.chunks_exact(16).map(|pair| Range {
+        first: u64::from_be_bytes(array(&pair[..8])),
+        last: u64::from_be_bytes(array(&pair[8..])),
+    })
+}
+
+fn sequences(cumulative: u64, bytes: &[u8]) -> Sequences {
+    let mut set = Sequences::below(cumulative);
+    ranges(bytes).for_each(|range| set.insert_range(range));
     set
 }
 
@@ -498,6 +518,7 @@ mod tests {
             8 => Record::Forgot {
                 track,
                 held: Sequences::below(number),
+                lost: vec![Range { first: 2, last: 9 }; body.len() % 3],
             },
             9 => Record::Seals {
                 track,

@@ -3,7 +3,7 @@
 //! Of a recording that is complete only the last, small file is read, which says so; of a file that
 //! was finished, only its index. Nothing found here stops the start.
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, ReadFile};
 use super::index::{Place, RecordingState};
 use super::log::{Spool, log_path};
 use super::record::{Entry, FILE_HEADER, HEADER, Record, file_header};
@@ -12,8 +12,9 @@ use super::scan::{Scan, scan, scan_index};
 use super::write::{Held, find_reserve};
 use super::{Error, RESERVE_FILE};
 use crate::media::{Hash, LostReason, Range, RecordingId, SegmentKey, TrackId};
+use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The last file of a complete recording is no longer than this.
@@ -21,6 +22,12 @@ const LONGEST_COMPLETE: u64 = RESERVE_FILE;
 
 /// How often what cannot be synced is copied into a file that can.
 const COPIES: u32 = 5;
+/// Ends the name of such a copy until it is synced.
+const COPY: &str = ".copy";
+/// Calls of [`Spool::try_again`] before the first try, and at most between two of them: with one each
+/// two seconds a minute and an hour. A failing disk takes its time to fail.
+pub(super) const SOON: u32 = 30;
+const LATE: u32 = 1800;
 
 /// What recovery found of one recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,21 +54,21 @@ pub struct Recovered {
 struct Found {
     number: u64,
     path: PathBuf,
-    /// It cannot be synced: what is read of it may be nowhere but in memory.
+    /// It cannot be synced, or not be read past the page cache.
     refused: bool,
 }
 
 impl Found {
     /// What was written may still be only in the page cache of a process that died: it is synced. And
     /// the kernel forgets a failed sync: what the disk never took is then still in the cache, and the
-    /// next sync returns well. So what counts is read from the disk.
+    /// next sync returns well. So what counts is read past that cache, here and by any later run: it
+    /// was kept for nobody, and its numbers may be used anew.
     fn prove(&mut self, disk: &dyn Disk) {
-        let opened = disk.open(&self.path);
-        let proven = opened.and_then(|file| file.sync().and_then(|()| file.drop_cache()));
-        self.refused = proven.is_err();
-        if let Err(error) = proven {
+        let synced = disk.open(&self.path).and_then(|file| file.sync());
+        if let Err(error) = synced.and_then(|()| disk.open_uncached(&self.path)) {
+            self.refused = true;
             ::log::error!(
-                "{}: fdatasync failed: {error}; copying it",
+                "{}: not known to be on the disk: {error}; copying it",
                 self.path.display()
             );
         }
@@ -124,6 +131,36 @@ impl Spool {
         }
         Ok(())
     }
+
+    /// Takes up, now and then, what could not be read or made durable when it was recovered; gives what
+    /// is taken up now. It is for the receiver; nobody goes on with it before the next start. Call it
+    /// every few seconds.
+    pub fn try_again(&mut self) -> Vec<Recovered> {
+        let (left, wait) = self.again;
+        self.again.0 = left.saturating_sub(1);
+        // What is written and not kept is in memory only once.
+        let due = |held: &Held| held.unread && held.unkept() == 0;
+        let due: Vec<RecordingId> = match (left, self.read_only) {
+            (0, false) => self.recordings.iter(),
+            _ => return Vec::new(),
+        }
+        .filter(|(_, held)| due(held))
+        .map(|(&id, _)| id)
+        .collect();
+        let wait = wait.saturating_mul(2).min(LATE);
+        self.again = (wait, wait);
+        let mut taken_up = Vec::new();
+        for recording in due {
+            match recover_recording(self, recording, false) {
+                Ok(found) if self.held(recording).is_ok_and(|held| !held.unread) => {
+                    taken_up.push(found);
+                }
+                Ok(_) => {}
+                Err(error) => ::log::error!("{error}"),
+            }
+        }
+        taken_up
+    }
 }
 
 fn recover_recording(
@@ -140,10 +177,21 @@ fn recover_recording(
         .collect();
     numbers.sort_unstable();
     let mut recovered = nothing(recording);
+    let before = spool.recordings.get(&recording);
+    let (used, refused) = before.map_or((0, BTreeSet::new()), |before| {
+        (before.next_file, before.refused.clone())
+    });
+    let next_file = numbers.last().map_or(0, |last| last.saturating_add(1));
     let mut held = Held {
-        next_file: numbers.last().map_or(0, |last| last.saturating_add(1)),
+        next_file: next_file.max(used),
         ..Held::default()
     };
+    for copy in names.iter().filter(|name| name.ends_with(COPY)) {
+        if !spool.read_only {
+            // One that stays says nothing.
+            let _ = spool.disk.remove(&directory.join(copy));
+        }
+    }
     let mut files = Vec::new();
     for number in numbers {
         let path = log_path(&directory, number);
@@ -153,7 +201,7 @@ fn recover_recording(
                 files.push(Found {
                     number,
                     path,
-                    refused: false,
+                    refused: refused.contains(&number),
                 });
             }
             Err(error) => {
@@ -166,7 +214,10 @@ fn recover_recording(
         }
     }
     if let Some(last) = files.last_mut().filter(|_| !whole) {
-        last.prove(spool.disk.as_ref());
+        // One that failed once is not believed.
+        if !last.refused {
+            last.prove(spool.disk.as_ref());
+        }
         if is_complete(spool.disk.as_ref(), last, recording, &mut held) {
             let named = sync_names(spool, recording);
             held.completed = !last.refused && named.is_ok();
@@ -177,13 +228,14 @@ fn recover_recording(
         }
     }
     if let Some((_, earlier)) = files.split_last_mut().filter(|_| !whole) {
-        for found in earlier {
+        for found in earlier.iter_mut().filter(|found| !found.refused) {
             found.prove(spool.disk.as_ref());
         }
     }
     for found in &files {
         let path = &found.path;
-        match take_in(spool.disk.as_ref(), found, recording, &mut held.state) {
+        let of = (found.number, path.as_path());
+        match take_in(spool.disk.as_ref(), of, recording, &mut held.state) {
             Ok(scan) if scan.foreign => {
                 recovered
                     .problems
@@ -210,10 +262,14 @@ fn recover_recording(
     }
     let mut synced = !files.iter().any(|found| found.refused);
     if !spool.read_only && !held.state.complete {
-        synced = make_durable(spool, recording, &files, &mut held).unwrap_or_else(|error| {
+        let durable = make_durable(spool, recording, &files, &mut held);
+        synced = durable.is_ok();
+        if let Err(error) = durable {
             recovered.problems.push(error.to_string());
-            false
-        });
+            held.unread = true;
+            let refused = files.iter().filter(|found| found.refused);
+            held.refused = refused.map(|found| found.number).collect();
+        }
     }
     held.completed = held.state.complete && synced;
     for track in held.state.tracks.values_mut() {
@@ -227,11 +283,11 @@ fn recover_recording(
     let unread = held.unread && !spool.read_only;
     if unread {
         // Nothing is known of the numbers that were used: no run goes on with it, and nothing is LOST.
-        // The next start may read what this one could not.
+        // A later try or the next start may do what this one could not.
         held.state.ended = true;
         recovered
             .problems
-            .push(format!("{}: left for the next start", directory.display()));
+            .push(format!("{}: left for a later try", directory.display()));
     }
     recovered.ended = held.state.ended;
     if synced {
@@ -263,7 +319,8 @@ fn is_complete(disk: &dyn Disk, last: &Found, recording: RecordingId, held: &mut
         return false;
     }
     let mut state = RecordingState::default();
-    let read = take_in(disk, last, recording, &mut state);
+    let of = (last.number, last.path.as_path());
+    let read = take_in(disk, of, recording, &mut state);
     let says_so = read.is_ok() && state.complete;
     if says_so {
         state.ended = true;
@@ -273,16 +330,24 @@ fn is_complete(disk: &dyn Disk, last: &Found, recording: RecordingId, held: &mut
     says_so
 }
 
+/// What the disk has of a file, or where there is no way to ask that, what memory has.
+fn open(disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
+    match disk.open_uncached(path) {
+        Ok(file) => Ok(file),
+        Err(_) => Ok(disk.open(path)?),
+    }
+}
+
 /// Applies what a file says: from its index, or from every valid record.
 fn take_in(
     disk: &dyn Disk,
-    found: &Found,
+    (number, path): (u64, &Path),
     recording: RecordingId,
     state: &mut RecordingState,
 ) -> io::Result<Scan> {
-    let file = disk.open(&found.path)?;
+    let file = open(disk, path)?;
     let place = |at: u64| Place {
-        file: found.number,
+        file: number,
         at: at + HEADER as u64,
     };
     let indexed = scan_index(file.as_ref(), recording, |entry, at| match entry {
@@ -311,42 +376,38 @@ fn take_in(
     })
 }
 
-/// From the first file on that cannot be synced, all is copied into new ones, in order; then the names
-/// are made durable (invariant 4).
+/// From the first file on that cannot be synced, all is copied into one new file, in order; then the
+/// names are made durable (invariant 4).
 fn make_durable(
     spool: &Spool,
     recording: RecordingId,
     files: &[Found],
     held: &mut Held,
-) -> Result<bool, Error> {
-    let directory = spool.directory_of(recording);
+) -> Result<(), Error> {
     if let Some(first) = files.iter().position(|found| found.refused) {
-        for found in &files[first..] {
-            let mut tries = 0;
-            loop {
-                let number = held.next_file;
-                held.next_file += 1;
-                tries += 1;
-                let path = log_path(&directory, number);
-                let copy = spool.disk.create(&path);
-                let copied = copy.and_then(|copy| {
-                    let from = spool.disk.open(&found.path)?;
-                    copy_records(from.as_ref(), recording, number, copy, held)
-                });
-                match copied {
-                    Ok(()) => break,
-                    Err(error) if tries < COPIES => {
-                        ::log::error!("{}: {error}; copying it again", path.display());
-                    }
-                    Err(error) => {
-                        return Err(Error::disk(path, "copying what cannot be synced", error));
-                    }
+        let mut tries = 0;
+        let (number, path) = loop {
+            let number = held.next_file;
+            held.next_file += 1;
+            tries += 1;
+            let path = log_path(&spool.directory_of(recording), number);
+            match copy_records(spool.disk.as_ref(), &files[first..], recording, &path) {
+                Ok(()) => break (number, path),
+                Err(error) if tries < COPIES => {
+                    ::log::error!("{}: {error}; copying it again", path.display());
+                }
+                Err(error) => {
+                    return Err(Error::disk(path, "copying what cannot be synced", error));
                 }
             }
-        }
+        };
+        let disk = spool.disk.as_ref();
+        let taken_in = take_in(disk, (number, &path), recording, &mut held.state);
+        let length = taken_in.and_then(|_| disk.open(&path)?.length());
+        let length = length.map_err(|error| Error::disk(&path, "reading a copy", error))?;
+        held.files.insert(number, length);
     }
-    sync_names(spool, recording)?;
-    Ok(true)
+    sync_names(spool, recording)
 }
 
 fn sync_names(spool: &Spool, recording: RecordingId) -> Result<(), Error> {
@@ -357,32 +418,40 @@ fn sync_names(spool: &Spool, recording: RecordingId) -> Result<(), Error> {
     Ok(())
 }
 
+/// Copies the records of these files into one called `path`. It has that name only once all of it is
+/// synced: a part of it, behind the others, would take back what they say last.
 fn copy_records(
-    from: &dyn DiskFile,
+    disk: &dyn Disk,
+    files: &[Found],
     recording: RecordingId,
-    number: u64,
-    copy: Arc<dyn DiskFile>,
-    held: &mut Held,
+    path: &Path,
 ) -> io::Result<()> {
-    copy.write_at(&file_header(recording), 0)?;
-    let mut at = FILE_HEADER as u64;
-    let mut written = Ok(());
-    scan(from, recording, |record, _, size| {
-        // It told of another file.
-        if written.is_err() || matches!(record, Record::Index(_)) {
-            return;
+    let hidden = path.with_extension(&COPY[1..]);
+    let copy = || {
+        let copy = disk.create(&hidden)?;
+        copy.write_at(&file_header(recording), 0)?;
+        let (mut at, mut written) = (FILE_HEADER as u64, Ok(()));
+        for found in files {
+            scan(
+                open(disk, &found.path)?.as_ref(),
+                recording,
+                |record, _, size| {
+                    // It told of another file.
+                    if written.is_ok() && !matches!(record, Record::Index(_)) {
+                        written = copy.write_at(&record.encode(), at);
+                        at += size as u64;
+                    }
+                },
+            )?;
         }
-        written = copy.write_at(&record.encode(), at);
-        let place = Place {
-            file: number,
-            at: at + HEADER as u64,
-        };
-        held.state.apply(&record, place);
-        at += size as u64;
-    })?;
-    written?;
-    held.files.insert(number, at);
-    copy.sync()
+        written?;
+        copy.sync()?;
+        disk.rename(&hidden, path)
+    };
+    copy().inspect_err(|_| {
+        // One that stays says nothing.
+        let _ = disk.remove(&hidden);
+    })
 }
 
 /// Records as LOST what cannot be given any more, and seals each segment that a crash or damage cut

@@ -1,7 +1,7 @@
 //! Reading a log file record by record, resynchronised after damage; or, where its last record is an
 //! index of the others, only that.
 
-use super::disk::DiskFile;
+use super::disk::ReadFile;
 use super::record::{
     Entry, FILE_HEADER, HEADER, MAGIC, OVERHEAD, Record, RecordError, read_file_header, read_index,
     read_record,
@@ -32,7 +32,7 @@ pub struct Scan {
 
 /// Hands every valid record to `each`, with where it begins and its length.
 pub(super) fn scan(
-    file: &dyn DiskFile,
+    file: &dyn ReadFile,
     recording: RecordingId,
     mut each: impl FnMut(Record<'_>, u64, usize),
 ) -> io::Result<Scan> {
@@ -93,7 +93,7 @@ pub(super) fn scan(
 
 /// Hands to `each` what the index at the file's end says of its records; false if there is none.
 pub(super) fn scan_index(
-    file: &dyn DiskFile,
+    file: &dyn ReadFile,
     recording: RecordingId,
     each: impl FnMut(Entry<'_>, u64),
 ) -> io::Result<bool> {
@@ -130,7 +130,7 @@ pub(super) fn scan_index(
 
 /// A part of a file in memory: logs may be larger than what a box can spare.
 struct Window<'a> {
-    file: &'a dyn DiskFile,
+    file: &'a dyn ReadFile,
     length: u64,
     start: u64,
     bytes: Vec<u8>,
@@ -190,17 +190,21 @@ impl Window<'_> {
 }
 
 /// Reads what a failing disk still gives; the rest stays zero, which is no record. True for all of it.
-fn read_around(file: &dyn DiskFile, bytes: &mut [u8], at: u64) -> bool {
+fn read_around(file: &dyn ReadFile, bytes: &mut [u8], at: u64) -> bool {
     if bytes.is_empty() || file.read_at(bytes, at).is_ok() {
         return true;
     }
-    let mut all = true;
-    for (number, sector) in bytes.chunks_mut(SECTOR).enumerate() {
-        if let Err(error) = file.read_at(sector, at + (number * SECTOR) as u64) {
-            ::log::debug!("4096 bytes cannot be read: {error}");
+    // Sector by sector as the disk has them, so that a bad one costs nothing beside it.
+    let (mut all, mut rest, mut at) = (true, bytes, at);
+    while !rest.is_empty() {
+        let length = (SECTOR - (at % SECTOR as u64) as usize).min(rest.len());
+        let (sector, behind) = rest.split_at_mut(length);
+        if let Err(error) = file.read_at(sector, at) {
+            ::log::debug!("{length} bytes cannot be read: {error}");
             sector.fill(0);
             all = false;
         }
+        (rest, at) = (behind, at + length as u64);
     }
     all
 }

@@ -129,6 +129,8 @@ impl Spool {
             let settled = self.settle(recording, weight);
             match settled.and_then(|()| self.write_end(recording)) {
                 Ok(notice) => notices.extend(notice),
+                // It stays owed, and what the room is worth is told by `room`.
+                Err(error @ Error::NoSpace { .. }) => ::log::debug!("{error}"),
                 Err(error) => errors.push((recording, error)),
             }
         }
@@ -202,9 +204,7 @@ fn kept(held: &mut Held, job: &SyncFile, at: usize, notices: &mut Vec<Notice>) -
             Promise::Ended(..) => held.roll = true,
             _ => {}
         }
-        if let Some(notice) = held.keep(job.recording, promise) {
-            tell(notices, notice);
-        }
+        held.keep(job.recording, promise, &mut |notice| tell(notices, notice));
     }
     let is_last = at + 1 == held.open.len();
     if held.open[at].unkept.is_empty() && (!is_last || held.roll) {

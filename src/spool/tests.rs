@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod crash;
+mod faults;
 mod golden;
 mod release;
 

@@ -6,7 +6,7 @@
 //!
 //! Longer than most files: every way to fail is decided in one place, under one lock.
 
-use super::{Disk, DiskFile, Space};
+use super::{Disk, DiskFile, ReadFile, Space};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -74,6 +74,8 @@ struct TwinFile {
     disk: TwinDisk,
     path: PathBuf,
     bytes: Node,
+    /// It is read past the page cache.
+    uncached: bool,
 }
 
 /// splitmix64: small, and the same everywhere.
@@ -232,7 +234,7 @@ impl TwinDisk {
         state.durable.insert(path.to_owned(), entry);
     }
 
-    fn file(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    fn file(&self, path: &Path) -> io::Result<TwinFile> {
         let mut state = self.state();
         let (open, most) = &mut state.open;
         if most.is_some_and(|most| *open >= most) {
@@ -245,11 +247,12 @@ impl TwinDisk {
         }
         drop(state);
         match found {
-            Some(Entry::File(bytes)) => Ok(Arc::new(TwinFile {
+            Some(Entry::File(bytes)) => Ok(TwinFile {
                 disk: self.clone(),
                 path: path.to_owned(),
                 bytes,
-            })),
+                uncached: false,
+            }),
             Some(Entry::Directory) => Err(io::ErrorKind::IsADirectory.into()),
             None => Err(io::ErrorKind::NotFound.into()),
         }
@@ -267,6 +270,19 @@ fn put(bytes: &mut Vec<u8>, at: usize, written: &[u8]) {
         bytes.resize(at + written.len(), 0);
     }
     bytes[at..at + written.len()].copy_from_slice(written);
+}
+
+impl Bytes {
+    /// What reading past the page cache gives: it writes what is dirty first. The file stays as long
+    /// as it was; what the disk never took, because its sync failed, reads as zeros.
+    fn on_disk(&self) -> Vec<u8> {
+        let mut bytes = self.synced.clone();
+        bytes.resize(self.seen.len().max(bytes.len()), 0);
+        for (at, written) in &self.dirty {
+            put(&mut bytes, *at, written);
+        }
+        bytes
+    }
 }
 
 impl Change {
@@ -454,16 +470,22 @@ impl Disk for TwinDisk {
         }
         state.change(Change::Add(path.to_owned(), Entry::File(Node::default())));
         drop(state);
-        self.file(path)
+        Ok(Arc::new(self.file(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.file(path)
+        Ok(Arc::new(self.file(path)?))
+    }
+
+    fn open_uncached(&self, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
+        let mut file = self.file(path)?;
+        file.uncached = true;
+        Ok(Arc::new(file))
     }
 
     fn open_to_write(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.state().call()?;
-        self.file(path)
+        Ok(Arc::new(self.file(path)?))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -517,6 +539,34 @@ impl Disk for TwinDisk {
     }
 }
 
+impl ReadFile for TwinFile {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let wanted = offset..offset + bytes.len() as u64;
+        let bad = |(path, range): &(PathBuf, std::ops::Range<u64>)| {
+            *path == self.path && range.start < wanted.end && wanted.start < range.end
+        };
+        state.bytes_read += bytes.len() as u64;
+        if state.unreadable.iter().any(bad) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let file = self.bytes.lock().unwrap();
+        let from = offset as usize;
+        let on_disk = self.uncached.then(|| file.on_disk());
+        let held = on_disk
+            .as_ref()
+            .unwrap_or(&file.seen)
+            .get(from..from + bytes.len())
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(held);
+        Ok(())
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.bytes.lock().unwrap().seen.len() as u64)
+    }
+}
+
 impl DiskFile for TwinFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.state();
@@ -542,30 +592,6 @@ impl DiskFile for TwinFile {
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
-    }
-
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut state = self.disk.state();
-        let wanted = offset..offset + bytes.len() as u64;
-        let bad = |(path, range): &(PathBuf, std::ops::Range<u64>)| {
-            *path == self.path && range.start < wanted.end && wanted.start < range.end
-        };
-        state.bytes_read += bytes.len() as u64;
-        if state.unreadable.iter().any(bad) {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        let file = self.bytes.lock().unwrap();
-        let from = offset as usize;
-        let held = file
-            .seen
-            .get(from..from + bytes.len())
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        bytes.copy_from_slice(held);
-        Ok(())
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.bytes.lock().unwrap().seen.len() as u64)
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
@@ -606,17 +632,5 @@ impl DiskFile for TwinFile {
             }
         }
         outcome
-    }
-
-    fn drop_cache(&self) -> io::Result<()> {
-        let mut file = self.bytes.lock().unwrap();
-        // The file stays as long as it was; what the disk never took reads as zeros.
-        let mut seen = file.synced.clone();
-        seen.resize(file.seen.len().max(seen.len()), 0);
-        for (at, written) in &file.dirty {
-            put(&mut seen, *at, written);
-        }
-        file.seen = seen;
-        Ok(())
     }
 }

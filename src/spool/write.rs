@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Records that may wait for a sync: half a minute of three tracks. They are held in memory.
+/// Records that may wait for a sync, without those of LOST: half a minute of three tracks. They are
+/// held in memory.
 const MOST_UNKEPT: usize = 512;
-/// Their bytes: a record may have several MiB.
+/// The bytes of all: a record may have several MiB.
 const MOST_UNKEPT_BYTES: usize = 32 << 20;
 
 /// What a record may use when the disk is full.
@@ -32,7 +33,7 @@ pub(super) enum Promise {
     Sealed(SegmentKey, u64, Hash),
     Ended(SegmentKey, u64, Hash),
     Acknowledged(TrackId, Sequences),
-    Forgot(TrackId, Sequences),
+    Forgot(TrackId, Sequences, Vec<Range>),
     Lost(TrackId, Range, LostReason),
     Complete,
     /// All facts of the recording are restated: these files may go.
@@ -81,8 +82,11 @@ pub(super) struct Held {
     pub(super) completed: bool,
     /// Its segments are not in memory: it is complete.
     pub(super) shallow: bool,
-    /// One of its files could not be read: what is missing may be there.
+    /// One of its files could not be read, or not be made durable: what is missing may be there.
+    /// Nothing of it is sealed, LOST or freed, and nobody goes on with it, until that is settled.
     pub(super) unread: bool,
+    /// Files whose sync failed and that could not be copied.
+    pub(super) refused: BTreeSet<u64>,
     /// Files that stay, because what they say cannot be restated.
     pub(super) bad: BTreeSet<u64>,
     /// That something of it should leave and cannot was said.
@@ -99,10 +103,40 @@ impl Held {
     }
 
     /// More waits for a sync than a disk that works would leave.
-    fn hangs(&self) -> bool {
+    pub(super) fn hangs(&self) -> bool {
         let written = self.open.iter().flat_map(|file| &file.unkept);
-        let bytes: usize = written.chain(&self.owed).map(|one| one.bytes.len()).sum();
-        self.unkept() > MOST_UNKEPT || bytes > MOST_UNKEPT_BYTES
+        let (mut records, mut bytes) = (0, 0);
+        for one in written.chain(&self.owed) {
+            records += usize::from(!matches!(one.promise, Promise::Lost(..)));
+            bytes += one.bytes.len();
+        }
+        records > MOST_UNKEPT || bytes > MOST_UNKEPT_BYTES
+    }
+
+    /// Owes that segments are LOST, which is so from now on. Segment by segment it is one record.
+    pub(super) fn owe_lost(&mut self, track: TrackId, mut range: Range, reason: LostReason) {
+        let continued = self.owed.pop_if(|owed| {
+            matches!(owed.promise, Promise::Lost(of, before, why)
+                if (of, why) == (track, reason) && before.last.checked_add(1) == Some(range.first))
+        });
+        if let Some(Promise::Lost(_, before, _)) = continued.map(|owed| owed.promise) {
+            range.first = before.first;
+        }
+        let record = Record::Lost {
+            track,
+            range,
+            reason,
+        };
+        self.owe(&record, Promise::Lost(track, range, reason));
+    }
+
+    /// Owes a record without a body: what it says is so from now on, and kept once it is written.
+    pub(super) fn owe(&mut self, record: &Record<'_>, promise: Promise) {
+        self.state.apply(record, Place { file: 0, at: 0 });
+        self.owed.push(Unkept {
+            bytes: record.encode(),
+            promise,
+        });
     }
 
     /// Bytes of its files.
@@ -111,40 +145,54 @@ impl Held {
     }
 
     /// What is true now that a record is kept.
-    pub(super) fn keep(&mut self, recording: RecordingId, promise: Promise) -> Option<Notice> {
+    pub(super) fn keep(
+        &mut self,
+        recording: RecordingId,
+        promise: Promise,
+        tell: &mut dyn FnMut(Notice),
+    ) {
         if let Some((_, before)) = &mut self.ending {
             *before = before.saturating_sub(1);
         }
-        match promise {
-            Promise::Nothing | Promise::Freed(_) => None,
-            Promise::Kept(key, bytes) => Some(Notice::Kept { key, bytes }),
-            Promise::Sealed(key, length, hash) | Promise::Ended(key, length, hash) => {
-                let track = self.state.tracks.get_mut(&key.track)?;
-                track.segments.get_mut(&key.sequence)?.seal_kept = true;
-                Some(Notice::Sealed { key, length, hash })
-            }
-            Promise::Acknowledged(track, durable) => {
-                let track = self.state.tracks.get_mut(&track)?;
-                track.recorded.merge(&durable);
-                None
-            }
-            Promise::Forgot(track, held) => {
-                self.state.tracks.get_mut(&track)?.recorded = held;
-                None
-            }
-            Promise::Lost(track, range, reason) => Some(Notice::Lost {
+        let mut lost = |track, range, reason| {
+            tell(Notice::Lost {
                 recording,
                 track,
                 range,
                 reason,
-            }),
+            });
+        };
+        let tracks = &mut self.state.tracks;
+        match promise {
+            Promise::Nothing | Promise::Freed(_) => {}
+            Promise::Kept(key, bytes) => tell(Notice::Kept { key, bytes }),
+            Promise::Sealed(key, length, hash) | Promise::Ended(key, length, hash) => {
+                let track = tracks.get_mut(&key.track);
+                if let Some(segment) = track.and_then(|of| of.segments.get_mut(&key.sequence)) {
+                    segment.seal_kept = true;
+                    tell(Notice::Sealed { key, length, hash });
+                }
+            }
+            Promise::Acknowledged(track, durable) => {
+                if let Some(track) = tracks.get_mut(&track) {
+                    track.recorded.merge(&durable);
+                }
+            }
+            Promise::Forgot(track, held, gone) => {
+                if let Some(track) = tracks.get_mut(&track) {
+                    track.recorded = held;
+                }
+                for range in gone {
+                    lost(track, range, LostReason::ReceiverForgot);
+                }
+            }
+            Promise::Lost(track, range, reason) => lost(track, range, reason),
             Promise::Complete => {
                 if self.state.complete {
                     self.completed = true;
                     self.roll = true;
                     self.make_shallow();
                 }
-                None
             }
         }
     }
@@ -188,6 +236,10 @@ impl Spool {
     pub(super) fn settle(&mut self, recording: RecordingId, weight: Weight) -> Result<(), Error> {
         let mut owed = std::mem::take(&mut self.held(recording)?.owed).into_iter();
         while let Some(record) = owed.next() {
+            let weight = match record.promise {
+                Promise::Nothing | Promise::Kept(..) => weight,
+                _ => Weight::Essential,
+            };
             match self.place(recording, &record.bytes, weight) {
                 Ok(place) => self.take(recording, record, place),
                 Err(error) => {

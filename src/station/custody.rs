@@ -368,6 +368,10 @@ impl Custody {
     /// erasure could not remove before. `wall` is UTC where it is known.
     pub(crate) fn release(&mut self, wall: Option<WallClock>) {
         self.erase();
+        let taken_up = self.spool().try_again();
+        if !taken_up.is_empty() {
+            self.take_up(&taken_up);
+        }
         let released = self.spool().release(wall);
         for gone in released.into_iter().filter(|released| released.whole) {
             log::info!("recording {} leaves: the receiver has it", gone.recording);

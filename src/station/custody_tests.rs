@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::media::{Chunk, MediaTime};
+use crate::spool::twin::TwinDisk;
 use crate::spool::{Config, LocalDisk};
 use tempfile::TempDir;
 
@@ -467,4 +468,34 @@ fn what_begins_after_the_epoch_was_raised_has_the_new_one() {
     assert_eq!(epoch(&custody), 1, "the running span keeps its own");
     assert_eq!(custody.begin(RECORDING, 0).unwrap(), 1);
     assert_eq!(epoch(&custody), 42);
+}
+
+#[test]
+fn what_recovery_could_not_make_durable_is_offered_once_it_could() {
+    let disk = TwinDisk::default();
+    let open = |epoch| {
+        let (spool, recovered) =
+            Spool::open(Arc::new(disk.clone()), Config::new("/spool")).unwrap();
+        (Custody::new(Arc::new(Mutex::new(spool)), epoch), recovered)
+    };
+    let (mut custody, _) = open(1);
+    record(&mut custody, 3);
+    drop(custody);
+    // Neither the file nor any copy of it can be synced.
+    disk.fail_syncs(6);
+    let (mut custody, recovered) = open(2);
+    custody.take_up(&recovered);
+    assert_eq!(offered(&words(&mut custody)), []);
+    let calls = (0..100).find(|_| {
+        custody.release(None);
+        !offered(&words(&mut custody)).is_empty()
+    });
+    println!("offered with call {calls:?}");
+    assert!(calls.is_some());
+    let (mut again, recovered) = open(3);
+    again.take_up(&recovered);
+    assert_eq!(
+        offered(&words(&mut again)),
+        [(0, false), (1, false), (2, false)]
+    );
 }

@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod chance;
 pub mod film;
+pub mod mounts;
 pub mod network;
 pub mod programs;
 pub mod rig;

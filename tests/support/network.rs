@@ -5,8 +5,8 @@
 use super::programs::{outcome, run};
 use std::process::{Child, Command, Stdio};
 
-/// Set where the test runs in a namespace of its own.
-const INSIDE: &str = "HALLCAST_IN_NETWORK";
+/// Set where the test runs in namespaces of its own.
+const INSIDE: &str = "HALLCAST_IN_NAMESPACES";
 
 /// Addresses of the test's end (and the receiver's) and of the box's.
 pub const HERE: &str = "10.77.0.1";
@@ -15,19 +15,32 @@ const THERE: &str = "10.77.0.2";
 /// Runs the test called `name` of this same file in a network namespace of its own, unless this is
 /// there already: then it gives true and the test does its work.
 pub fn in_a_network_of_its_own(name: &str) -> bool {
+    // Mounts show the networks.
+    in_namespaces("nm", name).unwrap_or_else(|refused| panic!("{refused}"))
+}
+
+/// The same with namespaces of these kinds, as unshare's options name them; what it takes where the
+/// machine allows none.
+pub fn in_namespaces(kinds: &str, name: &str) -> Result<bool, String> {
     if std::env::var_os(INSIDE).is_some() {
-        return true;
+        return Ok(true);
     }
-    let root = rustix::process::geteuid().is_root();
-    // Without root a user namespace gives the right to have networks, and to mount what shows them.
-    let namespaces = if root { "-nm" } else { "-Urnm" };
-    let allowed = outcome("unshare", &[namespaces, "true"]);
-    assert!(
-        allowed.status.success(),
-        "this machine allows no namespaces (`unshare {namespaces} true`: {}): as root it takes the capability \
-         SYS_ADMIN, as another user kernel.unprivileged_userns_clone=1 and user.max_user_namespaces above 0",
-        String::from_utf8_lossy(&allowed.stderr).trim()
-    );
+    // Without root, or without all of its rights, a user namespace gives them.
+    let (own, user) = (format!("-{kinds}"), format!("-Ur{kinds}"));
+    let mut refused = String::new();
+    let allowed = [&own, &user].into_iter().find(|namespaces| {
+        let tried = outcome("unshare", &[namespaces, "true"]);
+        refused += String::from_utf8_lossy(&tried.stderr).trim();
+        refused += "; ";
+        tried.status.success()
+    });
+    let Some(namespaces) = allowed else {
+        return Err(format!(
+            "this machine allows no namespaces (`unshare {user} true`: {refused}as root it takes the capability \
+             SYS_ADMIN (of a container: --cap-add SYS_ADMIN), as another user \
+             kernel.unprivileged_userns_clone=1 and user.max_user_namespaces above 0)"
+        ));
+    };
     let program = std::env::current_exe().unwrap();
     let output = Command::new("unshare")
         .arg(namespaces)
@@ -43,10 +56,10 @@ pub fn in_a_network_of_its_own(name: &str) -> bool {
     }
     assert!(
         output.status.success(),
-        "{name} in a network of its own: {}",
+        "{name} in namespaces of its own: {}",
         output.status
     );
-    false
+    Ok(false)
 }
 
 /// The box's end of the wire: a namespace that a sleeping process holds.

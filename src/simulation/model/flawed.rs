@@ -2,7 +2,7 @@
 
 use super::Bug;
 use crate::spool::twin::TwinDisk;
-use crate::spool::{Disk, DiskFile, Space};
+use crate::spool::{Disk, DiskFile, ReadFile, Space};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -67,6 +67,10 @@ impl Disk for Flawed {
         Ok(self.file(self.disk.open(path)?))
     }
 
+    fn open_uncached(&self, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
+        self.disk.open_uncached(path)
+    }
+
     fn open_to_write(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         Ok(self.file(self.disk.open_to_write(path)?))
     }
@@ -88,17 +92,19 @@ impl Disk for Flawed {
     }
 }
 
-impl DiskFile for FlawedFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)
-    }
-
+impl ReadFile for FlawedFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_at(bytes, offset)
     }
 
     fn length(&self) -> io::Result<u64> {
         self.file.length()
+    }
+}
+
+impl DiskFile for FlawedFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(bytes, offset)
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
@@ -110,9 +116,5 @@ impl DiskFile for FlawedFile {
             Some(Bug::RecoveryDoesNotSync) if self.recovering.load(Ordering::Relaxed) => Ok(()),
             _ => self.file.sync(),
         }
-    }
-
-    fn drop_cache(&self) -> io::Result<()> {
-        self.file.drop_cache()
     }
 }

@@ -53,6 +53,13 @@ impl Sequences {
                 .any(|range| (range.first..=range.last).contains(&sequence))
     }
 
+    /// Whether every number of `other` is in the set.
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut both = self.clone();
+        both.merge(other);
+        both == *self
+    }
+
     /// Adds one number.
     pub fn insert(&mut self, sequence: u64) {
         self.insert_range(Range {
@@ -140,6 +147,8 @@ mod tests {
             twice.merge(&set);
             prop_assert_eq!(&twice, &set);
             let rest = set.beyond(20);
+            prop_assert!(set.covers(&rest));
+            prop_assert_eq!(rest.covers(&set), model.first().is_none_or(|first| *first >= 20));
             for sequence in 0..70 {
                 prop_assert_eq!(rest.contains(sequence), sequence >= 20 && model.contains(&sequence));
             }

@@ -150,6 +150,8 @@ struct World {
     held_bytes: u64,
     wall_offset: i64,
     retention: Duration,
+    /// Segments of the past that the box offers at once.
+    window: usize,
     store_copy: Option<Store>,
     card_copy: Option<TwinDisk>,
     calm: bool,
@@ -191,6 +193,7 @@ impl World {
             held_bytes,
             wall_offset: 0,
             retention,
+            window: [3, 16, 256][(seed % 3) as usize],
             store_copy: None,
             card_copy: None,
             calm: false,
@@ -490,7 +493,7 @@ impl World {
         let (disk, recovering) = Flawed::new(self.disk.clone(), self.bug);
         let started = Machine::start(
             (disk, &self.disk),
-            (self.epoch, nonce, self.retention),
+            (self.epoch, nonce, self.retention, self.window),
             (&mut self.history, &mut self.counts.machine),
             self.bug,
             &mut self.random,

@@ -15,9 +15,9 @@ use crate::media::{
 use crate::mp4;
 use crate::segmenter::{self, Cut, Segmenter};
 use crate::spool::{self, Recovered, Spool, SyncResult};
-use crate::station::custody::{Custody, Word};
+use crate::station::custody::{self, Custody, Word};
 use crate::uplink::{ErrorCode, Offer, Report};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -75,6 +75,8 @@ pub(super) struct Station {
     running: Option<Running>,
     /// The ends of chunks that are not kept yet.
     unkept: BTreeMap<SegmentKey, VecDeque<u64>>,
+    /// Segments of events that the history knows.
+    noted: BTreeSet<SegmentKey>,
 }
 
 type Syncing = Pin<Box<dyn Future<Output = SyncResult> + Send>>;
@@ -85,15 +87,16 @@ impl Station {
         spool: Arc<Mutex<Spool>>,
         recovered: &[Recovered],
         box_id: BoxId,
-        epoch: u64,
+        (epoch, custody): (u64, custody::Config),
     ) -> Self {
         Self {
             ends,
-            custody: Custody::new(spool, epoch),
+            custody: Custody::new(spool, epoch, custody),
             box_id,
             recovered: recovered.to_vec(),
             running: None,
             unkept: BTreeMap::new(),
+            noted: BTreeSet::new(),
         }
     }
 
@@ -345,9 +348,26 @@ impl Station {
     }
 
     /// Facts were written, which custody makes into a segment by itself.
-    fn wrote_facts(&mut self, key: SegmentKey, length: u64) {
-        let bytes = self.custody.spool().read(key, 0, length).unwrap();
-        self.segmented(key, 0, bytes);
+    fn wrote_facts(&mut self, key: SegmentKey) {
+        if key.track == TrackId::EVENTS && self.noted.insert(key) {
+            let bytes = {
+                let spool = self.custody.spool();
+                let track = &spool.state(key.recording).unwrap().tracks[&key.track];
+                let length = track.segments[&key.sequence].length;
+                spool.read(key, 0, length).unwrap()
+            };
+            self.segmented(key, 0, bytes);
+        }
+    }
+
+    /// The segment of the end is kept and sealed in one.
+    fn kept_whole(&mut self, key: SegmentKey) {
+        let ends = self.unkept.get_mut(&key).map(std::mem::take);
+        if let (TrackId::EVENTS, Some(bytes)) =
+            (key.track, ends.and_then(|ends| ends.back().copied()))
+        {
+            self.note(Happening::Kept { key, bytes });
+        }
     }
 
     fn end(
@@ -375,32 +395,26 @@ impl Station {
                 Word::Offer(offer) => {
                     match offer {
                         Offer::Sealed { key, length, hash } => {
-                            // The segment of the end is kept and sealed in one.
-                            let ends = self.unkept.get_mut(&key).map(std::mem::take);
-                            if let (TrackId::EVENTS, Some(bytes)) =
-                                (key.track, ends.and_then(|ends| ends.back().copied()))
-                            {
-                                self.note(Happening::Kept { key, bytes });
-                            }
+                            self.kept_whole(key);
                             self.note(Happening::Trailer { key, length, hash });
                         }
                         Offer::Chunk {
-                            key,
-                            length,
-                            live: true,
-                            ..
-                        } if key.track == TrackId::EVENTS => self.wrote_facts(key, length.into()),
+                            key, live: true, ..
+                        } => self.wrote_facts(key),
                         _ => {}
                     }
                     let _ = self.ends.offers.send(offer).await;
                 }
                 Word::Kept(key) => {
+                    self.wrote_facts(key);
                     let end = self.unkept.get_mut(&key).and_then(VecDeque::pop_front);
                     if let Some(bytes) = end {
                         self.note(Happening::Kept { key, bytes });
                     }
                 }
                 Word::Sealed(key) => {
+                    self.wrote_facts(key);
+                    self.kept_whole(key);
                     self.unkept.remove(&key);
                     if self.running.as_ref().is_some_and(|r| r.end == Some(key)) {
                         self.running = None;

@@ -93,6 +93,13 @@ impl SegmentState {
         })
     }
 
+    /// Where its first chunk lies in the recording's log: what was written earlier comes before it,
+    /// whatever its track.
+    pub fn written_at(&self) -> (u64, u64) {
+        let first = self.chunks.first();
+        first.map_or((0, 0), |(place, _)| (place.file, place.at))
+    }
+
     /// The bytes that the seal names are all here.
     pub fn is_whole(&self) -> bool {
         self.length > 0 && self.seal.is_some_and(|(length, _)| length == self.length)
@@ -122,7 +129,12 @@ impl TrackState {
 
     /// The segments whose bytes are here and that the receiver does not hold durably, in order.
     pub fn waiting(&self) -> impl Iterator<Item = (u64, &SegmentState)> {
-        let from = self.acknowledged.cumulative();
+        self.waiting_from(0)
+    }
+
+    /// Those of them that are not below `from`.
+    pub fn waiting_from(&self, from: u64) -> impl Iterator<Item = (u64, &SegmentState)> {
+        let from = from.max(self.acknowledged.cumulative());
         self.segments
             .range(from..)
             .filter(|(sequence, segment)| {

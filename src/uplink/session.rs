@@ -19,7 +19,7 @@ use crate::media::{
     BoxId, Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock,
 };
 use crate::wire::message::{self, Erased, Hello, Lost, Message, OpenRecording, Watermark};
-use crate::wire::{ErrorCode, Sequences};
+use crate::wire::{ErrorCode, Range, Sequences};
 use segment::{Phase, Place, Segment, Urgency};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -82,9 +82,10 @@ enum Link {
 #[derive(Debug, Default)]
 struct Track {
     durable: Sequences,
+    /// One more than the last number used, offered or not.
     end: u64,
-    /// Segments below were made by an earlier run, which may have sent them.
-    earlier: u64,
+    /// Those whose trailer may have left: all that an earlier run made, and what this one has sent.
+    sent: Sequences,
 }
 
 #[derive(Debug, Default)]
@@ -229,10 +230,13 @@ impl Session {
                 end,
             } => {
                 let end = end.max(durable.end());
+                let ready = self.ready;
                 let track = self.track(recording, track);
                 track.durable.merge(&durable);
                 track.end = track.end.max(end);
-                track.earlier = track.earlier.max(end);
+                if !ready {
+                    track.sent.merge(&Sequences::below(end));
+                }
             }
             Offer::Init { hash } => {
                 if self.link == Link::Up {
@@ -287,6 +291,11 @@ impl Session {
         let range = key(lost.first)..=key(lost.last);
         let gone: Vec<_> = self.segments.range(range).map(|(key, _)| *key).collect();
         gone.into_iter().for_each(|key| self.drop_segment(key));
+        if self.was_ours(lost.recording) {
+            return;
+        }
+        let track = self.track(lost.recording, lost.track);
+        track.end = track.end.max(lost.last.saturating_add(1));
         let Some(known) = self.recordings.get_mut(&lost.recording) else {
             return;
         };
@@ -316,7 +325,7 @@ impl Session {
         }
         track.end = track.end.max(key.sequence.saturating_add(1));
         if !ready {
-            track.earlier = track.earlier.max(track.end);
+            track.sent.merge(&Sequences::below(track.end));
         }
         // The receiver forgot what it had: the recording is open again.
         if let Some(recording) = self.recordings.get_mut(&key.recording) {
@@ -397,6 +406,26 @@ impl Session {
             track,
             held,
         }));
+    }
+
+    /// A track of the recording of which the receiver lacks what `held` and LOST do not cover, offered
+    /// or not.
+    fn lacks(
+        &self,
+        recording: RecordingId,
+        held: impl Fn(TrackId, &Track) -> Sequences,
+    ) -> Option<TrackId> {
+        let known = self.recordings.get(&recording)?;
+        let lacks = |(id, track): &(&TrackId, &Track)| {
+            let mut covered = held(**id, track);
+            let lost = known.lost.iter().map(|lost| lost.range);
+            for lost in lost.filter(|lost| lost.track == **id) {
+                let (first, last) = (lost.first, lost.last);
+                covered.insert_range(Range { first, last });
+            }
+            covered.cumulative() < track.end
+        };
+        known.tracks.iter().find(lacks).map(|(id, _)| *id)
     }
 
     fn keys_of(&self, recording: RecordingId) -> Vec<SegmentKey> {
@@ -709,7 +738,9 @@ impl Session {
         } else if let Some((length, hash)) = segment.seal {
             segment.busy = true;
             segment.phase = Phase::Finishing;
-            segment.trailer_left = true;
+            self.track(key.recording, key.track)
+                .sent
+                .insert(key.sequence);
             self.out.push_back(Action::Finish { key, length, hash });
         }
         self.place(key);

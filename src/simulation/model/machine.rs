@@ -11,7 +11,7 @@ use crate::simulation::history::{Happening, History};
 use crate::simulation::random::Random;
 use crate::spool::twin::TwinDisk;
 use crate::spool::{self, Disk, Spool, SyncJob};
-use crate::station::custody::{Custody, Word};
+use crate::station::custody::{self, Custody, Word};
 use crate::uplink::session::{self, Session};
 use crate::uplink::{Offer, Report};
 use crate::wire::framing::MessageReader;
@@ -91,7 +91,7 @@ impl Machine {
     /// Starts over what the disk holds.
     pub fn start(
         (disk, twin): (Arc<dyn Disk>, &TwinDisk),
-        (epoch, nonce, retention): (u64, u64, Duration),
+        (epoch, nonce, retention, window): (u64, u64, Duration, usize),
         (history, counts): (&mut History, &mut Counts),
         bug: Option<Bug>,
         random: &mut Random,
@@ -117,7 +117,8 @@ impl Machine {
             spool.be_hasty();
         }
         note_state(disk, twin, &recovered, history);
-        let custody = Custody::new(Arc::new(Mutex::new(spool)), epoch);
+        let custody = custody::Config { window };
+        let custody = Custody::new(Arc::new(Mutex::new(spool)), epoch, custody);
         let session = Session::new(session::Config {
             backfill: BACKFILL,
             backfill_streams: 3,

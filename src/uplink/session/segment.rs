@@ -77,8 +77,6 @@ pub(super) struct Segment {
     missing_end: u64,
     /// The most ever sent, over all connections.
     pub high: u64,
-    /// Its trailer left, on this connection or an earlier one: it may be durable.
-    pub trailer_left: bool,
     pub backoff: Option<Box<Backoff>>,
 }
 
@@ -103,7 +101,6 @@ impl Segment {
             first_missing: 0,
             missing_end: 0,
             high: 0,
-            trailer_left: false,
             backoff: None,
         }
     }

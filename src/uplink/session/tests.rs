@@ -483,6 +483,79 @@ fn a_segment_made_in_this_run_is_not_durable_before_its_trailer_left() {
     assert_eq!((ahead(&actions), session.pending()), (1, 1));
 }
 
+/// Numbers that the spool holds and has not offered: their names are enough to judge a receiver's word.
+#[test]
+fn what_is_not_offered_yet_is_judged_like_what_is() {
+    let track = |durable, end| Offer::Track {
+        recording: RECORDING,
+        track: TrackId(1),
+        durable: Sequences::below(durable),
+        end,
+    };
+    let complete = || {
+        Message::Complete(Complete {
+            recording: RECORDING,
+        })
+    };
+    let whole = |actions: &[Action]| {
+        let whole = |action: &Action| matches!(action, Action::Report(Report::Complete { .. }));
+        actions.iter().any(whole)
+    };
+    // Found at start: an earlier run may have sent it.
+    let found = || session(vec![track(2, 5), Offer::Ready]);
+    for (held, says_complete, expected) in [
+        (5, true, (0, true, true)),
+        (4, true, (1, false, false)),
+        (4, false, (0, true, false)),
+        (6, false, (1, false, false)),
+    ] {
+        let mut session = found();
+        session.connected(None, T0);
+        let said = welcome(vec![(1, Sequences::below(held))], says_complete);
+        session.received(said, T0);
+        let actions = drain(&mut session, T0);
+        let got = (ahead(&actions), freed(&actions), whole(&actions));
+        assert_eq!(got, expected, "{held} {says_complete}");
+    }
+    // Made by this run, which has sent nothing of it.
+    let mut made = session(vec![Offer::Ready, track(0, 3)]);
+    made.connected(None, T0);
+    made.received(welcome(vec![(1, Sequences::below(1))], false), T0);
+    assert_eq!(ahead(&drain(&mut made, T0)), 1);
+    for last in [None, Some(durable(1, Sequences::below(3)))] {
+        let mut session = session(vec![Offer::Ready, track(0, 3)]);
+        session.connected(None, T0);
+        session.received(welcome(vec![], false), T0);
+        for sequence in [0, 2] {
+            session.offer(chunk(1, sequence, 0, 10, false), T0);
+            session.offer(sealed(1, sequence, 10), T0);
+        }
+        drain(&mut session, T0);
+        let mut had = Sequences::below(1);
+        had.insert(2);
+        session.received(durable(1, had), T0);
+        assert!(freed(&drain(&mut session, T0)));
+        // Everything that was offered is durable, and 1 is still to come.
+        session.received(last.unwrap_or_else(complete), T0);
+        let actions = drain(&mut session, T0);
+        assert_eq!((ahead(&actions), whole(&actions)), (1, false));
+    }
+    let mut session = session(vec![Offer::Ready, track(0, 1)]);
+    session.connected(None, T0);
+    session.received(welcome(vec![], false), T0);
+    let lost = Lost {
+        recording: RECORDING,
+        track: TrackId(1),
+        first: 0,
+        last: 4,
+        reason: crate::media::LostReason::NoSpace,
+    };
+    let is_fact = true;
+    session.offer(Offer::Lost { lost, is_fact }, T0);
+    session.received(complete(), T0);
+    assert!(whole(&drain(&mut session, T0)), "LOST is all there is");
+}
+
 #[test]
 fn what_an_abridged_welcome_leaves_out_is_not_forgotten() {
     let mut known = Sequences::below(3);

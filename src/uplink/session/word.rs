@@ -1,7 +1,7 @@
 //! What a receiver's word is worth: each is checked in full before any of it counts.
 
 use super::segment::Phase;
-use super::{Ahead, Breach, Link, Session};
+use super::{Ahead, Breach, Link, Session, Track};
 use crate::media::{Monotonic, RecordingId, SegmentKey, TrackId, WallClock};
 use crate::uplink::{Action, Report};
 use crate::wire::message::{self, Message, Welcome};
@@ -65,7 +65,7 @@ impl Session {
         Ok(())
     }
 
-    fn was_ours(&self, recording: RecordingId) -> bool {
+    pub(super) fn was_ours(&self, recording: RecordingId) -> bool {
         self.forgotten.contains(&recording) || self.erased.contains(&recording)
     }
 
@@ -78,12 +78,11 @@ impl Session {
             }
         }
         for recording in &welcome.complete {
-            let missing = self.keys_of(*recording).into_iter().find(|key| {
-                let of_track = held.get(&(key.recording, key.track));
-                !of_track.is_some_and(|held| held.contains(key.sequence))
-            });
-            if let Some(key) = missing {
-                doubted.entry(*recording).or_insert(key.track);
+            let of_track = |id, _: &Track| held.get(&(*recording, id)).cloned().unwrap_or_default();
+            if !self.is_complete(*recording)
+                && let Some(track) = self.lacks(*recording, of_track)
+            {
+                doubted.entry(*recording).or_insert(track);
             }
         }
         for (recording, track) in doubted {
@@ -243,6 +242,11 @@ impl Session {
         })
     }
 
+    fn is_complete(&self, recording: RecordingId) -> bool {
+        let known = self.recordings.get(&recording);
+        known.is_some_and(|known| known.complete)
+    }
+
     /// A word on it has no effect (any more) on this connection.
     fn is_past(&self, recording: RecordingId) -> bool {
         self.was_ours(recording) || self.held_back.contains(&recording)
@@ -259,9 +263,9 @@ impl Session {
             .recordings
             .get(&recording)
             .and_then(|known| known.tracks.get(&track));
-        let Some(known) = known.filter(|known| durable.end() <= known.end) else {
+        if !known.is_some_and(|known| known.sent.covers(durable)) {
             return Err(Ahead(track));
-        };
+        }
         let below = durable
             .cumulative()
             .checked_sub(1)
@@ -274,8 +278,7 @@ impl Session {
         let mut freed = Vec::new();
         for range in below.iter().chain(durable.ranges()) {
             for (key, segment) in self.segments.range(key(range.first)..=key(range.last)) {
-                let earlier = key.sequence < known.earlier;
-                if segment.seal.is_none() || !segment.trailer_left && !earlier {
+                if segment.seal.is_none() {
                     return Err(Ahead(track));
                 }
                 freed.push(*key);
@@ -293,16 +296,15 @@ impl Session {
     }
 
     fn complete(&mut self, recording: RecordingId) {
-        if self.is_past(recording) {
+        if self.is_past(recording) || self.is_complete(recording) {
             return;
         }
-        if let Some(key) = self.keys_of(recording).first() {
-            let known = self.track(recording, key.track).durable.clone();
-            return self.hold_back(recording, key.track, known);
+        if let Some(track) = self.lacks(recording, |_, known| known.durable.clone()) {
+            let known = self.track(recording, track).durable.clone();
+            return self.hold_back(recording, track, known);
         }
-        if let Some(known) = self.recordings.get_mut(&recording)
-            && !std::mem::replace(&mut known.complete, true)
-        {
+        if let Some(known) = self.recordings.get_mut(&recording) {
+            known.complete = true;
             self.out
                 .push_back(Action::Report(Report::Complete { recording }));
         }

@@ -153,7 +153,14 @@ impl TrackState {
         let below = durable.cumulative().checked_sub(1);
         let below = below.map(|last| Range { first: 0, last });
         for range in below.into_iter().chain(durable.ranges().iter().copied()) {
-            let (mut first, end) = (range.first, range.last.saturating_add(1).min(next));
+            let end = range.last.saturating_add(1).min(next);
+            // What is known to be there is not looked at again.
+            let known = end.min(self.acknowledged.cumulative());
+            if let Some(last) = known.checked_sub(1) {
+                let first = range.first;
+                possible.insert_range(Range { first, last });
+            }
+            let mut first = range.first.max(known);
             if first >= end {
                 continue;
             }

@@ -8,11 +8,14 @@
 mod support;
 
 use hallcast::clock;
-use hallcast::media::{Monotonic, TrackId};
+use hallcast::media::{Hash, Monotonic, SegmentKey, TrackId};
+use hallcast::spool::{LocalDisk, Spool};
 use hallcast::station::{Reply, Request, Status, ask};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use support::archive::{assert_archive_is_the_spool, facts};
 use support::chance::{Chance, Stalls, spread};
@@ -342,6 +345,100 @@ fn a_copied_card_is_told_and_mixes_nothing() {
     }
     println!("{whole} of the 2 recordings are complete at the receiver");
     assert!(whole >= 1, "one of the two may send");
+}
+
+/// Each segment that a stopped box's spool holds of a recording: its hash, and whether it waits there
+/// for an acknowledgement, whole.
+fn spooled(capture_box: &CaptureBox, recording: &str) -> BTreeMap<SegmentKey, (Hash, bool)> {
+    let directory = capture_box.home.join("state/spool");
+    let (spool, _) = Spool::look(Arc::new(LocalDisk), directory).unwrap();
+    let recording = recording.parse().unwrap();
+    let state = spool.state(recording).unwrap();
+    assert_eq!(state.lost().count(), 0);
+    let segments = state.tracks.iter().flat_map(|(&track, held)| {
+        held.segments.iter().map(move |(&sequence, segment)| {
+            let key = SegmentKey {
+                recording,
+                track,
+                sequence,
+            };
+            let waits = !held.acknowledged.contains(sequence);
+            assert!(segment.is_whole(), "{key}");
+            (key, (segment.seal.unwrap().1, waits))
+        })
+    });
+    segments.collect()
+}
+
+#[test]
+fn a_card_copied_while_it_records_loses_nothing_on_either_machine() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    let board = small_bench(home.path());
+    let mut first = CaptureBox::start(home.path(), "first", Some(&receiver), &["--board", &board]);
+    wait_until(10, "the connection", || status(&first).uplink.connected);
+    let recording = first.record();
+    pause(4);
+    first.kill();
+    fs::create_dir_all(home.path().join("second")).unwrap();
+    let (from, to) = (first.home.join("state"), home.path().join("second/state"));
+    run("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()]);
+    first.restart();
+    wait_until(10, "the connection", || status(&first).uplink.connected);
+    pause(4);
+    let address = receiver.quic.clone();
+    let arguments = ["--board", board.as_str(), "--receiver", &address];
+    let mut second = CaptureBox::start(home.path(), "second", None, &arguments);
+    for machine in [&first, &second] {
+        assert_eq!(status(machine).state, "recording", "it is taken up on both");
+    }
+    let cloned = |machine: &CaptureBox| {
+        let alarms = status(machine).alarms;
+        alarms.iter().any(|alarm| alarm.starts_with("cloned: "))
+    };
+    let seconds = soak(4, 30);
+    for _ in 0..3 {
+        pause(seconds);
+        assert!(cloned(&first), "the other took over: {:?}", status(&first));
+        second.kill_and_restart();
+        wait_until(10, "the alarm", || cloned(&second));
+    }
+    // The recording is the first one's: it was there first.
+    for _ in 0..2 {
+        first.kill_and_restart();
+        wait_until(10, "the connection", || status(&first).uplink.connected);
+        pause(seconds);
+        assert!(cloned(&second), "{:?}", status(&second));
+    }
+    assert_eq!(
+        (first.stop(), second.stop()),
+        (recording.clone(), recording.clone())
+    );
+    receiver.wait_complete(&recording, 30);
+    pause(2);
+    let _ = (first.terminate(), second.terminate());
+    let archived = assert_archive_is_the_spool(&receiver, &first, &recording);
+    let (of_first, of_second) = (spooled(&first, &recording), spooled(&second, &recording));
+    let (mut alike, mut waiting) = (0, 0);
+    for (key, (hash, waits)) in &of_second {
+        let same = of_first.get(key).is_some_and(|(other, _)| other == hash);
+        assert!(
+            same || *waits,
+            "{key} is on no other machine, and may be released"
+        );
+        alike += usize::from(same);
+        waiting += usize::from(*waits && !same);
+    }
+    let log = receiver.log();
+    println!(
+        "{archived} segments of the first machine archived; of the second's {}, {alike} are from before the copy and {waiting} wait in its spool; {} sessions, {} lines with `cloned`",
+        of_second.len(),
+        log.matches(": session of epoch ").count(),
+        log.matches("cloned").count()
+    );
+    assert!(alike > 2 && waiting > 10, "{alike} {waiting}");
+    Film::open(&receiver.film(&recording)).assert_decodes();
 }
 
 /// The names in a directory; none where there is none.

@@ -113,7 +113,7 @@ async fn deliver(library: &Library, objects: &Objects, told: &mut Told) -> Resul
         let kept = library.keep_segment(BOX, &header, bytes, hash).await?;
         assert!(kept.durable.contains(key.sequence));
         told.durable.insert(key);
-        told.complete |= kept.complete.is_some();
+        told.complete |= kept.complete;
     }
     let range = LostRange {
         track: NEVER.track,
@@ -124,7 +124,7 @@ async fn deliver(library: &Library, objects: &Objects, told: &mut Told) -> Resul
         .keep_lost(BOX, ID, range, LostReason::Damaged)
         .await?;
     told.lost = true;
-    told.complete |= complete.is_some();
+    told.complete |= complete;
     Ok(())
 }
 
@@ -1291,7 +1291,7 @@ async fn the_first_to_declare_a_loss_owns_the_recording_and_no_absurd_loss_is_ta
         assert_eq!(refused, Err(ErrorCode::PROTOCOL), "{first} {last}");
     }
     assert!(!library.read().recordings.contains_key(&ID));
-    assert_eq!(lost(BOX, track, 1, 1).await, Ok(None));
+    assert_eq!(lost(BOX, track, 1, 1).await, Ok(false));
     let other = lost(BoxId([8; 16]), track, 2, 2).await;
     assert_eq!(other, Err(ErrorCode::CONFLICT));
     assert_eq!(library.read().recordings[&ID].lost().len(), 1);

@@ -53,13 +53,6 @@ impl Sequences {
                 .any(|range| (range.first..=range.last).contains(&sequence))
     }
 
-    /// Whether every number of `other` is in the set.
-    pub fn covers(&self, other: &Self) -> bool {
-        let mut both = self.clone();
-        both.merge(other);
-        both == *self
-    }
-
     /// Adds one number.
     pub fn insert(&mut self, sequence: u64) {
         self.insert_range(Range {
@@ -97,12 +90,31 @@ impl Sequences {
         }
     }
 
+    /// All of it as ranges, ascending.
+    pub fn parts(&self) -> impl Iterator<Item = Range> {
+        let below = self.cumulative.checked_sub(1);
+        let below = below.map(|last| Range { first: 0, last });
+        below.into_iter().chain(self.ranges.iter().copied())
+    }
+
+    /// The numbers that are in both sets.
+    pub fn within(&self, other: &Self) -> Self {
+        let mut both = Self::default();
+        for one in self.parts() {
+            for other in other.parts() {
+                both.insert_range(Range {
+                    first: one.first.max(other.first),
+                    last: one.last.min(other.last),
+                });
+            }
+        }
+        both
+    }
+
     /// The numbers of the set that are not below `from`.
     pub fn beyond(&self, from: u64) -> Self {
         let mut rest = Self::default();
-        let below = self.cumulative.checked_sub(1);
-        let below = below.map(|last| Range { first: 0, last });
-        for range in below.iter().chain(&self.ranges) {
+        for range in self.parts() {
             rest.insert_range(Range {
                 first: range.first.max(from),
                 last: range.last,
@@ -113,12 +125,7 @@ impl Sequences {
 
     /// Adds every number of `other`.
     pub fn merge(&mut self, other: &Self) {
-        if let Some(last) = other.cumulative.checked_sub(1) {
-            self.insert_range(Range { first: 0, last });
-        }
-        for range in &other.ranges {
-            self.insert_range(*range);
-        }
+        other.parts().for_each(|range| self.insert_range(range));
     }
 }
 
@@ -147,8 +154,8 @@ mod tests {
             twice.merge(&set);
             prop_assert_eq!(&twice, &set);
             let rest = set.beyond(20);
-            prop_assert!(set.covers(&rest));
-            prop_assert_eq!(rest.covers(&set), model.first().is_none_or(|first| *first >= 20));
+            prop_assert_eq!(set.within(&rest), rest.clone());
+            prop_assert_eq!(rest.within(&Sequences::below(20)), Sequences::default());
             for sequence in 0..70 {
                 prop_assert_eq!(rest.contains(sequence), sequence >= 20 && model.contains(&sequence));
             }

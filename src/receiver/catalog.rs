@@ -142,6 +142,8 @@ pub struct Recording {
     pub segments: BTreeMap<TrackId, BTreeMap<u64, Stored>>,
     /// Durable inits.
     pub inits: BTreeSet<Hash>,
+    /// The epoch of the run that writes each span.
+    epochs: BTreeMap<u32, u64>,
     /// Facts by the sequence number of the events segment that holds them.
     facts: BTreeMap<u64, Vec<Fact>>,
     /// LOST ranges that came by message, because nothing could be added to the events track.
@@ -162,6 +164,12 @@ impl Recording {
         }
     }
 
+    /// Whether the run with this epoch may write the span: the first that did may. Epoch 0 is that of a
+    /// box whose disk lost it.
+    pub fn claim_span(&mut self, span: u32, epoch: u64) -> bool {
+        epoch == 0 || *self.epochs.entry(span).or_insert(epoch) == epoch
+    }
+
     /// Enters a LOST range that came by message.
     pub fn insert_lost(&mut self, range: LostRange, reason: LostReason) {
         self.declared_lost.insert(range, reason);
@@ -171,6 +179,9 @@ impl Recording {
     pub fn merge(&mut self, found: Self) {
         for (track, segments) in found.segments {
             self.segments.entry(track).or_default().extend(segments);
+        }
+        for (span, epoch) in found.epochs {
+            self.epochs.entry(span).or_insert(epoch);
         }
         self.inits.extend(found.inits);
         self.facts.extend(found.facts);

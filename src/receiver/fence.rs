@@ -2,8 +2,9 @@
 //!
 //! A box may come back while its old connection still looks alive; the old one then ends with
 //! FENCED. An older claim is refused, and the refusal names the epoch held, so that a box whose card
-//! was restored can go past it. Two machines with one key would go past each other for ever: a
-//! process that comes back after another one took over is told CLONED instead. Pure.
+//! was restored can go past it; another process has to go past the epoch, not only past the number of
+//! its connection. Two machines with one key would go past each other for ever: a process that comes
+//! back after another one took over is told CLONED instead. Pure.
 
 use crate::media::BoxId;
 use std::collections::{HashMap, VecDeque};
@@ -36,7 +37,10 @@ pub enum Verdict {
     /// It is older than the claim held: FENCED.
     Older(Claim),
     /// Its process was displaced by another one and is back: CLONED.
-    Cloned,
+    Cloned {
+        /// The session of the other one, if it lasts.
+        by: Option<u64>,
+    },
 }
 
 /// How many displaced processes of a box are remembered.
@@ -68,9 +72,14 @@ impl Fence {
         };
         let other_process = claim.nonce != held.claim.nonce;
         if other_process && held.displaced.contains(&claim.nonce) {
-            return Verdict::Cloned;
+            let by = held.session;
+            return Verdict::Cloned { by };
         }
-        if claim.order() <= held.claim.order() {
+        let newer = match other_process {
+            true => claim.epoch > held.claim.epoch,
+            false => claim.order() > held.claim.order(),
+        };
+        if !newer {
             return Verdict::Older(held.claim);
         }
         if other_process {
@@ -147,11 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn another_process_does_not_come_in_under_the_same_epoch() {
+        let mut fence = Fence::default();
+        fence.claim(BOX, claim(5, 1, 7), 1);
+        let verdict = fence.claim(BOX, claim(5, 9, 8), 2);
+        assert_eq!(verdict, Verdict::Older(claim(5, 1, 7)));
+    }
+
+    #[test]
     fn two_machines_with_one_key_are_told_apart() {
         let mut fence = Fence::default();
         fence.claim(BOX, claim(5, 1, 7), 1);
         fence.claim(BOX, claim(6, 1, 8), 2);
-        assert_eq!(fence.claim(BOX, claim(7, 1, 7), 3), Verdict::Cloned);
+        let cloned = Verdict::Cloned { by: Some(2) };
+        assert_eq!(fence.claim(BOX, claim(7, 1, 7), 3), cloned);
         // The process that holds the key goes on undisturbed.
         assert_eq!(
             fence.claim(BOX, claim(6, 2, 8), 4),

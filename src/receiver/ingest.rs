@@ -9,16 +9,17 @@
 //! A stream that is cut, or whose trailer is wrong, leaves nothing. What is held in memory of all
 //! segments and inits under way is bounded by [`Config::held_bytes`], and that of all sessions by a [`Budget`].
 
-use super::library::{Error as KeepError, Kept, Whole};
-use crate::media::{BoxId, Hash, RecordingId, SegmentKey, TrackId};
+use super::library::{Error as KeepError, Kept};
+use crate::media::{BoxId, Hash, RecordingId, SegmentKey};
+use crate::wire::ErrorCode;
 use crate::wire::framing::{self, MessageReader};
 use crate::wire::message::{
     Complete, Durable, Erase, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message,
-    Received, Welcome,
+    Received, SegmentHash, Welcome,
 };
 use crate::wire::stream::{Finished, SegmentHeader, StreamEvent, StreamReader};
-use crate::wire::{ErrorCode, Sequences};
 use std::collections::BTreeMap;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -410,9 +411,15 @@ impl Ingest {
         match result {
             Ok(kept) => {
                 self.stats.segments += 1;
-                let mut work = vec![durable(key.recording, key.track, kept.durable)];
-                work.extend(complete(key.recording, kept.complete));
-                work
+                let (sequence, hash) = (key.sequence, kept.hash);
+                let durable = Message::Durable(Durable {
+                    recording: key.recording,
+                    track: key.track,
+                    durable: kept.durable,
+                    hashes: vec![SegmentHash { sequence, hash }],
+                });
+                let complete = complete(key.recording, kept.complete);
+                iter::once(Work::Send(durable)).chain(complete).collect()
             }
             Err(e) => {
                 self.stats.refused += 1;
@@ -434,37 +441,18 @@ impl Ingest {
     }
 
     /// A LOST declaration is durable, or is not kept.
-    pub fn lost_kept(
-        &mut self,
-        lost: &Lost,
-        result: Result<Option<Whole>, KeepError>,
-    ) -> Vec<Work> {
+    pub fn lost_kept(&mut self, lost: &Lost, result: Result<bool, KeepError>) -> Option<Work> {
         match result {
-            Ok(whole) => complete(lost.recording, whole),
-            Err(e) => vec![trouble(e.code(), e.to_string(), None)],
+            Ok(is_complete) => complete(lost.recording, is_complete),
+            Err(e) => Some(trouble(e.code(), e.to_string(), None)),
         }
     }
 }
 
-fn durable(recording: RecordingId, track: TrackId, durable: Sequences) -> Work {
-    Work::Send(Message::Durable(Durable {
-        recording,
-        track,
-        durable,
-    }))
-}
-
-/// COMPLETE, after everything that it implies was said.
-fn complete(recording: RecordingId, whole: Option<Whole>) -> Vec<Work> {
-    let Some(whole) = whole else {
-        return Vec::new();
-    };
-    let mut work: Vec<_> = whole
-        .into_iter()
-        .map(|held| durable(recording, held.track, held.durable))
-        .collect();
-    work.push(Work::Send(Message::Complete(Complete { recording })));
-    work
+/// COMPLETE; acknowledgements of other streams may still be on their way.
+fn complete(recording: RecordingId, is_complete: bool) -> Option<Work> {
+    let complete = Message::Complete(Complete { recording });
+    is_complete.then_some(Work::Send(complete))
 }
 
 /// Tells the box about a segment or init; the connection goes on.

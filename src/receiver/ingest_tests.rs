@@ -1,6 +1,7 @@
 //! Tests of the engine: bytes in, work out.
 
 use super::*;
+use crate::media::{Sequences, TrackId};
 use crate::wire::message::{HeldTrack, OpenRecording, Watermark};
 use crate::wire::stream::{self, chunk_head, init_stream, segment_head, trailer};
 use proptest::prelude::*;
@@ -108,22 +109,20 @@ fn a_segment_is_received_step_by_step_and_kept_only_at_its_end() {
     assert_eq!(hash, stream::hash(&bytes));
     let kept = Kept {
         durable: Sequences::below(4),
-        complete: Some(vec![HeldTrack {
-            track: TrackId(2),
-            durable: Sequences::below(9),
-        }]),
+        hash,
+        complete: true,
     };
     let work = engine.kept(key(), bytes.len() as u64, Ok(kept));
     let [
         Work::Send(Message::Durable(durable)),
-        Work::Send(Message::Durable(others)),
         Work::Send(Message::Complete(_)),
     ] = work.as_slice()
     else {
         panic!("{work:?}")
     };
     assert!(durable.durable.contains(3));
-    assert_eq!(others.track, TrackId(2));
+    let sequence = key().sequence;
+    assert_eq!(durable.hashes, [SegmentHash { sequence, hash }]);
     assert_eq!(engine.held, 0);
 }
 
@@ -290,6 +289,7 @@ fn a_welcome_that_does_not_fit_is_cut_not_refused() {
     let track = |track| HeldTrack {
         track: TrackId(track),
         durable: sparse.clone(),
+        hashes: vec![],
     };
     let mut big = welcome();
     for id in 0..64 {

@@ -11,15 +11,18 @@ pub use erasure::erase;
 pub use read::read_recording;
 
 use super::archive::{self, Archive, Place};
-use super::catalog::{self, Catalog, LostRange, Recording};
+use super::catalog::{self, Catalog, LostRange, Recording, Stored};
 use super::manifest::{self, Manifest};
 use super::playlist;
 use crate::clock;
-use crate::media::{BoxId, Event, Fact, Hash, LostReason, RecordingId, SegmentKey, TrackId};
-use crate::wire::message::{HeldRecording, HeldTrack, OpenRecording};
+use crate::media::{
+    BoxId, Event, Fact, Hash, LostReason, Provenance, RecordingId, SegmentKey, TrackId,
+};
+use crate::wire::message::{HeldRecording, HeldTrack, MAX_HASHES, OpenRecording, SegmentHash};
 use crate::wire::stream::SegmentHeader;
 use crate::wire::{ErrorCode, Sequences};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::sync::{Mutex, Notify, broadcast, watch};
@@ -54,6 +57,11 @@ pub enum Error {
     /// The recording belongs to another box.
     #[error("recording {0} belongs to another box")]
     OtherBox(RecordingId),
+    /// Another run of the box's process has written this span.
+    #[error(
+        "segment {0}: span {1} was written by another run of this box: a copy of its card is in use?"
+    )]
+    OtherRun(SegmentKey, u32),
     /// Numbers that no recording reaches, or in the wrong order.
     #[error("recording {0}: track {track}: no segments {first} to {last} can be lost", track = .1.track, first = .1.first, last = .1.last)]
     NoSuchRange(RecordingId, LostRange),
@@ -77,9 +85,9 @@ impl Error {
     /// What the box is told.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Archive(archive::Error::Conflict { .. }) | Self::OtherBox(_) => {
-                ErrorCode::CONFLICT
-            }
+            Self::Archive(archive::Error::Conflict { .. })
+            | Self::OtherBox(_)
+            | Self::OtherRun(..) => ErrorCode::CONFLICT,
             Self::Archive(e) if e.is_full() => ErrorCode::STORE_FULL,
             Self::Archive(_) => ErrorCode::STORE_FAILED,
             Self::Malformed { .. } => ErrorCode::MALFORMED,
@@ -92,17 +100,15 @@ impl Error {
     }
 }
 
-/// What is durable of each track of a complete recording. A box is told all of it before it is told
-/// COMPLETE, because acknowledgements of other streams may still be on their way.
-pub type Whole = Vec<HeldTrack>;
-
 /// What became durable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     /// All that is durable of the segment's track.
     pub durable: Sequences,
-    /// All that is durable of each track if the recording is complete: its manifest is durable.
-    pub complete: Option<Whole>,
+    /// The hash of the segment's bytes.
+    pub hash: Hash,
+    /// The recording is complete: its manifest is durable.
+    pub complete: bool,
 }
 
 /// The archive with what is known of it.
@@ -264,6 +270,7 @@ impl Library {
             return Err(Error::OtherName(key));
         }
         self.claim(sender, key.recording, key.track, &read.facts)?;
+        self.claim_span(&read.provenance)?;
         if let Some(init) = header.init {
             let waited = self.await_init(key.recording, init);
             let missing = Error::InitMissing { key, init };
@@ -285,7 +292,11 @@ impl Library {
         };
         let durable = self.create(key.recording, &name, bytes, enter).await?;
         let complete = self.complete(key.recording).await?;
-        Ok(Kept { durable, complete })
+        Ok(Kept {
+            durable,
+            hash,
+            complete,
+        })
     }
 
     /// Lets only one box write a recording: the one its facts name, else the first that sent.
@@ -317,14 +328,25 @@ impl Library {
         Ok(())
     }
 
-    /// Makes a LOST range durable; what is durable of each track if the recording is complete now.
+    /// Lets only one run of a box's process write a span: two machines that began from copies of one
+    /// card go on under the same numbers, but never under the same epoch.
+    fn claim_span(&self, from: &Provenance) -> Result<(), Error> {
+        let mut catalog = self.write();
+        let recording = catalog.recordings.entry(from.key.recording).or_default();
+        match recording.claim_span(from.span, from.epoch) {
+            true => Ok(()),
+            false => Err(Error::OtherRun(from.key, from.span)),
+        }
+    }
+
+    /// Makes a LOST range durable; whether the recording is complete now.
     pub async fn keep_lost(
         &self,
         sender: BoxId,
         id: RecordingId,
         range: LostRange,
         reason: LostReason,
-    ) -> Result<Option<Whole>, Error> {
+    ) -> Result<bool, Error> {
         if range.last < range.first || range.last > LAST_SEQUENCE {
             return Err(Error::NoSuchRange(id, range));
         }
@@ -337,15 +359,15 @@ impl Library {
         self.complete(id).await
     }
 
-    /// Writes the manifest once nothing is missing; what is durable of each track of a complete one.
-    async fn complete(&self, id: RecordingId) -> Result<Option<Whole>, Error> {
+    /// Writes the manifest once nothing is missing; whether the recording is complete.
+    async fn complete(&self, id: RecordingId) -> Result<bool, Error> {
         let manifest = {
             let catalog = self.read();
             let Some(recording) = catalog.recordings.get(&id) else {
-                return Ok(None);
+                return Ok(false);
             };
             if recording.complete {
-                return Ok(Some(held_tracks(recording)));
+                return Ok(true);
             }
             match recording.missing() {
                 None => {}
@@ -354,9 +376,9 @@ impl Library {
                         "recording {id}: track {track} is here in full, but its hashes are not those \
                          that the box states; it is kept as it is and stays incomplete"
                     );
-                    return Ok(None);
+                    return Ok(false);
                 }
-                Some(_) => return Ok(None),
+                Some(_) => return Ok(false),
             }
             Manifest::of(id, recording)
         };
@@ -364,7 +386,7 @@ impl Library {
             Ok(json) => json,
             Err(e) => {
                 log::error!("recording {id}: its manifest cannot be written: {e}");
-                return Ok(None);
+                return Ok(false);
             }
         };
         let name = archive::manifest_path(id);
@@ -378,9 +400,9 @@ impl Library {
             if !std::mem::replace(&mut recording.complete, true) {
                 log::info!("recording {id} is complete");
             }
-            held_tracks(recording)
         };
-        Ok(Some(self.enter(id, &name, enter).await?))
+        self.enter(id, &name, enter).await?;
+        Ok(true)
     }
 
     /// Looks for what other receivers have stored or erased of these recordings.
@@ -438,10 +460,12 @@ impl Library {
         ids.filter(|id| erased.contains_key(id)).collect()
     }
 
-    /// What of the box's recordings is held, and which of them are complete.
+    /// What of the box's recordings is held, with the hashes of what lies beyond its watermarks, and
+    /// which of them are complete.
     pub fn held(&self, open: &[OpenRecording]) -> (Vec<HeldRecording>, Vec<RecordingId>) {
         let catalog = self.read();
         let (mut held, mut complete) = (Vec::new(), Vec::new());
+        let mut room = MAX_HASHES.1;
         for asked in open {
             let Some(recording) = catalog.recordings.get(&asked.recording) else {
                 continue;
@@ -451,17 +475,38 @@ impl Library {
             }
             held.push(HeldRecording {
                 recording: asked.recording,
-                tracks: held_tracks(recording),
+                tracks: held_tracks(recording, asked, &mut room),
             });
         }
         (held, complete)
     }
 }
 
-fn held_tracks(recording: &Recording) -> Vec<HeldTrack> {
-    let track = |track: &TrackId| HeldTrack {
-        track: *track,
-        durable: recording.durable(*track),
+/// What is held of each track, with up to `room` hashes of what lies beyond the watermarks.
+pub(crate) fn held_tracks(
+    recording: &Recording,
+    asked: &OpenRecording,
+    room: &mut usize,
+) -> Vec<HeldTrack> {
+    let track = |(&track, segments): (&TrackId, &BTreeMap<u64, Stored>)| {
+        let mut watermarks = asked.tracks.iter().filter(|known| known.track == track);
+        let from = watermarks.next().map_or(0, |known| known.next);
+        // The newest: what another machine sent in this one's name is among them.
+        let newest = segments.range(from..).rev();
+        let newest = newest.take(MAX_HASHES.0.min(*room));
+        let mut hashes: Vec<_> = newest
+            .map(|(&sequence, stored)| SegmentHash {
+                sequence,
+                hash: stored.hash,
+            })
+            .collect();
+        hashes.reverse();
+        *room -= hashes.len();
+        HeldTrack {
+            track,
+            durable: recording.durable(track),
+            hashes,
+        }
     };
-    recording.segments.keys().map(track).collect()
+    recording.segments.iter().map(track).collect()
 }

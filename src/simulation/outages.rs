@@ -12,7 +12,7 @@ use crate::station::custody::{self, Custody, Word};
 use crate::uplink::Action;
 use crate::uplink::session::{self, Session};
 use crate::wire::Message;
-use crate::wire::message::{Durable, Limits, Welcome};
+use crate::wire::message::{Durable, Limits, SegmentHash, Welcome};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -203,7 +203,7 @@ fn backlog_of(hours: u64) -> (u64, usize, [u64; 2]) {
         match session.next(now) {
             Action::Wait(_) => break,
             Action::Write { key, .. } => session.written(key),
-            Action::Finish { key, .. } => {
+            Action::Finish { key, hash, .. } => {
                 session.written(key);
                 had += 1;
                 let durable = held.entry(key.track).or_default();
@@ -212,6 +212,10 @@ fn backlog_of(hours: u64) -> (u64, usize, [u64; 2]) {
                     recording,
                     track: key.track,
                     durable: durable.clone(),
+                    hashes: vec![SegmentHash {
+                        sequence: key.sequence,
+                        hash,
+                    }],
                 };
                 session.received(Message::Durable(durable), now);
             }

@@ -60,29 +60,6 @@ pub struct SegmentState {
     pub(super) acknowledged_at: u32,
 }
 
-/// The numbers that are in both sets, as ranges.
-pub(super) fn within(one: &Sequences, other: &Sequences) -> Vec<Range> {
-    let ranges = |set: &Sequences| -> Vec<Range> {
-        let below = set.cumulative().checked_sub(1);
-        let below = below.map(|last| Range { first: 0, last });
-        below
-            .into_iter()
-            .chain(set.ranges().iter().copied())
-            .collect()
-    };
-    let (one, other) = (ranges(one), ranges(other));
-    let pairs = one
-        .iter()
-        .flat_map(|one| other.iter().map(move |other| (one, other)));
-    pairs
-        .map(|(one, other)| Range {
-            first: one.first.max(other.first),
-            last: one.last.min(other.last),
-        })
-        .filter(|range| range.first <= range.last)
-        .collect()
-}
-
 impl SegmentState {
     /// Offset and length of each chunk in the segment, in order.
     pub fn chunk_spans(&self) -> impl Iterator<Item = (u64, u64)> {

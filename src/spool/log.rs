@@ -313,10 +313,7 @@ impl Spool {
         let Some(before) = known.map(|known| known.acknowledged.clone()) else {
             return Ok(Forgotten::default());
         };
-        let mut remaining = Sequences::default();
-        for range in super::index::within(&before, held) {
-            remaining.insert_range(range);
-        }
+        let remaining = before.within(held);
         if remaining == before {
             return Ok(Forgotten::default());
         }

@@ -237,7 +237,8 @@ impl Custody {
         let span = facts.first().map_or(0, |fact| fact.span);
         // The running span keeps the epoch that it began with.
         let opened = self.spool().state(recording).and_then(|state| state.opened);
-        let epoch = opened.map_or(self.epoch, |opened| opened.epoch);
+        // Where the disk lost it, 0 stands for whatever it was.
+        let epoch = opened.map_or(0, |opened| opened.epoch);
         let mut given = Vec::new();
         let mut events = Events::new(recording, epoch, span, sequence);
         if let Err(error) = events.push(facts, now, &mut |part| given.push(part)) {
@@ -376,9 +377,12 @@ impl Custody {
                 held,
             } => self.forgot(*recording, *track, held)?,
             Report::Refused { key, code } => {
-                self.feed.refused(*key);
-                let message = format!("the receiver refuses segment {key}: {code}");
-                self.alarm("segment-refused", *key, message);
+                self.feed.hold_back(key.recording);
+                self.alarm(
+                    "cloned",
+                    *key,
+                    format!("the receiver holds another content under the name of segment {key} ({code}): two machines run from copies of one card? Nothing of recording {} is sent or freed until a person decides; `hallcast spool export` reads it", key.recording),
+                );
             }
             Report::Unreadable { key, damaged, text } => {
                 self.unreadable(*key, *damaged, text)?;
@@ -463,12 +467,8 @@ impl Custody {
                 let state = spool.state(recording);
                 untold = state.map(|state| state.lost().collect()).unwrap_or(untold);
             }
-            let forgotten = spool.forgot(recording, track, held)?;
-            // It may have others that it had not acknowledged before.
-            spool.acknowledge(recording, track, held)?;
-            forgotten
+            spool.forgot(recording, track, held)?
         };
-        self.feed.durable(recording, track, held);
         forgotten.again.iter().for_each(|key| self.feed.waits(*key));
         for (track, range, reason) in untold {
             self.tell_lost(recording, track, range, reason);

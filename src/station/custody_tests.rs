@@ -200,26 +200,20 @@ fn the_past_is_offered_by_a_window_oldest_first_and_whatever_befalls_it_makes_ro
     assert_eq!(next(durable(TRACK, had.clone())), [] as [u64; 0]);
     had.insert(0);
     assert_eq!(next(durable(TRACK, had.clone())), [3]);
-    let refused = Report::Refused {
+    let unreadable = || Report::Unreadable {
         key: key(2),
-        code: crate::uplink::ErrorCode::CONFLICT,
-    };
-    assert_eq!(next(refused), [5], "4 is durable");
-    for _ in 1..MOST_TRIES {
-        let unreadable = Report::Unreadable {
-            key: key(5),
-            damaged: true,
-            text: String::new(),
-        };
-        assert_eq!(next(unreadable), [] as [u64; 0]);
-    }
-    let unreadable = Report::Unreadable {
-        key: key(5),
         damaged: true,
         text: String::new(),
     };
-    assert_eq!(next(unreadable), [6], "5 is LOST");
+    for _ in 1..MOST_TRIES {
+        assert_eq!(next(unreadable()), [] as [u64; 0]);
+    }
+    assert_eq!(next(unreadable()), [5], "2 is LOST, 4 is durable");
     // What was held back waits for the next connection, and takes nobody's room.
+    let gone = || Report::Disconnected {
+        code: None,
+        text: String::new(),
+    };
     let ahead = Report::Ahead {
         recording: RECORDING,
         track: TRACK,
@@ -227,13 +221,17 @@ fn the_past_is_offered_by_a_window_oldest_first_and_whatever_befalls_it_makes_ro
     };
     assert_eq!(next(ahead), [] as [u64; 0]);
     had.insert(3);
-    had.insert(6);
+    had.insert(5);
     assert_eq!(next(durable(TRACK, had.clone())), [] as [u64; 0]);
-    let gone = Report::Disconnected {
-        code: None,
-        text: String::new(),
+    assert_eq!(next(gone()), [6, 7]);
+    let refused = Report::Refused {
+        key: key(6),
+        code: crate::uplink::ErrorCode::CONFLICT,
     };
-    assert_eq!(next(gone), [7, 8]);
+    assert_eq!(next(refused), [] as [u64; 0]);
+    had.insert(6);
+    assert_eq!(next(durable(TRACK, had)), [] as [u64; 0]);
+    assert_eq!(next(gone()), [8]);
     // A restored receiver: what it lost comes before what is younger.
     let forgot = Report::Forgot {
         recording: RECORDING,

@@ -199,9 +199,8 @@ impl Travelling {
             } => self.0.retain(|(of, ..)| {
                 (of.recording, of.track) != (*recording, *track) || !durable.contains(of.sequence)
             }),
-            Report::Refused { key, .. } | Report::Unreadable { key, .. } => {
-                self.0.retain(|(of, ..)| of != key);
-            }
+            Report::Unreadable { key, .. } => self.0.retain(|(of, ..)| of != key),
+            Report::Refused { key, .. } => self.forget(key.recording),
             Report::Erase { recording } | Report::Ahead { recording, .. } => {
                 self.forget(*recording);
             }

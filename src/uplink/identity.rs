@@ -31,6 +31,8 @@ const HEARD: &str = "heard";
 /// The largest epoch that a receiver's word raises ours past: whatever it says, starts of the process
 /// never run out of epochs.
 const EPOCHS: u64 = 1 << 62;
+/// An epoch is at least so much above the one before, and less than twice as much.
+const STEP: u64 = 1 << 32;
 /// A time heard is written only when it is this much later than the one before, in seconds.
 const HEARD_EVERY: i64 = 3600;
 /// When this program was made, where the build says so reproducibly.
@@ -138,6 +140,9 @@ impl Identity {
 
     /// Raises the boot epoch past our last one and past `held`, which a receiver named when it refused
     /// ours (FENCED: this box's card was restored from an older copy). On the disk when it returns.
+    ///
+    /// The step is random, so that two machines that begin from copies of one card do not get the same
+    /// epoch: by (span, epoch) a receiver tells apart what each of them adds to one recording.
     pub fn raise_epoch_past(&self, held: u64) -> Result<u64, Error> {
         let path = self.directory.join(EPOCH);
         let last: u64 = match fs::read_to_string(&path) {
@@ -148,9 +153,12 @@ impl Identity {
         if held > EPOCHS {
             return Err(Error::Epoch(held));
         }
+        let mut chance = [0; 4];
+        random(&mut chance).map_err(file(path.clone()))?;
+        let step = STEP + u64::from(u32::from_le_bytes(chance));
         let next = last
             .max(held)
-            .checked_add(1)
+            .checked_add(step)
             .ok_or_else(|| damaged(&path, "no epoch follows it"))?;
         write(&path, &format!("{next}\n"), Existing::Replace)?;
         Ok(next)
@@ -372,16 +380,18 @@ mod tests {
         fs::write(home.path().join("box.key.new"), "half").unwrap();
         fs::write(home.path().join("epoch.new"), "").unwrap();
         let identity = Identity::open(home.path()).unwrap();
-        assert_eq!(identity.raise_epoch().unwrap(), 1);
+        assert!(identity.raise_epoch().unwrap() >= STEP);
     }
 
     #[test]
-    fn each_start_has_a_larger_epoch() {
-        let home = tempfile::tempdir().unwrap();
-        let epochs: Vec<u64> = (0..3)
-            .map(|_| Identity::open(home.path()).unwrap().raise_epoch().unwrap())
-            .collect();
-        assert_eq!(epochs, [1, 2, 3]);
+    fn each_start_has_a_larger_epoch_and_no_copy_has_the_same() {
+        let (home, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let raise = |home: &Path| Identity::open(home).unwrap().raise_epoch().unwrap();
+        let first = raise(home.path());
+        fs::copy(home.path().join(EPOCH), copy.path().join(EPOCH)).unwrap();
+        let epochs = [first, raise(home.path()), raise(home.path())];
+        assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
+        assert_ne!(raise(copy.path()), epochs[1]);
         fs::write(home.path().join(EPOCH), "many").unwrap();
         let identity = Identity::open(home.path()).unwrap();
         assert!(matches!(identity.raise_epoch(), Err(Error::Damaged { .. })));
@@ -391,15 +401,18 @@ mod tests {
     fn an_epoch_goes_past_the_one_that_a_receiver_holds_and_never_runs_out() {
         let home = tempfile::tempdir().unwrap();
         let identity = Identity::open(home.path()).unwrap();
-        assert_eq!(identity.raise_epoch().unwrap(), 1);
-        assert_eq!(identity.raise_epoch_past(41).unwrap(), 42);
-        assert_eq!(identity.raise_epoch_past(7).unwrap(), 43);
+        let first = identity.raise_epoch().unwrap();
+        let held = first + 41 * STEP;
+        let past = identity.raise_epoch_past(held).unwrap();
+        assert!(past > held);
+        let next = identity.raise_epoch_past(7).unwrap();
+        assert!(next > past);
         assert!(matches!(
             identity.raise_epoch_past(u64::MAX),
             Err(Error::Epoch(u64::MAX))
         ));
         let restarted = Identity::open(home.path()).unwrap();
-        assert_eq!(restarted.raise_epoch().unwrap(), 44, "on the disk");
+        assert!(restarted.raise_epoch().unwrap() > next, "on the disk");
     }
 
     #[test]

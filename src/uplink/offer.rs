@@ -165,8 +165,8 @@ pub enum Report {
         /// The recording.
         recording: RecordingId,
     },
-    /// The receiver will not take this segment: it holds another content under its name. It is not
-    /// sent again in this run.
+    /// The receiver holds another content under this segment's name: another machine runs from a copy
+    /// of this box's card. As after [`Report::Ahead`], nothing of the recording is sent or freed.
     Refused {
         /// The segment.
         key: SegmentKey,

@@ -551,7 +551,10 @@ impl Driver {
             // the network or by what was asked of the streams, so nothing after it starves.
             tokio::select! {
                 biased;
-                error = connection.closed() => return Ok(error.into()),
+                error = connection.closed() => {
+                    self.hear_the_rest(&mut messages).await;
+                    return Ok(error.into());
+                }
                 Some(event) = streams.events.recv() => {
                     streams.heard(event, &mut self.session, self.clock.now());
                 }
@@ -575,6 +578,19 @@ impl Driver {
                 }
                 outside = self.outside() => outside?,
                 () = sleep_until(&clock, until) => {}
+            }
+        }
+    }
+
+    /// What the receiver said before it closed the connection counts: that an epoch is held, and which.
+    async fn hear_the_rest(
+        &mut self,
+        messages: &mut mpsc::Receiver<Result<Message, FramingError>>,
+    ) {
+        while let Some(Ok(message)) = messages.recv().await {
+            self.session.received(message, self.clock.now());
+            while let Action::Report(report) = self.session.next(self.clock.now()) {
+                self.report(report);
             }
         }
     }

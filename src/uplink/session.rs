@@ -19,7 +19,7 @@ use crate::media::{
     BoxId, Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock,
 };
 use crate::wire::message::{self, Erased, Hello, Lost, Message, OpenRecording, Watermark};
-use crate::wire::{ErrorCode, Range, Sequences};
+use crate::wire::{ErrorCode, Sequences};
 use segment::{Phase, Place, Segment, Urgency};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -84,14 +84,14 @@ struct Track {
     durable: Sequences,
     /// One more than the last number used, offered or not.
     end: u64,
-    /// Those whose trailer may have left: all that an earlier run made, and what this one has sent.
-    sent: Sequences,
 }
 
 #[derive(Debug, Default)]
 struct Recording {
     order: u64,
     complete: bool,
+    /// The receiver says so, and the last acknowledgements are still on their way.
+    claimed: bool,
     tracks: BTreeMap<TrackId, Track>,
     /// What will never come.
     lost: Vec<KnownLost>,
@@ -106,9 +106,6 @@ struct KnownLost {
 
 /// Words that no receiver may say: the connection ends.
 struct Breach(String);
-
-/// A claim that this box cannot have earned, on one track: see [`Report::Ahead`].
-struct Ahead(TrackId);
 
 /// The engine; see the module.
 #[derive(Debug)]
@@ -192,20 +189,15 @@ impl Session {
         (self.config.epoch, self.connection) = (epoch, 0);
     }
 
-    /// A receiver answered, and there is nothing to send: what is pending was refused.
+    /// A receiver answered, and there is nothing to send: what is pending is held back.
     #[cfg(all(test, feature = "receiver"))]
     pub(crate) fn is_settled(&self) -> bool {
-        let refused = |segment: &Segment| segment.phase == Phase::Refused;
-        self.link == Link::Up
-            && self
-                .segments
-                .iter()
-                .all(|(key, segment)| refused(segment) || self.held_back.contains(&key.recording))
+        let mut keys = self.segments.keys();
+        self.link == Link::Up && keys.all(|key| self.held_back.contains(&key.recording))
     }
 
     /// Whether the segment is sent, as far as is known, once it is offered.
     pub fn sends(&self, key: SegmentKey) -> bool {
-        let refused = |segment: &Segment| segment.phase == Phase::Refused;
         let durable = |known: &Recording| {
             let track = known.tracks.get(&key.track);
             track.is_some_and(|track| track.durable.contains(key.sequence))
@@ -213,7 +205,6 @@ impl Session {
         !self.erased.contains(&key.recording)
             && !self.held_back.contains(&key.recording)
             && !self.recordings.get(&key.recording).is_some_and(durable)
-            && !self.segments.get(&key).is_some_and(refused)
     }
 
     /// Takes an offer.
@@ -230,13 +221,9 @@ impl Session {
                 end,
             } => {
                 let end = end.max(durable.end());
-                let ready = self.ready;
                 let track = self.track(recording, track);
                 track.durable.merge(&durable);
                 track.end = track.end.max(end);
-                if !ready {
-                    track.sent.merge(&Sequences::below(end));
-                }
             }
             Offer::Init { hash } => {
                 if self.link == Link::Up {
@@ -308,6 +295,9 @@ impl Session {
             if !is_fact && self.link == Link::Up && !self.held_back.contains(&lost.recording) {
                 self.out.push_back(Action::Control(Message::Lost(lost)));
             }
+            if known.claimed {
+                self.complete(lost.recording);
+            }
         }
     }
 
@@ -318,15 +308,11 @@ impl Session {
         (offset, length): (u64, u32),
         now: Monotonic,
     ) {
-        let ready = self.ready;
         let track = self.track(key.recording, key.track);
         if track.durable.contains(key.sequence) {
             return;
         }
         track.end = track.end.max(key.sequence.saturating_add(1));
-        if !ready {
-            track.sent.merge(&Sequences::below(track.end));
-        }
         // The receiver forgot what it had: the recording is open again.
         if let Some(recording) = self.recordings.get_mut(&key.recording) {
             recording.complete = false;
@@ -382,8 +368,9 @@ impl Session {
             .push_back(Action::Report(Report::Erase { recording }));
     }
 
-    /// Sends nothing more of a recording of which the receiver claims what it cannot have from us.
-    fn hold_back(&mut self, recording: RecordingId, track: TrackId, held: Sequences) {
+    /// Sends nothing more of a recording of which the receiver holds what it cannot have from us, and
+    /// frees nothing of it: `why` says what.
+    fn hold_back(&mut self, recording: RecordingId, why: Report) {
         if !self.held_back.insert(recording) {
             return;
         }
@@ -395,37 +382,13 @@ impl Session {
                 self.out.push_back(Action::Reset { key });
             }
             // A parked one stays parked: its entry in the timetable names it.
-            if !matches!(segment.phase, Phase::Refused | Phase::Parked(_)) {
+            if !matches!(segment.phase, Phase::Parked(_)) {
                 segment.restart();
             }
             self.live.remove(&key);
             self.place(key);
         }
-        self.out.push_back(Action::Report(Report::Ahead {
-            recording,
-            track,
-            held,
-        }));
-    }
-
-    /// A track of the recording of which the receiver lacks what `held` and LOST do not cover, offered
-    /// or not.
-    fn lacks(
-        &self,
-        recording: RecordingId,
-        held: impl Fn(TrackId, &Track) -> Sequences,
-    ) -> Option<TrackId> {
-        let known = self.recordings.get(&recording)?;
-        let lacks = |(id, track): &(&TrackId, &Track)| {
-            let mut covered = held(**id, track);
-            let lost = known.lost.iter().map(|lost| lost.range);
-            for lost in lost.filter(|lost| lost.track == **id) {
-                let (first, last) = (lost.first, lost.last);
-                covered.insert_range(Range { first, last });
-            }
-            covered.cumulative() < track.end
-        };
-        known.tracks.iter().find(lacks).map(|(id, _)| *id)
+        self.out.push_back(Action::Report(why));
     }
 
     fn keys_of(&self, recording: RecordingId) -> Vec<SegmentKey> {
@@ -485,10 +448,9 @@ impl Session {
         self.held_back.clear();
         self.parked.clear();
         self.flight.clear();
-        for segment in self.segments.values_mut() {
-            if segment.phase != Phase::Refused {
-                segment.restart();
-            }
+        self.segments.values_mut().for_each(Segment::restart);
+        for recording in self.recordings.values_mut() {
+            recording.claimed = false;
         }
         self.age(now);
         self.out
@@ -550,10 +512,7 @@ impl Session {
         let Some(segment) = self.segments.get_mut(&key) else {
             return;
         };
-        if matches!(
-            segment.phase,
-            Phase::Idle | Phase::Parked(_) | Phase::Refused
-        ) {
+        if matches!(segment.phase, Phase::Idle | Phase::Parked(_)) {
             return;
         }
         if segment.has_stream() {
@@ -576,15 +535,11 @@ impl Session {
             return;
         }
         if code == ErrorCode::CONFLICT {
-            segment.phase = Phase::Refused;
-            self.live.remove(&key);
-            self.out
-                .push_back(Action::Report(Report::Refused { key, code }));
-        } else {
-            let until = now.plus(segment.next_delay());
-            segment.phase = Phase::Parked(until);
-            self.parked.insert((until, key));
+            return self.hold_back(key.recording, Report::Refused { key, code });
         }
+        let until = now.plus(segment.next_delay());
+        segment.phase = Phase::Parked(until);
+        self.parked.insert((until, key));
         self.place(key);
     }
 
@@ -738,9 +693,6 @@ impl Session {
         } else if let Some((length, hash)) = segment.seal {
             segment.busy = true;
             segment.phase = Phase::Finishing;
-            self.track(key.recording, key.track)
-                .sent
-                .insert(key.sequence);
             self.out.push_back(Action::Finish { key, length, hash });
         }
         self.place(key);

@@ -15,6 +15,9 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 /// a later connection.
 pub const MAX_RECORDINGS: usize = 64;
 
+/// The most hashes of one track, and of all that one `Welcome` names together.
+pub const MAX_HASHES: (usize, usize) = (250, 1000);
+
 /// A message of the control stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
@@ -25,7 +28,7 @@ pub enum Message {
     /// Receiver: bytes have arrived and may be shown live. Frees nothing.
     Received(Received),
     /// Receiver: segments are on stable storage, their hashes checked, their inits durable too.
-    /// The only message that may free the spool.
+    /// With `Welcome` the only message that may free the spool.
     Durable(Durable),
     /// Receiver: inits are on stable storage.
     InitDurable(InitDurable),
@@ -134,7 +137,8 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl Welcome {
-    /// The same without ranges beyond the watermarks, which is shorter and costs at most a resend.
+    /// The same without hashes and without ranges beyond the watermarks, which is shorter and costs at
+    /// most a resend.
     pub(super) fn without_ranges(&self) -> Self {
         let mut short = self.clone();
         short.abridged = true;
@@ -144,6 +148,7 @@ impl Welcome {
             .flat_map(|held| &mut held.tracks)
         {
             track.durable = Sequences::below(track.durable.cumulative());
+            track.hashes.clear();
         }
         short
     }
@@ -171,6 +176,24 @@ pub struct HeldTrack {
     /// The durable segments.
     #[n(1)]
     pub durable: Sequences,
+    /// The hashes of the last of those from the box's watermark on, see [`SegmentHash`].
+    #[n(2)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub hashes: Vec<SegmentHash>,
+}
+
+/// Which content it is that the receiver holds under a segment's number. A box frees a segment only
+/// on the hash of its own bytes: a number alone may speak of what another machine with a copy of its
+/// card has sent. What is durable and not named here is sent again, which is harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SegmentHash {
+    /// The segment's number.
+    #[n(0)]
+    pub sequence: u64,
+    /// BLAKE3 of the archived bytes.
+    #[n(1)]
+    pub hash: Hash,
 }
 
 /// What the receiver takes from this box. An absent value leaves the box's own.
@@ -207,6 +230,10 @@ pub struct Durable {
     /// All of it that is durable.
     #[n(2)]
     pub durable: Sequences,
+    /// What this message acknowledges.
+    #[n(3)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub hashes: Vec<SegmentHash>,
 }
 
 /// Body of [`Message::InitDurable`].

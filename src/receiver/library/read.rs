@@ -109,6 +109,7 @@ pub async fn read_recording(
         };
         match catalog::read_segment(&bytes, archive::hash(&bytes)) {
             Ok(read) if read.provenance.key == key => {
+                recording.claim_span(read.provenance.span, read.provenance.epoch);
                 recording.insert(key.sequence, key.track, read.stored, read.facts);
             }
             Ok(_) => log::error!("segment {key}: the object holds another segment"),

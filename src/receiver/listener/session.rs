@@ -422,11 +422,20 @@ impl Session {
                 peer.end(ErrorCode::FENCED, text, held.epoch).await;
                 return None;
             }
-            Verdict::Cloned => {
+            Verdict::Cloned { by } => {
                 self.shared.stats.cloned.fetch_add(1, Ordering::Relaxed);
-                let text = "another process with this box's key took over and this one is back";
+                let other = by.and_then(|by| {
+                    let sessions = lock(&self.shared.sessions);
+                    let other = sessions.get(&by)?.connection.remote_address();
+                    Some(format!("the one at {other}"))
+                });
+                let text = format!(
+                    "another process with this box's key ({}) took over, and this one, at {}, is back",
+                    other.as_deref().unwrap_or("not connected now"),
+                    self.connection.remote_address()
+                );
                 log::error!("{}: alarm cloned: {text}", self.name);
-                self.refuse(ErrorCode::CLONED, text);
+                self.refuse(ErrorCode::CLONED, &text);
                 return None;
             }
         };

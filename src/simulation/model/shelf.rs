@@ -10,12 +10,12 @@ use crate::receiver::archive;
 use crate::receiver::catalog::{self, LostRange, Recording, Stored};
 use crate::receiver::fence::{Claim, Fence, Verdict};
 use crate::receiver::ingest::{self, Ingest, Work};
-use crate::receiver::library::{Error as KeepError, Kept, Whole};
+use crate::receiver::library::{Error as KeepError, Kept, held_tracks};
 use crate::simulation::history::{Happening, Object};
 use crate::simulation::random::Random;
 use crate::wire::ErrorCode;
 use crate::wire::message::{
-    ErrorMessage, HeldRecording, HeldTrack, Hello, Limits, Lost, Message, Welcome,
+    ErrorMessage, HeldRecording, Hello, Limits, Lost, MAX_HASHES, Message, OpenRecording, Welcome,
 };
 use crate::wire::stream::SegmentHeader;
 use std::collections::{BTreeMap, BTreeSet};
@@ -317,26 +317,27 @@ impl Shelf {
                 self.drop_guest(connection);
                 return;
             }
-            Verdict::Cloned => {
+            Verdict::Cloned { .. } => {
                 self.out.push(Out::Close(connection, ErrorCode::CLONED));
                 self.drop_guest(connection);
                 return;
             }
         }
-        let named = hello.recordings.iter().map(|open| open.recording);
-        let known: Vec<RecordingId> = named
-            .filter(|id| self.catalog.contains_key(id) && !self.erased.contains(id))
-            .collect();
-        let held = |id: &RecordingId| HeldRecording {
-            recording: *id,
-            tracks: held_tracks(&self.catalog[id]),
+        let here = |open: &&OpenRecording| {
+            self.catalog.contains_key(&open.recording) && !self.erased.contains(&open.recording)
+        };
+        let known: Vec<&OpenRecording> = hello.recordings.iter().filter(here).collect();
+        let mut room = MAX_HASHES.1;
+        let mut held = |open: &&OpenRecording| HeldRecording {
+            recording: open.recording,
+            tracks: held_tracks(&self.catalog[&open.recording], open, &mut room),
         };
         let welcome = Welcome {
-            recordings: known.iter().map(held).collect(),
+            recordings: known.iter().map(&mut held).collect(),
             complete: known
                 .iter()
-                .filter(|id| self.catalog[*id].complete)
-                .copied()
+                .map(|open| open.recording)
+                .filter(|id| self.catalog[id].complete)
                 .collect(),
             clock: None,
             limits: Limits::default(),
@@ -482,8 +483,8 @@ impl Shelf {
                 let work = self
                     .guests
                     .get_mut(&put.connection)
-                    .map(|guest| guest.ingest.lost_kept(&lost, Err(error)));
-                self.work(put.connection, work.unwrap_or_default());
+                    .and_then(|guest| guest.ingest.lost_kept(&lost, Err(error)));
+                self.work(put.connection, work.into_iter().collect());
             }
             // Tried again with the next object or at the next start.
             What::Manifest(_, then) => {
@@ -604,21 +605,21 @@ impl Shelf {
     fn answer(&mut self, put: &Put) {
         match &put.what {
             What::Segment(header, length) => {
-                let known = &self.catalog[&header.key.recording];
+                let (key, known) = (header.key, &self.catalog[&header.key.recording]);
                 let kept = Kept {
-                    durable: known.durable(header.key.track),
-                    complete: known.complete.then(|| held_tracks(known)),
+                    durable: known.durable(key.track),
+                    hash: known.segments[&key.track][&key.sequence].hash,
+                    complete: known.complete,
                 };
                 self.kept(put.connection, header, *length, Ok(kept));
             }
             What::Lost(lost) => {
-                let known = &self.catalog[&lost.recording];
-                let whole: Option<Whole> = known.complete.then(|| held_tracks(known));
+                let whole = self.catalog[&lost.recording].complete;
                 let work = self
                     .guests
                     .get_mut(&put.connection)
-                    .map(|guest| guest.ingest.lost_kept(lost, Ok(whole)));
-                self.work(put.connection, work.unwrap_or_default());
+                    .and_then(|guest| guest.ingest.lost_kept(lost, Ok(whole)));
+                self.work(put.connection, work.into_iter().collect());
             }
             What::Init(..) | What::Manifest(..) | What::Tombstone(_) => {}
         }
@@ -768,14 +769,6 @@ fn directory_error() -> archive::Error {
         source: std::io::Error::other("the store failed"),
         advice: "wait",
     }
-}
-
-fn held_tracks(recording: &Recording) -> Whole {
-    let track = |track: &TrackId| HeldTrack {
-        track: *track,
-        durable: recording.durable(*track),
-    };
-    recording.segments.keys().map(track).collect()
 }
 
 /// Enters a segment as the library does; only facts are real boxes here.

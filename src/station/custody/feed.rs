@@ -21,8 +21,6 @@ pub(super) struct Feed {
     marks: BTreeMap<RecordingId, BTreeMap<TrackId, u64>>,
     /// On this connection nothing of these is sent: they do not take the others' room.
     held_back: BTreeSet<RecordingId>,
-    /// The receiver will not have them: they are not offered again in this run.
-    refused: BTreeSet<SegmentKey>,
 }
 
 impl Feed {
@@ -33,7 +31,6 @@ impl Feed {
             offered: BTreeMap::new(),
             marks: BTreeMap::new(),
             held_back: BTreeSet::new(),
-            refused: BTreeSet::new(),
         }
     }
 
@@ -112,7 +109,7 @@ impl Feed {
                 let is_offered =
                     || offered.is_some_and(|offered| offered.contains(&(track, sequence)));
                 // One whose seal is not kept is told of once it is.
-                let may_go = segment.seal_kept && !is_offered() && !self.refused.contains(&key);
+                let may_go = segment.seal_kept && !is_offered();
                 may_go.then_some((segment.written_at(), key))
             });
             let Some((written, key)) = next else {
@@ -150,17 +147,11 @@ impl Feed {
         }
     }
 
-    pub fn refused(&mut self, key: SegmentKey) {
-        self.lost(key.recording, key.track, (key.sequence, key.sequence));
-        self.refused.insert(key);
-    }
-
     /// Nothing of the recording is offered any more.
     pub fn forget(&mut self, recording: RecordingId) {
         self.offered.remove(&recording);
         self.marks.remove(&recording);
         self.held_back.remove(&recording);
-        self.refused.retain(|key| key.recording != recording);
     }
 
     pub fn hold_back(&mut self, recording: RecordingId) {

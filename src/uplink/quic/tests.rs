@@ -4,7 +4,9 @@
 
 use super::*;
 use crate::media::{Hash, RecordingId, SegmentKey, TrackId, TrackKind};
-use crate::wire::message::{Durable, HeldRecording, HeldTrack, Limits, Received, Welcome};
+use crate::wire::message::{
+    Durable, HeldRecording, HeldTrack, Limits, Received, SegmentHash, Welcome,
+};
 use crate::wire::stream::{self, Finished, StreamEvent, StreamReader};
 use crate::wire::{ALPN, DEVELOPMENT_CA, Sequences};
 use rcgen::{
@@ -126,6 +128,17 @@ struct Held {
     epochs: Vec<(u64, u64)>,
 }
 
+impl Held {
+    fn hashes_of(&self, track: TrackId) -> Vec<SegmentHash> {
+        let of_track = self.segments.iter().filter(|(key, _)| key.track == track);
+        let hash = |(key, bytes): (&SegmentKey, &Vec<u8>)| SegmentHash {
+            sequence: key.sequence,
+            hash: stream::hash(bytes),
+        };
+        of_track.map(hash).collect()
+    }
+}
+
 /// Serves one connection; closes it with `SHUTTING_DOWN` once `leave_after` segments are whole.
 async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
     let connection = endpoint.accept().await.unwrap().await.unwrap();
@@ -141,6 +154,7 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
     let tracks = held.durable.iter().map(|(track, durable)| HeldTrack {
         track: *track,
         durable: durable.clone(),
+        hashes: held.hashes_of(*track),
     });
     let recordings = hello.recordings.iter().map(|open| HeldRecording {
         recording: open.recording,
@@ -205,6 +219,7 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
                     recording: RECORDING,
                     track: key.track,
                     durable: durable.clone(),
+                    hashes: held.hashes_of(key.track),
                 });
                 say(&mut replies, &durable).await.unwrap();
             }
@@ -366,7 +381,8 @@ async fn a_receiver_that_restarts_gets_the_rest_on_the_next_connection() {
     assert_eq!(bench.stats.snapshot().reconnects, 1);
     bench.end().await;
     let held = server.await.unwrap();
-    assert_eq!(held.epochs, [(1, 1), (1, 2)]);
+    let epoch = held.epochs[0].0;
+    assert_eq!(held.epochs, [(epoch, 1), (epoch, 2)]);
     for sequence in 0..6 {
         assert!(held.segments[&key(1, sequence)] == content(key(1, sequence), 200_000));
     }

@@ -47,8 +47,6 @@ pub(super) enum Phase {
     Finished,
     /// The receiver stopped its stream; a new one may be opened then.
     Parked(Monotonic),
-    /// The receiver will not have it.
-    Refused,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ mod model;
 
 use super::*;
 use crate::wire::message::{Complete, Durable, HeldRecording, HeldTrack, InitDurable, Received};
-use crate::wire::message::{ErrorMessage, Limits, Welcome};
+use crate::wire::message::{ErrorMessage, Limits, SegmentHash, Welcome};
 use model::{Model, RECORDING, config, key};
 use proptest::prelude::*;
 
@@ -43,6 +43,7 @@ fn sealed(track: u8, sequence: u64, length: u64) -> Offer {
 fn welcome(tracks: Vec<(u8, Sequences)>, complete: bool) -> Message {
     let held = |(track, durable)| HeldTrack {
         track: TrackId(track),
+        hashes: hashes(&durable),
         durable,
     };
     let recordings = match tracks.is_empty() {
@@ -63,10 +64,21 @@ fn welcome(tracks: Vec<(u8, Sequences)>, complete: bool) -> Message {
     })
 }
 
+/// The hashes of these segments, as [`sealed`] has them.
+fn hashes(of: &Sequences) -> Vec<SegmentHash> {
+    let hash = |sequence| SegmentHash {
+        sequence,
+        hash: Hash([9; 32]),
+    };
+    let numbers = of.parts().flat_map(|range| range.first..=range.last);
+    numbers.map(hash).collect()
+}
+
 fn durable(track: u8, durable: Sequences) -> Message {
     Message::Durable(Durable {
         recording: RECORDING,
         track: TrackId(track),
+        hashes: hashes(&durable),
         durable,
     })
 }
@@ -416,6 +428,7 @@ fn no_false_word_frees_anything() {
         recording: OTHER,
         track: TrackId(1),
         durable: Sequences::below(1),
+        hashes: vec![],
     });
     let unsent = Message::InitDurable(InitDurable {
         hashes: vec![Hash([5; 32])],
@@ -471,16 +484,88 @@ fn no_false_welcome_frees_anything() {
     }
 }
 
+/// As [`welcome`] and [`durable`], each with these hashes of track 1 instead.
+fn both_words(held: &Sequences, told: &[SegmentHash]) -> [Message; 2] {
+    let mut words = [
+        welcome(vec![(1, held.clone())], false),
+        durable(1, held.clone()),
+    ];
+    for word in &mut words {
+        match word {
+            Message::Welcome(welcome) => {
+                welcome.recordings[0].tracks[0].hashes = told.to_vec();
+            }
+            Message::Durable(durable) => durable.hashes = told.to_vec(),
+            _ => unreachable!(),
+        }
+    }
+    words
+}
+
 #[test]
-fn a_segment_made_in_this_run_is_not_durable_before_its_trailer_left() {
-    let mut session = session(vec![Offer::Ready]);
-    session.connected(None, T0);
-    session.offer(chunk(1, 0, 0, 10, true), T0);
-    session.offer(sealed(1, 0, 10), T0);
-    session.received(welcome(vec![], false), T0);
+fn a_segment_is_freed_by_the_hash_of_its_own_bytes_and_by_nothing_else() {
+    let offers = vec![
+        chunk(1, 0, 0, 10, false),
+        sealed(1, 0, 10),
+        chunk(1, 1, 0, 10, false),
+        sealed(1, 1, 10),
+        Offer::Ready,
+    ];
+    let told = |sequence, hash| SegmentHash {
+        sequence,
+        hash: Hash([hash; 32]),
+    };
+    let held = Sequences::below(2);
+    // What is told, the segments that wait after it, and whether the recording is held back.
+    let cases = [
+        (vec![told(0, 9), told(1, 9)], 0, false),
+        (vec![told(1, 9)], 1, false),
+        (vec![], 2, false),
+        (vec![told(0, 9), told(1, 8)], 2, true),
+        (vec![told(0, 8)], 2, true),
+    ];
+    for (hashes, waiting, held_back) in cases {
+        for (word, is_welcome) in both_words(&held, &hashes).into_iter().zip([true, false]) {
+            let mut session = session(offers.clone());
+            session.connected(None, T0);
+            if !is_welcome {
+                session.received(welcome(vec![], false), T0);
+                drain(&mut session, T0);
+            }
+            session.received(word, T0);
+            let actions = drain(&mut session, T0);
+            let refused =
+                |action: &Action| matches!(action, Action::Report(Report::Refused { .. }));
+            assert_eq!(session.pending(), waiting, "{hashes:?}");
+            assert_eq!(freed(&actions), waiting < 2, "{hashes:?}");
+            assert_eq!(actions.iter().any(refused), held_back, "{hashes:?}");
+            assert_eq!((ahead(&actions), closes(&actions)), (0, None));
+            if is_welcome {
+                // A number without a hash is sent again, unless another machine holds the name.
+                let opens = |action: &&Action| matches!(action, Action::Open { .. });
+                let again = if held_back { 0 } else { waiting };
+                assert_eq!(actions.iter().filter(opens).count(), again, "{hashes:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_recording_is_complete_once_the_last_acknowledgement_is_there() {
+    let whole = [chunk(1, 0, 0, 10, true), sealed(1, 0, 10)];
+    let mut session = welcomed([vec![Offer::Ready], whole.into()].concat());
+    drain(&mut session, T0);
+    let complete = Message::Complete(Complete {
+        recording: RECORDING,
+    });
+    let report = Action::Report(Report::Complete {
+        recording: RECORDING,
+    });
+    session.received(complete, T0);
+    assert_eq!(drain(&mut session, T0), []);
     session.received(durable(1, Sequences::below(1)), T0);
     let actions = drain(&mut session, T0);
-    assert_eq!((ahead(&actions), session.pending()), (1, 1));
+    assert!(freed(&actions) && actions.contains(&report), "{actions:?}");
 }
 
 /// Numbers that the spool holds and has not offered: their names are enough to judge a receiver's word.
@@ -501,44 +586,39 @@ fn what_is_not_offered_yet_is_judged_like_what_is() {
         let whole = |action: &Action| matches!(action, Action::Report(Report::Complete { .. }));
         actions.iter().any(whole)
     };
-    // Found at start: an earlier run may have sent it.
-    let found = || session(vec![track(2, 5), Offer::Ready]);
-    for (held, says_complete, expected) in [
-        (5, true, (0, true, true)),
-        (4, true, (1, false, false)),
-        (4, false, (0, true, false)),
-        (6, false, (1, false, false)),
-    ] {
-        let mut session = found();
+    for (held, says_complete, expected) in
+        [(5, true, 0), (4, true, 1), (4, false, 0), (6, false, 1)]
+    {
+        let mut session = session(vec![track(2, 5), Offer::Ready]);
         session.connected(None, T0);
         let said = welcome(vec![(1, Sequences::below(held))], says_complete);
         session.received(said, T0);
         let actions = drain(&mut session, T0);
         let got = (ahead(&actions), freed(&actions), whole(&actions));
-        assert_eq!(got, expected, "{held} {says_complete}");
+        assert_eq!(got, (expected, false, false), "{held} {says_complete}");
     }
-    // Made by this run, which has sent nothing of it.
-    let mut made = session(vec![Offer::Ready, track(0, 3)]);
-    made.connected(None, T0);
-    made.received(welcome(vec![(1, Sequences::below(1))], false), T0);
-    assert_eq!(ahead(&drain(&mut made, T0)), 1);
-    for last in [None, Some(durable(1, Sequences::below(3)))] {
+    for said_first in [true, false] {
         let mut session = session(vec![Offer::Ready, track(0, 3)]);
         session.connected(None, T0);
         session.received(welcome(vec![], false), T0);
-        for sequence in [0, 2] {
+        for (sequence, last) in [(0, false), (2, false), (1, true)] {
             session.offer(chunk(1, sequence, 0, 10, false), T0);
             session.offer(sealed(1, sequence, 10), T0);
+            drain(&mut session, T0);
+            let mut had = Sequences::below(1);
+            had.insert(2);
+            had.insert(sequence);
+            session.received(durable(1, had), T0);
+            // Everything that was offered is durable, and 1 is still to come.
+            if said_first {
+                session.received(complete(), T0);
+            }
+            let actions = drain(&mut session, T0);
+            let expected = (0, last && said_first);
+            assert_eq!((ahead(&actions), whole(&actions)), expected, "{sequence}");
         }
-        drain(&mut session, T0);
-        let mut had = Sequences::below(1);
-        had.insert(2);
-        session.received(durable(1, had), T0);
-        assert!(freed(&drain(&mut session, T0)));
-        // Everything that was offered is durable, and 1 is still to come.
-        session.received(last.unwrap_or_else(complete), T0);
-        let actions = drain(&mut session, T0);
-        assert_eq!((ahead(&actions), whole(&actions)), (1, false));
+        session.received(complete(), T0);
+        assert_eq!(whole(&drain(&mut session, T0)), !said_first);
     }
     let mut session = session(vec![Offer::Ready, track(0, 1)]);
     session.connected(None, T0);
@@ -567,7 +647,9 @@ fn what_an_abridged_welcome_leaves_out_is_not_forgotten() {
         end: 9,
     };
     for abridged in [true, false] {
-        let mut session = session(vec![track.clone(), Offer::Ready]);
+        let waits = [chunk(1, 3, 0, 10, false), sealed(1, 3, 10)];
+        let offers = [vec![track.clone()], waits.into(), vec![Offer::Ready]];
+        let mut session = session(offers.concat());
         session.connected(None, T0);
         let mut said = welcome(vec![(1, Sequences::below(4))], false);
         if let Message::Welcome(welcome) = &mut said {
@@ -577,7 +659,7 @@ fn what_an_abridged_welcome_leaves_out_is_not_forgotten() {
         let forgot = |action: &Action| matches!(action, Action::Report(Report::Forgot { .. }));
         let actions = drain(&mut session, T0);
         assert_eq!(actions.iter().any(forgot), !abridged);
-        assert_eq!(freed(&actions), abridged);
+        assert!(freed(&actions) && session.pending() == 0);
     }
 }
 
@@ -771,7 +853,7 @@ fn a_complete_recording_is_reported_once() {
 }
 
 #[test]
-fn a_stopped_stream_is_tried_again_later_and_a_conflict_never() {
+fn a_stopped_stream_is_tried_again_later_and_a_conflict_holds_its_recording_back() {
     let offers = vec![Offer::Ready, chunk(1, 0, 0, 100, false), sealed(1, 0, 100)];
     let mut session = welcomed(offers.clone());
     drain(&mut session, T0);
@@ -794,7 +876,10 @@ fn a_stopped_stream_is_tried_again_later_and_a_conflict_never() {
         code: ErrorCode::CONFLICT,
     };
     assert_eq!(drain(&mut session, at(100_000)), [Action::Report(refused)]);
-    assert_eq!(session.pending(), 1, "refused is not durable");
+    session.offer(chunk(1, 1, 0, 10, true), at(100_000));
+    session.received(durable(1, Sequences::below(1)), at(100_000));
+    assert_eq!(drain(&mut session, at(100_000)), []);
+    assert_eq!(session.pending(), 2, "refused is not durable");
 }
 
 #[test]

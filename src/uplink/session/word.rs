@@ -1,12 +1,32 @@
 //! What a receiver's word is worth: each is checked in full before any of it counts.
+//!
+//! A segment is freed by the hash of its own bytes and by nothing else. A number that the receiver
+//! holds under another hash, or that this box has not finished, was sent by another machine with a copy
+//! of its card, or by this one before an older copy was put back: of that recording nothing is sent or
+//! freed. A number without a hash says nothing: its segment is sent again.
 
 use super::segment::Phase;
-use super::{Ahead, Breach, Link, Session, Track};
-use crate::media::{Monotonic, RecordingId, SegmentKey, TrackId, WallClock};
+use super::{Breach, Link, Session, Track};
+use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, TrackId, WallClock};
 use crate::uplink::{Action, Report};
-use crate::wire::message::{self, Message, Welcome};
-use crate::wire::{MAX_RANGES, Range, Sequences};
+use crate::wire::message::{self, Message, SegmentHash, Welcome};
+use crate::wire::{ErrorCode, MAX_RANGES, Range, Sequences};
 use std::collections::BTreeMap;
+
+/// What a receiver says that it holds of a track.
+#[derive(Clone, Default)]
+pub(super) struct Held {
+    durable: Sequences,
+    hashes: BTreeMap<u64, Hash>,
+}
+
+impl Held {
+    fn add(&mut self, durable: &Sequences, hashes: &[SegmentHash]) {
+        self.durable.merge(durable);
+        let hashes = hashes.iter().map(|held| (held.sequence, held.hash));
+        self.hashes.extend(hashes);
+    }
+}
 
 impl Session {
     pub(super) fn welcome(&mut self, welcome: &Welcome, now: Monotonic) -> Result<(), Breach> {
@@ -43,8 +63,8 @@ impl Session {
         held.retain(|(recording, _), _| {
             self.recordings.contains_key(recording) && !self.held_back.contains(recording)
         });
-        for ((recording, track), sequences) in held {
-            self.resume(recording, track, sequences, welcome.abridged);
+        for ((recording, track), held) in held {
+            self.resume(recording, track, &held, welcome.abridged);
         }
         for recording in &welcome.complete {
             self.complete(*recording);
@@ -70,41 +90,42 @@ impl Session {
     }
 
     /// Holds back each recording of which the `Welcome` claims what it cannot have from this box.
-    fn doubt(&mut self, welcome: &Welcome, held: &BTreeMap<(RecordingId, TrackId), Sequences>) {
+    fn doubt(&mut self, welcome: &Welcome, held: &BTreeMap<(RecordingId, TrackId), Held>) {
         let mut doubted = BTreeMap::new();
-        for ((recording, track), sequences) in held {
-            if let Err(Ahead(track)) = self.freed_by(*recording, *track, sequences) {
-                doubted.insert(*recording, track);
+        for ((recording, track), held) in held {
+            if let Err(why) = self.freed_by(*recording, *track, held) {
+                doubted.insert(*recording, why);
             }
         }
         for recording in &welcome.complete {
-            let of_track = |id, _: &Track| held.get(&(*recording, id)).cloned().unwrap_or_default();
+            let covered = |id, known: &Track| {
+                let held = held.get(&(*recording, id));
+                let mut covered = held.map(|held| held.durable.clone()).unwrap_or_default();
+                covered.merge(&known.durable);
+                covered
+            };
             if !self.is_complete(*recording)
-                && let Some(track) = self.lacks(*recording, of_track)
+                && let Some(track) = self.lacks(*recording, covered)
             {
-                doubted.entry(*recording).or_insert(track);
+                let held = held.get(&(*recording, track));
+                let held = held.map(|held| held.durable.clone()).unwrap_or_default();
+                let why = ahead(*recording, track, held);
+                doubted.entry(*recording).or_insert(why);
             }
         }
-        for (recording, track) in doubted {
+        for (recording, why) in doubted {
             if !self.was_ours(recording) {
-                let held = held.get(&(recording, track)).cloned().unwrap_or_default();
-                self.hold_back(recording, track, held);
+                self.hold_back(recording, why);
             }
         }
     }
 
     /// Takes up a track where the receiver says that it stands.
-    fn resume(
-        &mut self,
-        recording: RecordingId,
-        track: TrackId,
-        mut held: Sequences,
-        abridged: bool,
-    ) {
-        let Ok(freed) = self.freed_by(recording, track, &held) else {
+    fn resume(&mut self, recording: RecordingId, track: TrackId, told: &Held, abridged: bool) {
+        let Ok(taken) = self.free(recording, track, told) else {
             return;
         };
-        freed.into_iter().for_each(|key| self.drop_segment(key));
+        let mut held = told.durable.clone();
         let known = self.track(recording, track);
         // What a message had no room for is not forgotten.
         let told = match held.ranges().last() {
@@ -115,10 +136,12 @@ impl Session {
         if let Some(told) = told {
             held.merge(&known.durable.beyond(told));
         }
-        let mut both = held.clone();
-        both.merge(&known.durable);
-        let (changed, forgot) = (known.durable != held, both != held);
-        known.durable = held.clone();
+        let kept = held.within(&known.durable);
+        let forgot = kept != known.durable;
+        let mut durable = kept.clone();
+        durable.merge(&taken);
+        known.durable = durable.clone();
+        let changed = durable != kept;
         if forgot {
             if let Some(recording) = self.recordings.get_mut(&recording) {
                 recording.complete = false;
@@ -126,13 +149,14 @@ impl Session {
             self.out.push_back(Action::Report(Report::Forgot {
                 recording,
                 track,
-                held,
+                held: kept,
             }));
-        } else if changed {
+        }
+        if changed {
             self.out.push_back(Action::Report(Report::Durable {
                 recording,
                 track,
-                durable: held,
+                durable,
             }));
         }
     }
@@ -141,7 +165,7 @@ impl Session {
     fn read_welcome(
         &self,
         welcome: &Welcome,
-    ) -> Result<BTreeMap<(RecordingId, TrackId), Sequences>, Breach> {
+    ) -> Result<BTreeMap<(RecordingId, TrackId), Held>, Breach> {
         let mut held = BTreeMap::new();
         for recording in &self.greeted {
             let tracks = self
@@ -149,7 +173,7 @@ impl Session {
                 .get(recording)
                 .map(|known| known.tracks.keys());
             for track in tracks.into_iter().flatten() {
-                held.insert((*recording, *track), Sequences::default());
+                held.insert((*recording, *track), Held::default());
             }
         }
         for (recording, of_it) in welcome.recordings.iter().map(|r| (r.recording, &r.tracks)) {
@@ -157,8 +181,8 @@ impl Session {
                 return Err(Breach(format!("recording {recording} was never offered")));
             }
             for track in of_it {
-                let of_track: &mut Sequences = held.entry((recording, track.track)).or_default();
-                of_track.merge(&track.durable);
+                let of_track: &mut Held = held.entry((recording, track.track)).or_default();
+                of_track.add(&track.durable, &track.hashes);
             }
         }
         Ok(held)
@@ -176,16 +200,17 @@ impl Session {
                 .and_then(|recording| recording.tracks.get(&key.track))
                 .is_some_and(|track| track.durable.contains(key.sequence));
             // A word that crossed DURABLE or LOST on the way.
-            if durable || self.is_lost(key) {
+            if durable
+                || self
+                    .lost_of(key.recording, key.track)
+                    .contains(key.sequence)
+            {
                 return Ok(());
             }
             return Err(Breach(format!("segment {key} was never sent")));
         };
         // After a stopped stream a word about it may still be on the way.
-        let restarted = matches!(
-            segment.phase,
-            Phase::Parked(_) | Phase::Refused | Phase::Idle
-        );
+        let restarted = matches!(segment.phase, Phase::Parked(_) | Phase::Idle);
         if offset > segment.high || offset > segment.sent && !restarted {
             return Err(Breach(format!(
                 "byte {offset} of segment {key} was never sent"
@@ -211,16 +236,21 @@ impl Session {
         if !self.recordings.contains_key(&recording) {
             return Err(Breach(format!("recording {recording} was never offered")));
         }
-        match self.freed_by(recording, track, &message.durable) {
-            Ok(freed) => freed.into_iter().for_each(|key| self.drop_segment(key)),
-            Err(Ahead(track)) => {
-                self.hold_back(recording, track, message.durable.clone());
+        let mut told = Held::default();
+        told.add(&message.durable, &message.hashes);
+        // A list of ranges may have no room for it.
+        let named = message.hashes.iter().map(|held| held.sequence);
+        named.for_each(|sequence| told.durable.insert(sequence));
+        let taken = match self.free(recording, track, &told) {
+            Ok(taken) => taken,
+            Err(why) => {
+                self.hold_back(recording, why);
                 return Ok(());
             }
-        }
+        };
         let known = self.track(recording, track);
         let before = known.durable.clone();
-        known.durable.merge(&message.durable);
+        known.durable.merge(&taken);
         let durable = known.durable.clone();
         if durable != before {
             self.out.push_back(Action::Report(Report::Durable {
@@ -229,17 +259,37 @@ impl Session {
                 durable,
             }));
         }
+        if self.recordings.get(&recording).is_some_and(|r| r.claimed) {
+            self.complete(recording);
+        }
         Ok(())
     }
 
-    fn is_lost(&self, key: SegmentKey) -> bool {
-        let known = self.recordings.get(&key.recording);
-        known.is_some_and(|known| {
-            known.lost.iter().any(|lost| {
-                let range = lost.range.first..=lost.range.last;
-                lost.range.track == key.track && range.contains(&key.sequence)
-            })
-        })
+    /// The numbers of a track that will never come from this box (any more).
+    fn lost_of(&self, recording: RecordingId, track: TrackId) -> Sequences {
+        let mut numbers = Sequences::default();
+        let known = self.recordings.get(&recording);
+        let lost = known.into_iter().flat_map(|known| &known.lost);
+        for lost in lost.filter(|lost| lost.range.track == track) {
+            let (first, last) = (lost.range.first, lost.range.last);
+            numbers.insert_range(Range { first, last });
+        }
+        numbers
+    }
+
+    /// A track of which not all that was used, offered or not, is in what `covered` gives, or LOST.
+    fn lacks(
+        &self,
+        recording: RecordingId,
+        covered: impl Fn(TrackId, &Track) -> Sequences,
+    ) -> Option<TrackId> {
+        let known = self.recordings.get(&recording)?;
+        let lacks = |(id, track): &(&TrackId, &Track)| {
+            let mut covered = covered(**id, track);
+            covered.merge(&self.lost_of(recording, **id));
+            covered.cumulative() < track.end
+        };
+        known.tracks.iter().find(lacks).map(|(id, _)| *id)
     }
 
     fn is_complete(&self, recording: RecordingId) -> bool {
@@ -252,39 +302,59 @@ impl Session {
         self.was_ours(recording) || self.held_back.contains(&recording)
     }
 
-    /// The segments that `durable` frees, if the receiver can have every number in it from this box.
+    /// Frees what the receiver proves to hold, and gives the numbers that are settled by it: those, and
+    /// what it holds although it is lost here.
+    fn free(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        held: &Held,
+    ) -> Result<Sequences, Report> {
+        let freed = self.freed_by(recording, track, held)?;
+        let mut settled = held.durable.within(&self.lost_of(recording, track));
+        for key in freed {
+            settled.insert(key.sequence);
+            self.drop_segment(key);
+        }
+        Ok(settled)
+    }
+
+    /// The segments of which the receiver names the hash, unless it holds what is not from this box.
     fn freed_by(
         &self,
         recording: RecordingId,
         track: TrackId,
-        durable: &Sequences,
-    ) -> Result<Vec<SegmentKey>, Ahead> {
-        let known = self
-            .recordings
-            .get(&recording)
-            .and_then(|known| known.tracks.get(&track));
-        if !known.is_some_and(|known| known.sent.covers(durable)) {
-            return Err(Ahead(track));
-        }
-        let below = durable
-            .cumulative()
-            .checked_sub(1)
-            .map(|last| Range { first: 0, last });
+        held: &Held,
+    ) -> Result<Vec<SegmentKey>, Report> {
+        let known = self.recordings.get(&recording);
+        let known = known.and_then(|known| known.tracks.get(&track));
+        let mut is_ahead = known.is_none_or(|known| held.durable.end() > known.end);
         let key = |sequence| SegmentKey {
             recording,
             track,
             sequence,
         };
         let mut freed = Vec::new();
-        for range in below.iter().chain(durable.ranges()) {
-            for (key, segment) in self.segments.range(key(range.first)..=key(range.last)) {
-                if segment.seal.is_none() {
-                    return Err(Ahead(track));
+        for range in held.durable.parts() {
+            for (&key, segment) in self.segments.range(key(range.first)..=key(range.last)) {
+                let Some((_, own)) = segment.seal else {
+                    is_ahead = true;
+                    continue;
+                };
+                match held.hashes.get(&key.sequence) {
+                    Some(theirs) if *theirs == own => freed.push(key),
+                    Some(_) => {
+                        let code = ErrorCode::CONFLICT;
+                        return Err(Report::Refused { key, code });
+                    }
+                    None => {}
                 }
-                freed.push(*key);
             }
         }
-        Ok(freed)
+        match is_ahead {
+            true => Err(ahead(recording, track, held.durable.clone())),
+            false => Ok(freed),
+        }
     }
 
     pub(super) fn complete_said(&mut self, recording: RecordingId) -> Result<(), Breach> {
@@ -295,18 +365,34 @@ impl Session {
         Ok(())
     }
 
-    fn complete(&mut self, recording: RecordingId) {
+    pub(super) fn complete(&mut self, recording: RecordingId) {
         if self.is_past(recording) || self.is_complete(recording) {
             return;
         }
-        if let Some(track) = self.lacks(recording, |_, known| known.durable.clone()) {
+        let keys = self.keys_of(recording);
+        let open = |key: &&SegmentKey| self.segments.get(key).is_some_and(|s| s.seal.is_none());
+        if let Some(track) = keys.iter().find(open).map(|key| key.track) {
             let known = self.track(recording, track).durable.clone();
-            return self.hold_back(recording, track, known);
+            return self.hold_back(recording, ahead(recording, track, known));
         }
-        if let Some(known) = self.recordings.get_mut(&recording) {
+        let lacks = self.lacks(recording, |_, known| known.durable.clone());
+        let Some(known) = self.recordings.get_mut(&recording) else {
+            return;
+        };
+        known.claimed = lacks.is_some();
+        if !known.claimed {
             known.complete = true;
             self.out
                 .push_back(Action::Report(Report::Complete { recording }));
         }
+    }
+}
+
+/// The receiver claims what this box never sent whole.
+fn ahead(recording: RecordingId, track: TrackId, held: Sequences) -> Report {
+    Report::Ahead {
+        recording,
+        track,
+        held,
     }
 }

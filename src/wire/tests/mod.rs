@@ -319,6 +319,7 @@ fn a_welcome_that_is_too_long_loses_ranges_not_watermarks() {
         tracks: vec![super::message::HeldTrack {
             track: TrackId(1),
             durable: durable.clone(),
+            hashes: vec![],
         }],
     });
     let welcome = super::message::Welcome {

@@ -87,8 +87,20 @@ fn hello() -> impl Strategy<Value = Message> {
     )
 }
 
+fn hashes() -> impl Strategy<Value = Vec<SegmentHash>> {
+    let one = (any::<u64>(), hash());
+    vec(
+        one.prop_map(|(sequence, hash)| SegmentHash { sequence, hash }),
+        0..4,
+    )
+}
+
 fn welcome() -> impl Strategy<Value = Message> {
-    let held = (track(), sequences()).prop_map(|(track, durable)| HeldTrack { track, durable });
+    let held = (track(), sequences(), hashes()).prop_map(|(track, durable, hashes)| HeldTrack {
+        track,
+        durable,
+        hashes,
+    });
     let held = (recording(), vec(held, 0..4))
         .prop_map(|(recording, tracks)| HeldRecording { recording, tracks });
     let rest = (clock(), of(any::<u64>()), text(), vec(recording(), 0..4));
@@ -149,13 +161,16 @@ pub fn message() -> impl Strategy<Value = Message> {
         welcome(),
         status(),
         (key(), any::<u64>()).prop_map(|(key, offset)| Message::Received(Received { key, offset })),
-        (recording(), track(), sequences()).prop_map(|(recording, track, durable)| {
-            Message::Durable(Durable {
-                recording,
-                track,
-                durable,
-            })
-        }),
+        (recording(), track(), sequences(), hashes()).prop_map(
+            |(recording, track, durable, hashes)| {
+                Message::Durable(Durable {
+                    recording,
+                    track,
+                    durable,
+                    hashes,
+                })
+            }
+        ),
         vec(hash(), 0..4).prop_map(|hashes| Message::InitDurable(InitDurable { hashes })),
         recording().prop_map(|recording| Message::Complete(Complete { recording })),
         (any::<u64>(), action).prop_map(|(id, action)| Message::Command(Command { id, action })),

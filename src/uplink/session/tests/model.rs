@@ -1,6 +1,6 @@
 //! A box, a transport and a receiver small enough to be right.
 
-use super::{T0, chunk, sealed};
+use super::{T0, chunk, hashes, sealed};
 use crate::uplink::session::*;
 use crate::wire::message::{
     Complete, Durable, HeldRecording, HeldTrack, Limits, Received, Welcome,
@@ -214,6 +214,7 @@ impl Model {
             self.hear(Message::Durable(Durable {
                 recording: RECORDING,
                 track,
+                hashes: hashes(&durable),
                 durable,
             }));
         }
@@ -250,6 +251,7 @@ impl Model {
         let tracks = self.stored.iter().map(|(track, durable)| HeldTrack {
             track: *track,
             durable: durable.clone(),
+            hashes: hashes(durable),
         });
         let held = HeldRecording {
             recording: RECORDING,

@@ -621,8 +621,8 @@ impl Custody {
 }
 
 /// What the spool holds, by name; and where what the receiver lacks begins on each track. A greeting
-/// names the recordings that are not whole, oldest first, then the whole ones, newest first: a receiver
-/// that was restored from an older copy says what it misses.
+/// names the recordings that are not whole, oldest first, then the whole ones, newest first, some at a
+/// time: a receiver that was restored from an older copy says what it misses.
 fn backlog(spool: &Spool) -> (Vec<Offer>, Vec<SegmentKey>) {
     let mut recordings: Vec<_> = spool.recordings().collect();
     // Ids are random; the epoch and the span's clock tell the age.

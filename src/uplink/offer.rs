@@ -56,7 +56,8 @@ pub enum Offer {
         hash: Hash,
     },
     /// The spool knows that the receiver has the recording whole. It is still named in `Hello`, after
-    /// those that are not: a receiver that forgot it says so.
+    /// those that are not: a receiver that forgot or erased it says so. A `Hello` has room for
+    /// [`crate::wire::message::MAX_RECORDINGS`]: once all are whole, further connections ask about the rest.
     Whole {
         /// The recording.
         recording: RecordingId,

@@ -822,6 +822,84 @@ fn a_whole_recording_is_still_asked_for_after_the_open_ones() {
 }
 
 #[test]
+fn every_recording_of_a_large_spool_is_asked_about_once_nothing_else_is_to_do() {
+    let id = |number: u8| RecordingId([number; 16]);
+    let mut offers = Vec::new();
+    for number in 0..150 {
+        let (recording, track) = (id(number), TrackId(1));
+        offers.push(Offer::Track {
+            recording,
+            track,
+            durable: Sequences::below(2),
+            end: 2,
+        });
+        offers.push(Offer::Whole { recording });
+    }
+    offers.push(Offer::Ready);
+    let mut session = session(offers);
+    // Answers as a receiver that has everything, but that recording 3 was erased; gives what was named.
+    let greet = |session: &mut Session| -> BTreeSet<RecordingId> {
+        session.connected(None, T0);
+        let Action::Control(Message::Hello(hello)) = session.next(T0) else {
+            panic!("no greeting");
+        };
+        let held = |open: &OpenRecording| HeldRecording {
+            recording: open.recording,
+            tracks: vec![HeldTrack {
+                track: TrackId(1),
+                durable: Sequences::below(2),
+                hashes: vec![],
+            }],
+        };
+        let named: BTreeSet<_> = hello.recordings.iter().map(|open| open.recording).collect();
+        let erased: Vec<_> = named.iter().copied().filter(|of| *of == id(3)).collect();
+        let rest = hello
+            .recordings
+            .iter()
+            .filter(|open| open.recording != id(3));
+        session.received(
+            Message::Welcome(Welcome {
+                recordings: rest.clone().map(held).collect(),
+                complete: rest.map(|open| open.recording).collect(),
+                clock: None,
+                limits: Limits::default(),
+                software: String::new(),
+                erased,
+                abridged: false,
+            }),
+            T0,
+        );
+        named
+    };
+    // While a lecture is recorded, no connection ends for this.
+    session.offer(other(0), T0);
+    let mut asked = greet(&mut session);
+    assert_eq!(asked.len(), message::MAX_RECORDINGS);
+    assert_eq!(closes(&drain(&mut session, T0)), None);
+    session.offer(Offer::Forget { recording: OTHER }, T0);
+    let mut erased = false;
+    for round in 0..3 {
+        let actions = drain(&mut session, T0);
+        let erase = |action: &Action| matches!(action, Action::Report(Report::Erase { recording }) if *recording == id(3));
+        erased |= actions.iter().any(erase);
+        let more = (round < 2).then_some(ErrorCode::DONE);
+        assert_eq!(closes(&actions), more, "{}", asked.len());
+        if more.is_some() {
+            session.disconnected(more, String::new(), T0);
+            drain(&mut session, T0);
+            asked.append(&mut greet(&mut session));
+        }
+    }
+    assert!(erased, "the oldest are asked about, too");
+    assert_eq!((0..150).find(|number| !asked.contains(&id(*number))), None);
+    // Another connection may be to a receiver that was restored: the round begins anew.
+    session.disconnected(None, String::new(), T0);
+    drain(&mut session, T0);
+    greet(&mut session);
+    assert_eq!(closes(&drain(&mut session, T0)), Some(ErrorCode::DONE));
+}
+
+#[test]
 fn a_complete_recording_is_reported_once() {
     let mut session = welcomed(vec![
         Offer::Ready,

@@ -381,7 +381,7 @@ impl Session {
         };
         known.claimed = lacks.is_some();
         if !known.claimed {
-            known.complete = true;
+            (known.complete, known.asked) = (true, self.greetings);
             self.out
                 .push_back(Action::Report(Report::Complete { recording }));
         }

@@ -77,6 +77,8 @@ pub(super) struct Station {
     unkept: BTreeMap<SegmentKey, VecDeque<u64>>,
     /// Segments of events that the history knows.
     noted: BTreeSet<SegmentKey>,
+    /// What an earlier run left was named.
+    ready: bool,
 }
 
 type Syncing = Pin<Box<dyn Future<Output = SyncResult> + Send>>;
@@ -97,6 +99,7 @@ impl Station {
             running: None,
             unkept: BTreeMap::new(),
             noted: BTreeSet::new(),
+            ready: false,
         }
     }
 
@@ -401,19 +404,29 @@ impl Station {
                         Offer::Chunk {
                             key, live: true, ..
                         } => self.wrote_facts(key),
+                        Offer::Ready => self.ready = true,
+                        // Written, and offered later.
+                        Offer::Track {
+                            recording,
+                            track,
+                            end,
+                            ..
+                        } if self.ready => self.wrote_facts(SegmentKey {
+                            recording,
+                            track,
+                            sequence: end - 1,
+                        }),
                         _ => {}
                     }
                     let _ = self.ends.offers.send(offer).await;
                 }
                 Word::Kept(key) => {
-                    self.wrote_facts(key);
                     let end = self.unkept.get_mut(&key).and_then(VecDeque::pop_front);
                     if let Some(bytes) = end {
                         self.note(Happening::Kept { key, bytes });
                     }
                 }
                 Word::Sealed(key) => {
-                    self.wrote_facts(key);
                     self.kept_whole(key);
                     self.unkept.remove(&key);
                     if self.running.as_ref().is_some_and(|r| r.end == Some(key)) {

@@ -490,12 +490,22 @@ impl Machine {
                             reason: lost.reason,
                         });
                     }
-                    if let Offer::Chunk {
-                        key, live: true, ..
-                    } = &offer
-                        && key.track == TrackId::EVENTS
-                    {
-                        self.wrote_facts(key.recording, key.sequence, history);
+                    match &offer {
+                        Offer::Chunk {
+                            key, live: true, ..
+                        } if key.track == TrackId::EVENTS => {
+                            self.wrote_facts(key.recording, key.sequence, history);
+                        }
+                        // Written, and offered later.
+                        Offer::Track {
+                            recording,
+                            track: TrackId::EVENTS,
+                            end,
+                            ..
+                        } if self.session.is_ready() => {
+                            self.wrote_facts(*recording, end - 1, history);
+                        }
+                        _ => {}
                     }
                     if let Offer::Chunk {
                         key,

@@ -18,14 +18,17 @@
 //!
 //! What nobody can give any more is LOST, once the spool has that on record: a fact in the recording's
 //! events track while that is open, a message to the receiver once it has ended.
+//!
+//! Longer than most files: each word of the receiver changes the spool, the feed and what is told at once.
 
 mod feed;
+mod offers;
 
 use self::feed::Feed;
-use super::pipeline::kind_of;
+use self::offers::{backlog, chunk_offer, segment_offers};
 use crate::media::{
     Event, Fact, Hash, LostReason, Monotonic, Range, RecordingId, SegmentKey, Segmented, Sequences,
-    StopReason, TrackId, TrackKind, WallClock,
+    StopReason, TrackId, WallClock,
 };
 use crate::segmenter::Events;
 use crate::spool::{Error, Notice, Opened, Recovered, SegmentState, Spool, SyncJob, SyncResult};
@@ -33,9 +36,6 @@ use crate::uplink::{Lost, Offer, Report};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of an old segment offered at once: what is not RECEIVED stays within the bound that protects
-/// live.
-const PIECE: usize = 256 << 10;
 /// A segment that was found damaged so often is LOST.
 const MOST_TRIES: u32 = 8;
 
@@ -346,7 +346,6 @@ impl Custody {
             | Report::Fenced { .. } => {}
             Report::Raised { epoch } => self.epoch = self.epoch.max(*epoch),
             Report::Erase { recording } => {
-                self.feed.forget(*recording);
                 self.erasing.insert(*recording);
                 self.erase();
             }
@@ -445,6 +444,7 @@ impl Custody {
                 continue;
             }
             log::warn!("recording {recording} was erased at the receiver: the copy here is gone");
+            self.feed.forget(recording);
             self.unreadable.retain(|key, _| key.recording != recording);
             self.words.push_back(Word::Erased(recording));
             self.offer(Offer::Erased { recording });
@@ -617,71 +617,6 @@ impl Custody {
             track: Some(key.track),
             message,
         });
-    }
-}
-
-/// What the spool holds, by name; and where what the receiver lacks begins on each track. A greeting
-/// names the recordings that are not whole, oldest first, then the whole ones, newest first, some at a
-/// time: a receiver that was restored from an older copy says what it misses.
-fn backlog(spool: &Spool) -> (Vec<Offer>, Vec<SegmentKey>) {
-    let mut recordings: Vec<_> = spool.recordings().collect();
-    // Ids are random; the epoch and the span's clock tell the age.
-    recordings.sort_by_key(|(_, state)| {
-        let opened = state.opened.map(|opened| (opened.epoch, opened.wall_nanos));
-        (state.complete, opened)
-    });
-    let (mut offers, mut marks) = (Vec::new(), Vec::new());
-    for (recording, state) in recordings {
-        for (&track, held) in &state.tracks {
-            offers.push(Offer::Track {
-                recording,
-                track,
-                durable: held.acknowledged.clone(),
-                end: state.next_sequence(track),
-            });
-            let first = held.waiting().next().filter(|_| !state.complete);
-            marks.extend(first.map(|(sequence, _)| SegmentKey {
-                recording,
-                track,
-                sequence,
-            }));
-        }
-        if state.complete {
-            offers.push(Offer::Whole { recording });
-        }
-    }
-    (offers, marks)
-}
-
-/// A segment as far as it is written: its bytes in pieces, then its seal, once that is kept.
-fn segment_offers(key: SegmentKey, segment: &SegmentState, live: bool) -> Vec<Offer> {
-    let mut offers = Vec::new();
-    for offset in (0..segment.length).step_by(PIECE) {
-        let length = (segment.length - offset).min(PIECE as u64);
-        offers.push(chunk_offer(key, segment.init, (offset, length), live));
-    }
-    if let Some((length, hash)) = segment.seal.filter(|_| segment.seal_kept) {
-        offers.push(Offer::Sealed { key, length, hash });
-    }
-    offers
-}
-
-fn chunk_offer(
-    key: SegmentKey,
-    init: Option<Hash>,
-    (offset, length): (u64, u64),
-    live: bool,
-) -> Offer {
-    let kind: TrackKind = kind_of(key.track);
-    // A record of the spool is far below 4 GiB.
-    let length = u32::try_from(length).unwrap_or(u32::MAX);
-    Offer::Chunk {
-        key,
-        kind,
-        init,
-        offset,
-        length,
-        live,
     }
 }
 

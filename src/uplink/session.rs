@@ -189,7 +189,7 @@ impl Session {
         self.ready
     }
 
-    /// Segments that are not durable.
+    /// Segments that were offered and are not durable.
     pub fn pending(&self) -> usize {
         self.segments.len()
     }

@@ -856,7 +856,7 @@ fn every_recording_of_a_large_spool_is_asked_about_once_nothing_else_is_to_do() 
         let rest = hello
             .recordings
             .iter()
-            .filter(|open| open.recording != id(3));
+            .filter(|open| ![id(3), OTHER].contains(&open.recording));
         session.received(
             Message::Welcome(Welcome {
                 recordings: rest.clone().map(held).collect(),

@@ -165,7 +165,7 @@ fn backlog_of(hours: u64) -> (u64, usize, [u64; 2]) {
             }
             while custody.next_word().is_some() {}
             let due = custody.sync_at().unwrap();
-            if sequence % 256 == 255 || sequence + 1 == segments {
+            if sequence % 16 == 15 || sequence + 1 == segments {
                 let job = custody.start_sync(due).unwrap();
                 assert!(custody.synced(job.run()).is_empty());
             }
@@ -221,7 +221,7 @@ fn backlog_of(hours: u64) -> (u64, usize, [u64; 2]) {
             }
             Action::Report(report) => {
                 custody.report(&report).unwrap();
-                if let Some(due) = custody.sync_at().filter(|_| had % 1024 == 0) {
+                if let Some(due) = custody.sync_at().filter(|_| had % 64 == 0) {
                     let job = custody.start_sync(due).unwrap();
                     assert!(custody.synced(job.run()).is_empty());
                 }

@@ -391,7 +391,8 @@ fn a_card_copied_while_it_records_loses_nothing_on_either_machine() {
     let arguments = ["--board", board.as_str(), "--receiver", &address];
     let mut second = CaptureBox::start(home.path(), "second", None, &arguments);
     for machine in [&first, &second] {
-        assert_eq!(status(machine).state, "recording", "it is taken up on both");
+        let taken_up = || status(machine).state == "recording";
+        wait_until(10, "the recording to be taken up", taken_up);
     }
     let cloned = |machine: &CaptureBox| {
         let alarms = status(machine).alarms;

@@ -24,7 +24,7 @@ use super::random::Random;
 use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, WallClock};
 use crate::spool::twin::TwinDisk;
 use crate::uplink::{Action, Report};
-use crate::wire::message::Message;
+use crate::wire::message::{Message, SegmentHash};
 use crate::wire::stream::{self, SegmentHeader};
 use crate::wire::{ErrorCode, framing};
 use std::collections::BTreeMap;
@@ -639,8 +639,20 @@ impl World {
                     }
                 }
                 Message::Welcome(welcome) if self.bug == Some(Bug::ResumeOffByOne) => {
-                    let held = welcome.recordings.iter_mut().flat_map(|r| &mut r.tracks);
-                    held.for_each(|track| track.durable.insert(track.durable.cumulative()));
+                    // With a hash that nobody told it: a number alone frees nothing.
+                    let spool = machine.custody.spool();
+                    for held in &mut welcome.recordings {
+                        let known = spool.state(held.recording);
+                        for track in &mut held.tracks {
+                            let sequence = track.durable.cumulative();
+                            let state = known.and_then(|known| known.tracks.get(&track.track));
+                            let next = state.and_then(|state| state.segments.get(&sequence));
+                            if let Some((_, hash)) = next.and_then(|next| next.seal) {
+                                track.durable.insert(sequence);
+                                track.hashes.push(SegmentHash { sequence, hash });
+                            }
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -836,7 +848,11 @@ impl World {
                         machine.wrote(key, offset, length);
                         self.counts.machine.resumed += u64::from(again && offset == 0);
                         let bulk = pipe.priority(key) <= 10;
-                        if bulk && let Some(live) = machine.waiting_live(self.now) {
+                        let may_go = |live: &SegmentKey| {
+                            pipe.stream_of(*live).is_some() || machine.session.has_a_stream_left()
+                        };
+                        let waits = machine.waiting_live(self.now).filter(may_go);
+                        if bulk && let Some(live) = waits {
                             self.wrong.push(format!(
                                 "live {live} waits while {key} is sent at {}",
                                 self.now / 1_000_000

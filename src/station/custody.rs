@@ -11,6 +11,7 @@
 //! | less than it had said | takes the acknowledgement back | what is still here, again; the rest is LOST |
 //! | COMPLETE | records it | nothing; at each start its name (`Whole`), and `Forget` when retention lets the recording go |
 //! | ERASE | the copy goes, durably | `Erased` |
+//! | that it holds what is not on offer now | gives the hashes of its seals | `Hashes`: what has another hash is not freed |
 //!
 //! The uplink is offered what is recorded now at once, and of what waits [`Config::window`] segments at a
 //! time, oldest first (`feed`): what it costs in memory does not grow with the backlog. Of the rest it
@@ -362,6 +363,10 @@ impl Custody {
                     ),
                 });
             }
+            Report::Claims { keys } => {
+                let hashes = self.hashes_of(keys);
+                self.offer(Offer::Hashes { hashes });
+            }
             Report::Durable {
                 recording,
                 track,
@@ -489,6 +494,17 @@ impl Custody {
             message,
         });
         Ok(())
+    }
+
+    /// What the seals of these segments say.
+    fn hashes_of(&self, keys: &[SegmentKey]) -> BTreeMap<SegmentKey, Hash> {
+        let spool = self.spool();
+        let hash = |key: &SegmentKey| {
+            let track = spool.state(key.recording)?.tracks.get(&key.track)?;
+            let (_, hash) = track.segments.get(&key.sequence)?.seal?;
+            Some((*key, hash))
+        };
+        keys.iter().filter_map(hash).collect()
     }
 
     /// The spool did not give what was offered: what is found damaged often enough is lost. A disk

@@ -135,6 +135,24 @@ fn what_is_written_is_offered_live_and_its_seal_once_it_is_kept() {
 }
 
 #[test]
+fn the_hashes_of_seals_are_named_when_they_are_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    custody.begin(RECORDING, 0).unwrap();
+    custody.append(RECORDING, &chunk(0, 0)).unwrap();
+    custody.append(RECORDING, &Segmented::Seal(key(0))).unwrap();
+    custody.append(RECORDING, &chunk(1, 0)).unwrap();
+    sync(&mut custody);
+    words(&mut custody);
+    let keys = vec![key(0), key(1), key(7)];
+    custody.report(&Report::Claims { keys }).unwrap();
+    let hash = *blake3::hash(&custody.spool().read(key(0), 0, 100).unwrap()).as_bytes();
+    let hashes = BTreeMap::from([(key(0), Hash(hash))]);
+    let answer = Word::Offer(Offer::Hashes { hashes });
+    assert_eq!(words(&mut custody), [answer]);
+}
+
+#[test]
 fn a_later_run_offers_what_is_not_recorded_as_durable_and_counts_on() {
     let directory = tempfile::tempdir().unwrap();
     let (mut custody, _) = open(&directory, 1);

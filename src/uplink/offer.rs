@@ -3,6 +3,7 @@
 use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock};
 use crate::wire::message::Lost;
 use crate::wire::{ErrorCode, Message, Sequences};
+use std::collections::BTreeMap;
 use std::io;
 
 /// What the spool has, in the order in which it got it.
@@ -70,6 +71,11 @@ pub enum Offer {
         /// connection until it has the recording whole.
         is_fact: bool,
     },
+    /// The answer to [`Report::Claims`]: the seals' hashes, of those that have one.
+    Hashes {
+        /// By segment.
+        hashes: BTreeMap<SegmentKey, Hash>,
+    },
     /// The spool no longer holds this recording.
     Forget {
         /// The recording.
@@ -132,6 +138,12 @@ pub enum Report {
         track: TrackId,
         /// What the receiver holds.
         held: Sequences,
+    },
+    /// The receiver holds segments that are not on offer now: [`Offer::Hashes`] is due, and nothing is
+    /// sent before it.
+    Claims {
+        /// The segments.
+        keys: Vec<SegmentKey>,
     },
     /// The receiver claims segments that this box never made or never sent whole: an older copy of its
     /// disk was restored, or the receiver lies. Its word on this recording frees nothing, and nothing

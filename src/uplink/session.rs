@@ -148,6 +148,9 @@ pub struct Session {
     erased: BTreeSet<RecordingId>,
     /// Erasures to confirm once the receiver listens.
     confirm: Vec<RecordingId>,
+    /// Words of the receiver that wait for [`Offer::Hashes`], and what that said.
+    deferred: VecDeque<Message>,
+    hashes: BTreeMap<SegmentKey, Hash>,
     out: VecDeque<Action>,
 }
 
@@ -180,6 +183,8 @@ impl Session {
             held_back: BTreeSet::new(),
             erased: BTreeSet::new(),
             confirm: Vec::new(),
+            deferred: VecDeque::new(),
+            hashes: BTreeMap::new(),
             out: VecDeque::new(),
         }
     }
@@ -204,6 +209,12 @@ impl Session {
     pub(crate) fn is_settled(&self) -> bool {
         let mut keys = self.segments.keys();
         self.link == Link::Up && keys.all(|key| self.held_back.contains(&key.recording))
+    }
+
+    /// Another segment may begin: the number of streams is bounded.
+    #[cfg(all(test, feature = "receiver"))]
+    pub(crate) fn has_a_stream_left(&self) -> bool {
+        self.flight.len() < self.config.streams
     }
 
     /// Whether the segment is sent, as far as is known, once it is offered.
@@ -258,6 +269,13 @@ impl Session {
                 if let Some(known) = self.recordings.get_mut(&recording) {
                     known.complete = true;
                 }
+            }
+            Offer::Hashes { hashes } => {
+                self.hashes = hashes;
+                for message in std::mem::take(&mut self.deferred) {
+                    self.hear(message, now);
+                }
+                self.hashes.clear();
             }
             Offer::Lost { lost, is_fact } => self.lose(lost, is_fact),
             Offer::Forget { recording } => self.forget(recording),
@@ -464,6 +482,7 @@ impl Session {
         self.held_back.clear();
         self.parked.clear();
         self.flight.clear();
+        self.deferred.clear();
         self.segments.values_mut().for_each(Segment::restart);
         for recording in self.recordings.values_mut() {
             recording.claimed = false;
@@ -475,6 +494,21 @@ impl Session {
 
     /// A message of the receiver.
     pub fn received(&mut self, message: Message, now: Monotonic) {
+        if let (Link::Greeting(_), Message::Welcome(welcome)) = (self.link, &message) {
+            let keys = self.unjudged(welcome);
+            if !keys.is_empty() && self.deferred.is_empty() {
+                self.out.push_back(Action::Report(Report::Claims { keys }));
+                self.deferred.push_back(message);
+                return;
+            }
+        }
+        match self.deferred.is_empty() {
+            true => self.hear(message, now),
+            false => self.deferred.push_back(message),
+        }
+    }
+
+    fn hear(&mut self, message: Message, now: Monotonic) {
         let outcome = match (self.link, message) {
             (Link::Down | Link::Closing, _) | (_, Message::Command(_)) => Ok(()),
             (Link::Greeting(_), Message::Welcome(welcome)) => self.welcome(&welcome, now),

@@ -551,6 +551,50 @@ fn a_segment_is_freed_by_the_hash_of_its_own_bytes_and_by_nothing_else() {
 }
 
 #[test]
+fn what_is_not_on_offer_is_judged_by_the_hashes_that_the_station_names() {
+    let offers = vec![
+        Offer::Track {
+            recording: RECORDING,
+            track: TrackId(1),
+            durable: Sequences::below(2),
+            end: 9,
+        },
+        Offer::Ready,
+    ];
+    let held = Sequences::below(4);
+    for (own, is_ours) in [(9, true), (8, false)] {
+        let mut session = session(offers.clone());
+        session.connected(None, T0);
+        drain(&mut session, T0);
+        session.received(welcome(vec![(1, held.clone())], false), T0);
+        let keys = vec![key(1, 2), key(1, 3)];
+        let hashes = keys.iter().map(|key| (*key, Hash([own; 32]))).collect();
+        let asked = Action::Report(Report::Claims { keys });
+        assert_eq!(drain(&mut session, T0), [asked]);
+        session.offer(chunk(1, 5, 0, 10, true), T0);
+        session.received(Message::Erase(message::Erase { recording: OTHER }), T0);
+        assert_eq!(drain(&mut session, T0), [], "nothing before it is known");
+        session.offer(Offer::Hashes { hashes }, T0);
+        let actions = drain(&mut session, T0);
+        let durable = Action::Report(Report::Durable {
+            recording: RECORDING,
+            track: TrackId(1),
+            durable: held.clone(),
+        });
+        let refused = Action::Report(Report::Refused {
+            key: key(1, 2),
+            code: ErrorCode::CONFLICT,
+        });
+        assert!(actions.contains(&Action::Report(Report::Connected)));
+        assert_eq!(actions.contains(&durable), is_ours, "{actions:?}");
+        assert_eq!(actions.contains(&refused), !is_ours, "{actions:?}");
+        let opens = |action: &Action| matches!(action, Action::Open { .. });
+        assert_eq!(actions.iter().any(opens), is_ours, "{actions:?}");
+        assert_eq!(closes(&actions), None);
+    }
+}
+
+#[test]
 fn a_recording_is_complete_once_the_last_acknowledgement_is_there() {
     let whole = [chunk(1, 0, 0, 10, true), sealed(1, 0, 10)];
     let mut session = welcomed([vec![Offer::Ready], whole.into()].concat());
@@ -593,6 +637,9 @@ fn what_is_not_offered_yet_is_judged_like_what_is() {
         session.connected(None, T0);
         let said = welcome(vec![(1, Sequences::below(held))], says_complete);
         session.received(said, T0);
+        // The spool has no seals of them: a number alone says nothing.
+        let hashes = BTreeMap::new();
+        session.offer(Offer::Hashes { hashes }, T0);
         let actions = drain(&mut session, T0);
         let got = (ahead(&actions), freed(&actions), whole(&actions));
         assert_eq!(got, (expected, false, false), "{held} {says_complete}");

@@ -85,6 +85,37 @@ impl Session {
         Ok(())
     }
 
+    /// The segments that the `Welcome` names by their hashes and that are neither known as durable nor on
+    /// offer now: the station knows their hashes.
+    pub(super) fn unjudged(&self, welcome: &Welcome) -> Vec<SegmentKey> {
+        let mut keys = Vec::new();
+        for held in &welcome.recordings {
+            let recording = held.recording;
+            let Some(known) = self.recordings.get(&recording) else {
+                continue;
+            };
+            for told in &held.tracks {
+                let track = told.track;
+                let Some(known) = known.tracks.get(&track) else {
+                    continue;
+                };
+                let lost = self.lost_of(recording, track);
+                let key = |told: &SegmentHash| SegmentKey {
+                    recording,
+                    track,
+                    sequence: told.sequence,
+                };
+                keys.extend(told.hashes.iter().map(key).filter(|key| {
+                    key.sequence < known.end
+                        && !known.durable.contains(key.sequence)
+                        && !lost.contains(key.sequence)
+                        && !self.segments.contains_key(key)
+                }));
+            }
+        }
+        keys
+    }
+
     pub(super) fn was_ours(&self, recording: RecordingId) -> bool {
         self.forgotten.contains(&recording) || self.erased.contains(&recording)
     }
@@ -349,6 +380,17 @@ impl Session {
                     }
                     None => {}
                 }
+            }
+        }
+        for (&sequence, theirs) in &held.hashes {
+            let key = key(sequence);
+            match self.hashes.get(&key) {
+                Some(own) if own == theirs => freed.push(key),
+                Some(_) => {
+                    let code = ErrorCode::CONFLICT;
+                    return Err(Report::Refused { key, code });
+                }
+                None => {}
             }
         }
         match is_ahead {

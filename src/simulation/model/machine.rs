@@ -554,6 +554,7 @@ impl Machine {
                     }
                 }
                 Word::Erased(recording) => {
+                    self.live.retain(|key, _| key.recording != recording);
                     let ours = |running: &&mut Running| running.recording == recording;
                     if self.running.as_mut().filter(ours).is_some() {
                         self.running = None;

@@ -313,42 +313,32 @@ fn count_tcp(listener: TcpListener, from: Monotonic, to: Monotonic) -> u64 {
     }
 }
 
-/// Beside live and backfill a TCP flow keeps at least 40 % of the bottleneck, or what it keeps beside
-/// plain Cubic in the same run: how two of them share depends on when each lost its first packet, and
-/// the floor must not add to it. A miss is measured once more, and the means are judged.
+/// Beside live and backfill a TCP flow keeps at least 40 % of the bottleneck: the mean of two runs,
+/// each long enough that how it began does not decide. In the second the TCP flow has the link to
+/// itself first. Plain Cubic in the uplink's place is there to be compared with.
 #[test]
 fn a_tcp_flow_keeps_its_share() {
     let name = "a_tcp_flow_keeps_its_share";
-    in_the_guest(name, soak(180, 600), || {
+    in_the_guest(name, soak(240, 1200), || {
         lay_out();
         let control = "/proc/sys/net/ipv4/tcp_congestion_control";
         assert_eq!(std::fs::read_to_string(control).unwrap().trim(), "cubic");
         shape(0.0);
         let sizes = sender::encoded_sizes();
-        let (seconds, warm_up) = (soak(30, 180), 8);
-        let (mut cubic, mut floor) = (Vec::new(), Vec::new());
-        let enough = |cubic: &[f64], floor: &[f64]| {
-            let mean = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
-            mean(floor) >= 0.9 * mean(cubic).min(0.4)
-        };
-        for congestion in ["cubic", "floor", "cubic", "floor"] {
-            if floor.len() == 1 && enough(&cubic, &floor) {
-                break;
-            }
+        let (seconds, warm_up) = (soak(48, 240), 8);
+        let mut shares = Vec::new();
+        for (congestion, alone) in [("cubic", 0), ("floor", 0), ("floor", 5)] {
             let bench = Bench::new("fair");
-            let begin = clock::now();
-            let at = move |seconds| begin.plus(Duration::from_secs(seconds));
             let listener = TcpListener::bind((FAR, 0)).unwrap();
             let address = listener.local_addr().unwrap().to_string();
+            let begin = clock::now().plus(Duration::from_secs(alone));
+            let at = move |seconds| begin.plus(Duration::from_secs(seconds));
             let counting =
                 std::thread::spawn(move || count_tcp(listener, at(warm_up), at(seconds)));
             let mut tcp = again(name, TCP, &address);
-            let outcome = bench
-                .start(
-                    name,
-                    &bench.job(congestion, &sizes, true, (seconds, warm_up)),
-                )
-                .finish();
+            clock::sleep_until(begin);
+            let job = bench.job(congestion, &sizes, true, (seconds, warm_up));
+            let outcome = bench.start(name, &job).finish();
             let tcp_bytes = counting.join().unwrap();
             tcp.kill().unwrap();
             tcp.wait().unwrap();
@@ -360,22 +350,18 @@ fn a_tcp_flow_keeps_its_share() {
             );
             let share = tcp / (tcp + live + backfill);
             println!(
-                "{congestion:<6} TCP {tcp:.2} Mbit/s, live {live:.2}, backfill {backfill:.2}: TCP has {:.0} %; live p95 {:.0} ms",
+                "{congestion:<6} TCP alone for {alone} s, then {tcp:.2} Mbit/s, live {live:.2}, backfill {backfill:.2}: TCP has {:.0} %; live p95 {:.0} ms",
                 share * 100.0,
                 outcome.percentile_ms(0.95)
             );
-            match congestion {
-                "floor" => {
-                    assert!(live >= 3.6, "live does not fit");
-                    floor.push(share);
-                }
-                _ => cubic.push(share),
+            if congestion == "floor" {
+                assert!(live >= 3.6, "live does not fit");
+                shares.push(share);
             }
         }
-        assert!(
-            enough(&cubic, &floor),
-            "TCP has {floor:?}, beside Cubic {cubic:?}"
-        );
+        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+        println!("beside the uplink TCP has {:.0} % (mean)", mean * 100.0);
+        assert!(mean >= 0.4, "TCP has {shares:?}");
     });
 }
 

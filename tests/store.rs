@@ -24,7 +24,9 @@ mod twin;
 
 use bytes::Bytes;
 use device::{Device, Identity, ended, segment_stream};
-use hallcast::media::{BoxId, Hash, LostReason, RecordingId, SegmentKey, TrackId};
+use hallcast::media::{
+    BoxId, Event, Fact, Hash, LostReason, Monotonic, RecordingId, SegmentKey, Segmented, TrackId,
+};
 use hallcast::mp4::parse_provenance;
 use hallcast::receiver::archive::{
     Archive, init_path, manifest_path, segment_path, tombstone_path,
@@ -32,6 +34,7 @@ use hallcast::receiver::archive::{
 use hallcast::receiver::catalog::LostRange;
 use hallcast::receiver::library::{Error as KeepError, Library, erase};
 use hallcast::receiver::verify;
+use hallcast::segmenter::Events;
 use hallcast::wire::ErrorCode;
 use hallcast::wire::message::{Erased, Lost, Message, OpenRecording};
 use hallcast::wire::stream::{SegmentHeader, hash, init_stream};
@@ -1364,4 +1367,46 @@ async fn a_loss_said_right_after_welcome_is_kept_though_the_store_fails_at_first
     }
     std::fs::remove_file(of_recording.join("lost")).unwrap();
     until(&mut device, |said| matches!(said, Message::Complete(_))).await;
+}
+
+/// A segment of the events track with one fact, as the run with this epoch writes it.
+fn mark(epoch: u64, span: u32, sequence: u64) -> (SegmentKey, Bytes) {
+    let fact = Fact {
+        span,
+        at_nanos: 0,
+        event: Event::Mark,
+    };
+    let mut bytes = Vec::new();
+    let mut give = |given| {
+        if let Segmented::Chunk(chunk) = given {
+            bytes.extend(chunk.bytes);
+        }
+    };
+    let mut events = Events::new(ID, epoch, span, sequence);
+    let now = Monotonic::default();
+    events.push(&[fact], now, &mut give).unwrap();
+    let key = SegmentKey {
+        recording: ID,
+        track: TrackId::EVENTS,
+        sequence,
+    };
+    (key, bytes.into())
+}
+
+#[tokio::test]
+async fn a_span_is_written_by_one_run_of_a_box_also_after_a_restart() {
+    let (archive, first) = library().await;
+    let keep = async |library: &Library, epoch, span, sequence| {
+        let (key, bytes) = mark(epoch, span, sequence);
+        let (header, hash) = (SegmentHeader { key, init: None }, hash(&bytes));
+        let kept = library.keep_segment(BOX, &header, bytes, hash).await;
+        kept.map(|_| ()).map_err(|e| e.code())
+    };
+    let conflict = Err(ErrorCode::CONFLICT);
+    assert_eq!(keep(&first, 5, 0, 0).await, Ok(()));
+    assert_eq!(keep(&first, 6, 0, 1).await, conflict);
+    assert_eq!(keep(&first, 6, 1, 1).await, Ok(()));
+    let restarted = Library::over(archive).await.unwrap();
+    assert_eq!(keep(&restarted, 5, 1, 2).await, conflict);
+    assert_eq!(keep(&restarted, 6, 1, 2).await, Ok(()));
 }

@@ -68,6 +68,8 @@ pub(super) struct Plan {
     pub durable: BTreeMap<(RecordingId, TrackId), Vec<(Monotonic, u64)>>,
     /// Connections that a receiver answered.
     pub connected: Vec<Monotonic>,
+    /// Steps of the breaker.
+    pub steps: Vec<(Monotonic, u8)>,
     /// Why connections ended, by code.
     pub ends: BTreeMap<String, u64>,
     pub breaches: Vec<String>,
@@ -84,6 +86,7 @@ impl Plan {
             chunks: BTreeMap::new(),
             durable: BTreeMap::new(),
             connected: Vec::new(),
+            steps: Vec::new(),
             ends: BTreeMap::new(),
             breaches: Vec::new(),
         }

@@ -22,5 +22,6 @@ mod network;
 mod outages;
 mod random;
 mod schedules;
+mod starved;
 mod station;
 mod store;

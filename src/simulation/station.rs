@@ -16,6 +16,7 @@ use crate::mp4;
 use crate::segmenter::{self, Cut, Segmenter};
 use crate::spool::{self, Recovered, Spool, SyncResult};
 use crate::station::custody::{self, Custody, Word};
+use crate::station::lane::LADDER;
 use crate::uplink::{ErrorCode, Offer, Report};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
@@ -61,6 +62,8 @@ struct Running {
     start: Monotonic,
     /// The next picture.
     tick: u64,
+    /// Of the pictures' size; an encoder follows at the next keyframe.
+    percent: u8,
     lanes: Vec<Lane>,
     facts: Vec<Fact>,
     end: Option<SegmentKey>,
@@ -73,6 +76,8 @@ pub(super) struct Station {
     box_id: BoxId,
     recovered: Vec<Recovered>,
     running: Option<Running>,
+    /// Per cent of the pictures' size, as the uplink's breaker wants it.
+    percent: u8,
     /// The ends of chunks that are not kept yet.
     unkept: BTreeMap<SegmentKey, VecDeque<u64>>,
     /// Segments of events that the history knows.
@@ -97,6 +102,7 @@ impl Station {
             box_id,
             recovered: recovered.to_vec(),
             running: None,
+            percent: LADDER[0],
             unkept: BTreeMap::new(),
             noted: BTreeSet::new(),
             ready: false,
@@ -219,7 +225,8 @@ impl Station {
         };
         let mut given = Vec::new();
         while running.end.is_none() && running.next_tick() <= now {
-            running.make(&mut self.ends.random, &mut |part| given.push(part));
+            let random = &mut self.ends.random;
+            running.make(random, self.percent, &mut |part| given.push(part));
         }
         let over = running.end.is_none() && now >= running.lecture.until;
         if over {
@@ -311,6 +318,7 @@ impl Station {
             span,
             start,
             tick: 0,
+            percent: self.percent,
             lanes,
             facts: events.into_iter().map(fact).collect(),
             end: None,
@@ -512,6 +520,11 @@ impl Station {
                 Report::Complete { recording } => {
                     plan.incomplete.remove(recording);
                 }
+                Report::Link { step } => {
+                    plan.steps.push((now, *step));
+                    let rung = usize::from(*step).min(LADDER.len() - 1);
+                    self.percent = LADDER[rung];
+                }
                 _ => {}
             }
         }
@@ -542,11 +555,14 @@ impl Running {
     }
 
     /// The next access unit of each track.
-    fn make(&mut self, random: &mut Random, give: &mut impl FnMut(Segmented)) {
+    fn make(&mut self, random: &mut Random, percent: u8, give: &mut impl FnMut(Segmented)) {
         let sizes = self.lecture.sizes;
         let captured = self.next_tick();
         let units = u64::from(sizes.rate.tick_units());
         let in_segment = sizes.rate.ticks_covering(Duration::from_secs(2));
+        if self.tick.is_multiple_of(in_segment) {
+            self.percent = percent;
+        }
         for lane in &mut self.lanes {
             let keyframe = self.tick.is_multiple_of(in_segment);
             let length = match sizes.pictures {
@@ -554,6 +570,10 @@ impl Running {
                 Pictures::Any { keyframe, .. } if self.tick.is_multiple_of(in_segment) => keyframe,
                 Pictures::Any { others, .. } => random.between(others.0, others.1),
                 Pictures::Like(each, times) => each[self.tick as usize % each.len()] * times,
+            };
+            let length = match lane.track {
+                SOUND => length,
+                _ => (length * u64::from(self.percent) / 100).max(1),
             };
             let mut data = vec![0; length as usize];
             random.fill(&mut data);

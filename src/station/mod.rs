@@ -10,7 +10,7 @@ mod control;
 pub(crate) mod custody;
 mod export;
 mod keeper;
-mod lane;
+pub(crate) mod lane;
 mod past;
 mod pipeline;
 mod recorder;

@@ -7,7 +7,9 @@
 //!
 //! A link is bad when live is behind or much is lost, good when neither is near; between the two
 //! nothing changes. Going up needs a good link for a while; when a step up is taken back soon, that
-//! while doubles. An outage is no sample: making less does not bring a link back.
+//! while doubles. After a step only what is offered once the encoders follow counts: what waits from
+//! before goes after it, and says nothing about the step. An outage is no sample: making less does not
+//! bring a link back.
 
 use crate::media::{Monotonic, RecordingId, SegmentKey};
 use crate::uplink::{Offer, Report};

@@ -13,6 +13,13 @@
 //! * none at all from persistent congestion (RFC 9002, section 7.6) on until a round trip has passed
 //!   without a loss.
 //!
+//! Above the floor a backfill beside live gives way, as a scavenger does (RFC 6817): while the queue,
+//! which is what the smoothed round trip has over the minimum one, is longer than [`STANDING`], Cubic's
+//! window does not grow. A TCP flow fills the queue whatever it is: each loss then takes its part of
+//! the window, and the floor is what stays. By itself the uplink grows until the link is full; slow
+//! start, too, stops at a queue (as in RFC 9406). Without live this is Cubic, one flow like any other:
+//! two of them share as chance has it for minutes (a TCP flow kept 15 to 68 % beside plain Cubic).
+//!
 //! The window is also what quinn's pacer spreads over a round trip, so a floor in use is paced too.
 
 use crate::media::Monotonic;
@@ -37,6 +44,12 @@ const fn paid_for(length: u64) -> u64 {
 
 /// One byte in so many may be lost and sent again beside that.
 const LOSS: u64 = 8;
+
+/// A backfill beside live does not make a queue longer than this.
+const STANDING: Duration = Duration::from_millis(25);
+
+/// When live has offered nothing for so long there is none.
+const OVER: Duration = Duration::from_secs(3);
 
 /// The floor of an absurd track: well below the transport's send window.
 const HIGHEST: u64 = 1024 * 1024;
@@ -108,6 +121,10 @@ struct Floor {
     live: Arc<Live>,
     /// Of [`Live::offered`], what `credit` has in it.
     seen: u64,
+    /// When it last grew.
+    fed: Option<Instant>,
+    /// There is live, and a queue that stands: nothing beside live may make it longer.
+    gives_way: bool,
     /// Bytes that may still be sent beside what Cubic allows.
     credit: u64,
     /// Lost bytes that are paid for when they are lost.
@@ -123,6 +140,8 @@ impl Floor {
         Self {
             seen: live.offered.load(Ordering::Relaxed),
             live,
+            fed: None,
+            gives_way: false,
             credit: 0,
             forgiven: 0,
             in_flight: 0,
@@ -154,9 +173,12 @@ impl Floor {
     }
 
     /// `bytes` were sent while Cubic alone would have allowed `cubic` in flight.
-    fn sent(&mut self, bytes: u64, cubic: u64) {
+    fn sent(&mut self, now: Instant, bytes: u64, cubic: u64) {
         self.credit = self.credit_now();
-        self.seen = self.live.offered.load(Ordering::Relaxed);
+        let offered = self.live.offered.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.seen, offered) != offered {
+            self.fed = Some(now);
+        }
         self.in_flight += bytes;
         let beside = self.in_flight.saturating_sub(cubic).min(bytes);
         self.credit = self.credit.saturating_sub(beside);
@@ -166,6 +188,8 @@ impl Floor {
     /// A packet sent at `sent` was acknowledged.
     fn acknowledged(&mut self, now: Instant, sent: Instant, (rtt, min_rtt): (Duration, Duration)) {
         self.min_rtt = Some(min_rtt);
+        let live = |fed| now.saturating_duration_since(fed) < OVER;
+        self.gives_way = self.fed.is_some_and(live) && rtt > min_rtt + STANDING;
         if self
             .persistent
             .is_some_and(|loss| sent > loss && now.saturating_duration_since(loss) >= 2 * rtt)
@@ -204,7 +228,7 @@ struct Floored {
 
 impl Controller for Floored {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
-        self.floor.sent(bytes, self.cubic.window());
+        self.floor.sent(now, bytes, self.cubic.window());
         self.cubic.on_sent(now, bytes, last_packet_number);
     }
 
@@ -217,7 +241,9 @@ impl Controller for Floored {
         rtt: &RttEstimator,
     ) {
         self.floor.acknowledged(now, sent, (rtt.get(), rtt.min()));
-        self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
+        // What is not used to the full does not grow (RFC 9438, section 5.8).
+        let limited = app_limited || self.floor.gives_way;
+        self.cubic.on_ack(now, sent, bytes, limited, rtt);
     }
 
     fn on_end_acks(
@@ -368,7 +394,7 @@ mod tests {
             let mut at_once = 0;
             for _ in 0..6 {
                 while floor.in_flight + 1200 < floor.window() {
-                    floor.sent(1200, 2400);
+                    floor.sent(start(), 1200, 2400);
                     sent += 1200;
                     at_once = at_once.max(floor.in_flight);
                 }
@@ -386,7 +412,7 @@ mod tests {
         let (mut meter, mut floor) = lecture();
         for n in 24..264u64 {
             meter.offered(111_111, quarter(n));
-            floor.sent(111_111, u64::MAX);
+            floor.sent(start(), 111_111, u64::MAX);
             floor.in_flight = 0;
         }
         assert!(floor.credit_now() <= paid_for(floor.height()));
@@ -423,6 +449,29 @@ mod tests {
         assert_eq!(floor.window(), 0);
         floor.acknowledged(at(230), at(190), (RTT, RTT));
         assert!(floor.window() > 0);
+    }
+
+    #[test]
+    fn beside_live_a_window_grows_only_while_no_queue_stands() {
+        let (mut meter, mut floor) = lecture();
+        let begin = start();
+        let at = |ms| begin + Duration::from_millis(ms);
+        let standing = (RTT + STANDING * 2, RTT);
+        floor.acknowledged(at(0), at(0), standing);
+        assert!(!floor.gives_way, "nothing was offered");
+        meter.offered(111_111, quarter(24));
+        floor.sent(at(100), 1200, 2400);
+        for (now, rtt, expected) in [
+            (200, RTT, false),
+            (200, RTT + STANDING, false),
+            (200, RTT + STANDING * 2, true),
+            (3000, RTT + STANDING * 2, true),
+            // The lecture is over.
+            (3200, RTT + STANDING * 2, false),
+        ] {
+            floor.acknowledged(at(now), at(now), (rtt, RTT));
+            assert_eq!(floor.gives_way, expected, "{now} {rtt:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::uplink::session::Session;
 use crate::uplink::{Offer, Report};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The link, over all connections.
 pub(super) struct Link {
@@ -22,7 +23,12 @@ pub(super) struct Link {
     /// Packets sent and lost, when the breaker last looked.
     counted: (u64, u64),
     sample_at: Monotonic,
+    /// Live that is offered before then was made for another step of the breaker.
+    heeds_from: Monotonic,
 }
+
+/// An encoder follows a step at its next keyframe; then what it made before is on its way.
+const FOLLOWS: Duration = Duration::from_secs(3);
 
 /// What came of a look at the link.
 pub(super) enum Verdict {
@@ -41,6 +47,7 @@ impl Link {
             path: None,
             counted: (0, 0),
             sample_at: Monotonic::from_nanos(0),
+            heeds_from: Monotonic::from_nanos(0),
         }
     }
 
@@ -65,8 +72,10 @@ impl Link {
             // What cannot be sent now pays for nothing later.
             if *live && self.path.is_some() && session.sends(*key) {
                 self.meter.offered((*length).into(), now);
-                self.travelling
-                    .offered(*key, *offset + u64::from(*length), now);
+                if now >= self.heeds_from {
+                    let end = *offset + u64::from(*length);
+                    self.travelling.offered(*key, end, now);
+                }
             }
         }
     }
@@ -131,7 +140,13 @@ impl Link {
             sent: sent.saturating_sub(sent_before),
             lost: lost.saturating_sub(lost_before),
         };
-        Verdict::Well(self.breaker.sample(now, &sample))
+        let step = self.breaker.sample(now, &sample);
+        if step.is_some() {
+            // What waits from before goes after what is live now: it says nothing about this step.
+            self.travelling = Travelling::default();
+            self.heeds_from = now.plus(FOLLOWS);
+        }
+        Verdict::Well(step)
     }
 }
 
@@ -158,7 +173,6 @@ mod tests {
     use crate::uplink::{Action, session};
     use crate::wire::Message;
     use crate::wire::message::{Limits, Welcome};
-    use std::time::Duration;
 
     fn chunk(sequence: u64) -> Offer {
         Offer::Chunk {

@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use support::archive::{assert_archive_is_the_spool, facts};
-use support::chance::{Chance, Stalls, spread};
+use support::chance::{Chance, Excuses, Stalls, spread};
 use support::film::Film;
 use support::network::{HERE, Network, in_a_network_of_its_own};
 use support::programs::{
@@ -111,6 +111,7 @@ fn two_hundred_kills_cost_at_most_the_last_second_each() {
     let by_epoch = |epoch: u64| spans.iter().find(|span| span.epoch == epoch);
     let (mut losses, mut starts, mut nothing) = (Vec::new(), Vec::new(), 0);
     let mut seen = 0;
+    let mut excuses = Excuses::among(kills);
     for kill in &of_box {
         if kill.epoch == seen {
             continue; // killed before it was anybody: it had captured nothing
@@ -130,12 +131,9 @@ fn two_hundred_kills_cost_at_most_the_last_second_each() {
             .unwrap_or(kill.spawned);
         let loss = kill.at.since(end);
         let stood = stalls.between(end, kill.at);
-        assert!(
-            loss <= PROMISE + stood,
-            "epoch {}: {loss:?} before the kill are missing ({stood:?} of them the machine stood still); it had run for {:?}",
-            kill.epoch,
-            kill.at.since(kill.spawned)
-        );
+        let ran = kill.at.since(kill.spawned);
+        let what = format!("epoch {}, killed after {ran:?}", kill.epoch);
+        excuses.judge(&what, loss, PROMISE, stood);
         losses.push(loss);
     }
     let (stood, longest) = stalls.summary();
@@ -148,7 +146,7 @@ fn two_hundred_kills_cost_at_most_the_last_second_each() {
         complete_after.as_secs_f64()
     );
     println!(
-        "taken by a kill of the box: least {least}, median {median}, most {most} ms; {nothing} were killed before both tracks had a chunk"
+        "taken by a kill of the box: least {least}, median {median}, most {most} ms; {excuses}; {nothing} were killed before both tracks had a chunk"
     );
     println!(
         "from the start of a process to its first picture: {:?} ms (least, median, most)",
@@ -271,10 +269,7 @@ fn after_a_minute_without_a_link_live_comes_first_and_all_of_it_in_order() {
     );
     assert_eq!(early, 0, "the oldest goes first");
     let stood = stalls.between(joined, joined.plus(connected));
-    assert!(
-        connected <= RECONNECT + stood,
-        "{connected:?} from the link to a session"
-    );
+    Excuses::among(1).judge("from the link to a session", connected, RECONNECT, stood);
 }
 
 #[test]

@@ -279,33 +279,41 @@ async fn what_comes_after_a_tombstone_is_refused_before_anybody_has_looked_for_i
 
 #[tokio::test]
 async fn a_tombstone_that_is_made_while_a_receiver_starts_is_found_by_it() {
-    let objects = recording::make(ID, 5, true, false);
-    let mut at = 0;
-    loop {
-        let twin = Twin::default();
-        let archive = Archive::over(Arc::new(twin.clone()), "twin");
-        let library = Library::over(archive.clone()).await.unwrap();
-        deliver(&library, &objects, &mut Told::default())
-            .await
-            .unwrap();
-        drop(library);
-        // Each segment is read at the start.
-        archive.delete(&manifest_path(ID)).await.unwrap();
-        let begin = twin.operations();
-        twin.made_beside(begin + at, &tombstone_path(ID));
-        let library = Library::over(archive.clone()).await.unwrap();
-        if twin.operations() == begin + at {
-            println!("a tombstone was made before each of {at} operations of a start");
-            assert!(at > 8, "{at}");
-            break;
+    // One that has ended, whose manifest is due, and one that goes on.
+    for ended in [true, false] {
+        let objects = recording::make(ID, 5, ended, false);
+        let mut at = 0;
+        while tombstone_before(&objects, at).await {
+            at += 1;
         }
-        let what = format!("made before operation {at}");
-        assert_eq!(library.erased_of(&open()), [ID], "{what}");
-        assert!(library.read().recordings.is_empty(), "{what}");
-        library.look_for_erased().await.unwrap();
-        assert_eq!(archive.list_one(ID).await.unwrap(), None, "{what}");
-        at += 1;
+        println!("ended: {ended}: a tombstone was made before each of {at} operations of a start");
+        assert!(at > 8, "{at}");
     }
+}
+
+/// Makes a tombstone before this operation of a receiver's start; false when it has fewer.
+async fn tombstone_before(objects: &Objects, at: u64) -> bool {
+    let twin = Twin::default();
+    let archive = Archive::over(Arc::new(twin.clone()), "twin");
+    let library = Library::over(archive.clone()).await.unwrap();
+    deliver(&library, objects, &mut Told::default())
+        .await
+        .unwrap();
+    drop(library);
+    // Each segment is read at the start.
+    archive.delete(&manifest_path(ID)).await.unwrap();
+    let begin = twin.operations();
+    twin.made_beside(begin + at, &tombstone_path(ID));
+    let library = Library::over(archive.clone()).await.unwrap();
+    if twin.operations() == begin + at {
+        return false;
+    }
+    let what = format!("made before operation {at}");
+    assert_eq!(library.erased_of(&open()), [ID], "{what}");
+    assert!(library.read().recordings.is_empty(), "{what}");
+    library.look_for_erased().await.unwrap();
+    assert_eq!(archive.list_one(ID).await.unwrap(), None, "{what}");
+    true
 }
 
 /// A library over a store in memory, with the whole recording in it.

@@ -4,6 +4,7 @@
 //! its listener and library over a store that fails. Both speak quinn. Whoever makes a [`Hall`] moves
 //! it through time and breaks it; the [`History`] judges.
 
+use super::card;
 use super::history::{Happening, History, Object};
 use super::lecture::{Lecture, Plan};
 use super::network::{BoxMachine, Link, Network, RECEIVER};
@@ -12,7 +13,7 @@ use super::station::{Ends, Outcome, Station};
 use super::store::{Objects, Store};
 use crate::blocking;
 use crate::clock;
-use crate::media::{BoxId, Hash, Monotonic, SegmentKey, Sequences, TrackId};
+use crate::media::{BoxId, Hash, Monotonic, SegmentKey};
 use crate::receiver::archive::{self, Archive};
 use crate::receiver::authority::Authority;
 use crate::receiver::library::Library;
@@ -181,29 +182,13 @@ impl Hall {
         let Ok((spool, recovered)) = Spool::open(Arc::new(self.disk.clone()), config) else {
             return;
         };
-        let (mut held, mut acknowledged) = (Vec::new(), Vec::new());
-        for (recording, state) in spool.recordings() {
-            if state.complete {
-                // Nothing more of it is read: the record says that every segment is durable.
-                let all = Sequences::below(u64::MAX);
-                acknowledged.extend((0..4).map(|track| (recording, TrackId(track), all.clone())));
-                continue;
-            }
-            for (&track, known) in &state.tracks {
-                acknowledged.push((recording, track, known.acknowledged.clone()));
-                for (&sequence, segment) in &known.segments {
-                    let key = SegmentKey {
-                        recording,
-                        track,
-                        sequence,
-                    };
-                    held.push((key, segment.length));
-                }
-            }
-        }
-        if self.counts.box_starts > 0 {
-            self.note(Happening::Restarted { held, acknowledged });
-        }
+        let disk = Arc::new(self.disk.clone());
+        card::note_state(
+            disk,
+            &self.disk,
+            &recovered,
+            &mut self.history.lock().unwrap(),
+        );
         self.counts.box_starts += 1;
         let identity = Identity::open(self.home.path()).unwrap();
         let epoch = identity.raise_epoch().unwrap();

@@ -9,6 +9,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
 
+mod card;
 mod hall;
 #[allow(
     dead_code,

@@ -7,14 +7,16 @@
 //! [`History`] judges.
 //!
 //! A failing seed prints how to run it alone. `HALLCAST_SOAK` runs twenty times as many.
-//!
-//! Longer than most files: one loop carries out every fault, and each planted bug is shown to be found.
 
+mod carry;
+mod faults;
 mod flawed;
 mod link;
 mod machine;
 mod shelf;
+mod tests;
 
+use self::faults::Fault;
 use self::flawed::Flawed;
 use self::link::{CONTROL, Pipe, Weather};
 use self::machine::{BACKFILL, BOX, Lecture, Machine};
@@ -27,7 +29,7 @@ use crate::uplink::{Action, Report};
 use crate::wire::message::{Message, SegmentHash};
 use crate::wire::stream::{self, SegmentHeader};
 use crate::wire::{ErrorCode, framing};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -35,6 +37,7 @@ use std::time::Duration;
 type Time = u64;
 
 const SECOND: Time = 1_000_000_000;
+const DAY: Time = 86_400 * SECOND;
 /// A connection is given up after so long without a word.
 const IDLE: Time = 15 * SECOND;
 
@@ -63,30 +66,13 @@ enum Bug {
     ReleaseBeforeRecord,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    Outage(Time),
-    Move,
-    PowerCut(Time),
-    Kill(Time),
-    FailingSyncs(u32),
-    DiskFull(usize, Time),
-    ReceiverCrash(Time),
-    ReceiverRestored(Time),
-    FailingPuts(u64),
-    BoxRestored(Time),
-    Erase,
-    Press(Lecture),
-    /// A copy of the store and of the card is made.
-    Copy,
-}
-
 enum Event {
     Fault(Fault),
     Chunk(u64),
     Synced(u64),
     Wake(u64),
-    Start,
+    /// Of this unit.
+    Start(u32),
     Dial(u64),
     Connected(u64, u64),
     LinkFree(u64),
@@ -102,7 +88,7 @@ enum Event {
     LateInit(u64, Hash),
     Sweep(u64, RecordingId),
     ReceiverStart(bool),
-    RoomAgain,
+    RoomAgain(u32),
     /// The box lets go what may go, and will so many times more.
     Tidy(u64, u32),
 }
@@ -118,10 +104,67 @@ struct Counts {
     receiver_crashes: u64,
     restored: u64,
     box_restored: u64,
+    clones: u64,
+    told_cloned: u64,
+    clock_steps: u64,
     disk_faults: u64,
     events: u64,
     virtual_seconds: u64,
     machine: machine::Counts,
+}
+
+/// A machine with a card in it.
+struct Unit {
+    number: u32,
+    history: History,
+    disk: TwinDisk,
+    epoch: u64,
+    /// The run of its process; no other run of any unit has the same.
+    run: u64,
+    machine: Option<Machine>,
+    lecture: Option<Lecture>,
+    pipe: Option<Pipe>,
+    dialling: bool,
+    wake: Time,
+    /// A [`Event::Tidy`] is to come in this run.
+    tidying: bool,
+    /// How far its clock is off.
+    wall_offset: i64,
+}
+
+impl Unit {
+    fn new(number: u32, run: u64, card: Copied, random: &mut Random) -> Self {
+        Self {
+            number,
+            history: card.history,
+            disk: card.disk,
+            epoch: card.epoch,
+            run,
+            machine: None,
+            lecture: card.lecture,
+            pipe: None,
+            dialling: false,
+            wake: Time::MAX,
+            tidying: false,
+            wall_offset: -(random.between(0, 40 * DAY) as i64),
+        }
+    }
+
+    fn is_on(&self, connection: u64) -> bool {
+        let pipe = self.pipe.as_ref();
+        pipe.is_some_and(|pipe| pipe.id == connection)
+    }
+}
+
+/// A copy of a card, with all that it is witness of.
+#[derive(Clone)]
+struct Copied {
+    disk: TwinDisk,
+    epoch: u64,
+    history: History,
+    /// Of which it may know.
+    recordings: BTreeSet<RecordingId>,
+    lecture: Option<Lecture>,
 }
 
 struct World {
@@ -131,32 +174,27 @@ struct World {
     random: Random,
     weather: Weather,
     bug: Option<Bug>,
-    history: History,
-    disk: TwinDisk,
-    epoch: u64,
-    /// Counts the runs of the box's process.
-    run: u64,
-    machine: Option<Machine>,
-    lecture: Option<Lecture>,
-    lectures: u64,
-    pipe: Option<Pipe>,
+    /// The box that something happens to.
+    unit: Unit,
+    /// Another one with a copy of its card.
+    other: Option<Unit>,
+    /// One that was put away.
+    retired: Option<History>,
+    runs: u64,
     connections: u64,
-    dialling: bool,
-    wake: Time,
+    /// The unit of each connection.
+    owners: BTreeMap<u64, u32>,
     down_until: Time,
     /// When what the receiver says arrives in order.
     last_word: BTreeMap<u64, Time>,
     shelf: Shelf,
     held_bytes: u64,
-    wall_offset: i64,
     retention: Duration,
     /// Segments of the past that the box offers at once.
     window: usize,
     store_copy: Option<Store>,
-    card_copy: Option<TwinDisk>,
+    card_copy: Option<Copied>,
     calm: bool,
-    /// A [`Event::Tidy`] is to come in this run.
-    tidying: bool,
     wrong: Vec<String>,
     counts: Counts,
     /// One seed alone says what happens.
@@ -170,34 +208,35 @@ impl World {
         let held_bytes = random.between(12_000, 60_000);
         let retention = [0, 30, 86_400][random.between(0, 2) as usize];
         let retention = Duration::from_secs(retention);
+        let empty = Copied {
+            disk: TwinDisk::default(),
+            epoch: 0,
+            history: History::with_backfill_bound(BACKFILL),
+            lecture: None,
+            recordings: BTreeSet::new(),
+        };
+        let unit = Unit::new(0, 0, empty, &mut random);
         let mut world = Self {
             now: SECOND,
             turn: 0,
             events: BTreeMap::new(),
             weather,
             bug,
-            history: History::with_backfill_bound(BACKFILL),
-            disk: TwinDisk::default(),
-            epoch: 0,
-            run: 0,
-            machine: None,
-            lecture: None,
-            lectures: 0,
-            pipe: None,
+            unit,
+            other: None,
+            retired: None,
+            runs: 0,
             connections: 0,
-            dialling: false,
-            wake: Time::MAX,
+            owners: BTreeMap::new(),
             down_until: 0,
             last_word: BTreeMap::new(),
             shelf: Shelf::new(BOX, bug),
             held_bytes,
-            wall_offset: 0,
             retention,
             window: [3, 16, 256][(seed % 3) as usize],
             store_copy: None,
             card_copy: None,
             calm: false,
-            tidying: false,
             wrong: Vec::new(),
             counts: Counts::default(),
             tells: std::env::var_os("HALLCAST_SEED").is_some(),
@@ -205,55 +244,6 @@ impl World {
         };
         world.plan();
         world
-    }
-
-    /// What happens in this schedule, and when.
-    fn plan(&mut self) {
-        self.at(0, Event::Start);
-        let lectures = self.random.between(1, 3);
-        let mut until = 0;
-        let mut when = self.random.between(0, 3) * SECOND;
-        for _ in 0..lectures {
-            let chunk_every = [250, 400, 1000, 15_000][self.random.between(0, 3) as usize];
-            let lecture = Lecture {
-                chunk_every: Duration::from_millis(chunk_every),
-                chunks_left: self.random.between(2, 40),
-                most_bytes: [60, 400, 1500][self.random.between(0, 2) as usize],
-            };
-            self.at(when, Event::Fault(Fault::Press(lecture)));
-            when += lecture.chunks_left * chunk_every * 1_000_000;
-            until = when;
-            when += self.random.between(0, 20) * SECOND;
-        }
-        for _ in 0..self.random.between(0, 6) {
-            let when = self.random.between(0, until + 5 * SECOND);
-            let fault = self.any_fault();
-            self.at(when, Event::Fault(fault));
-        }
-    }
-
-    fn any_fault(&mut self) -> Fault {
-        let random = &mut self.random;
-        // From a second to hours, as often of each size.
-        let mut long = |most: u64| {
-            let size = random.between(0, most);
-            random.between(SECOND, SECOND << size)
-        };
-        let (out, away) = (long(13), long(9));
-        match random.between(0, 20) {
-            20 => Fault::Erase,
-            0..=3 => Fault::Outage(out),
-            4..=5 => Fault::Move,
-            6..=8 => Fault::PowerCut(away),
-            9..=10 => Fault::Kill(away),
-            11 => Fault::FailingSyncs(random.between(1, 3) as u32),
-            12 => Fault::DiskFull(random.between(0, 4000) as usize, away),
-            13..=15 => Fault::ReceiverCrash(away),
-            16 => Fault::FailingPuts(random.between(1, 6)),
-            17 => Fault::ReceiverRestored(away),
-            18 if random.per_million(300_000) => Fault::BoxRestored(away),
-            _ => Fault::Copy,
-        }
     }
 
     fn at(&mut self, time: Time, event: Event) {
@@ -266,7 +256,34 @@ impl World {
     }
 
     fn note(&mut self, happening: Happening) {
-        self.history.note(happening);
+        self.unit.history.note(happening);
+    }
+
+    fn histories(&mut self) -> impl Iterator<Item = &mut History> {
+        let others = self.other.as_mut().map(|unit| &mut unit.history);
+        let copied = self.card_copy.as_mut().map(|card| &mut card.history);
+        let others = others.into_iter().chain(&mut self.retired).chain(copied);
+        [&mut self.unit.history].into_iter().chain(others)
+    }
+
+    fn note_all(&mut self, happening: &Happening) {
+        self.histories()
+            .for_each(|history| history.note(happening.clone()));
+    }
+
+    /// What the receiver said on a connection.
+    fn note_said(&mut self, connection: Option<u64>, happening: Happening) {
+        let Some(connection) = connection else {
+            return self.note_all(&happening);
+        };
+        let owner = self.owners.get(&connection).copied();
+        match &mut self.other {
+            Some(other) if Some(other.number) == owner => other.history.note(happening),
+            _ if Some(self.unit.number) == owner => self.note(happening),
+            _ => self.retired.iter_mut().for_each(|history| {
+                history.note(happening.clone());
+            }),
+        }
     }
 
     fn step(&mut self) -> bool {
@@ -275,41 +292,69 @@ impl World {
         };
         self.now = time;
         self.counts.events += 1;
+        self.turn_to(&event);
         self.happen(event);
         self.pump();
         true
     }
 
+    /// Makes the unit that the event is about the present one.
+    fn turn_to(&mut self, event: &Event) {
+        let Some(other) = &mut self.other else {
+            return;
+        };
+        let is_its = match event {
+            Event::Fault(_) => self.random.per_million(500_000),
+            Event::Chunk(run)
+            | Event::Synced(run)
+            | Event::Wake(run)
+            | Event::Dial(run)
+            | Event::Connected(run, _)
+            | Event::Tidy(run, _) => *run == other.run,
+            Event::Start(unit) | Event::RoomAgain(unit) => *unit == other.number,
+            Event::LinkFree(connection)
+            | Event::ToBox(connection, _)
+            | Event::Stopped(connection, ..)
+            | Event::Closed(connection, _) => other.is_on(*connection),
+            _ => false,
+        };
+        if is_its {
+            std::mem::swap(&mut self.unit, other);
+        }
+    }
+
     fn happen(&mut self, event: Event) {
         match event {
             Event::Fault(fault) => self.fault(fault),
-            Event::Chunk(run) if run == self.run => self.chunk(),
-            Event::Synced(run) if run == self.run => {
-                if let Some(machine) = &mut self.machine {
-                    machine.synced(&self.disk, &mut self.history);
+            Event::Chunk(run) if run == self.unit.run => self.chunk(),
+            Event::Synced(run) if run == self.unit.run => {
+                if let Some(machine) = &mut self.unit.machine {
+                    machine.synced(&self.unit.disk, &mut self.unit.history);
                 }
             }
-            Event::Wake(run) if run == self.run => self.wake = Time::MAX,
+            Event::Wake(run) if run == self.unit.run => self.unit.wake = Time::MAX,
             Event::Chunk(_) | Event::Synced(_) | Event::Wake(_) => {}
-            Event::Start => self.start(),
-            Event::Dial(run) if run == self.run => self.dial(),
+            Event::Start(unit) if unit == self.unit.number => self.start(),
+            Event::Start(_) => {}
+            Event::Dial(run) if run == self.unit.run => self.dial(),
             Event::Dial(_) => {}
             Event::Connected(run, connection) => {
-                self.dialling &= run != self.run;
-                if run == self.run
+                self.unit.dialling &= run != self.unit.run;
+                if run == self.unit.run
                     && self.shelf.has(connection)
-                    && let Some(machine) = &mut self.machine
+                    && let Some(machine) = &mut self.unit.machine
                 {
-                    self.pipe = Some(Pipe::new(connection));
+                    self.unit.pipe = Some(Pipe::new(connection));
                     machine.reader = framing::MessageReader::new();
-                    machine.session.connected(None, at(self.now));
-                    self.history.note(Happening::Connected);
-                } else if run == self.run {
+                    let clock = Some(machine.wall);
+                    machine.session.connected(clock, at(self.now));
+                    self.unit.history.note(Happening::Connected);
+                } else if run == self.unit.run {
                     self.redial();
                 }
             }
             Event::LinkFree(connection) => {
-                if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.id == connection) {
+                if let Some(pipe) = self.unit.pipe.as_mut().filter(|pipe| pipe.id == connection) {
                     pipe.busy = false;
                 }
             }
@@ -333,14 +378,14 @@ impl World {
                 }
             }
             Event::Stopped(connection, stream, key, code) => {
-                if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.id == connection)
-                    && let Some(machine) = &mut self.machine
+                if let Some(pipe) = self.unit.pipe.as_mut().filter(|pipe| pipe.id == connection)
+                    && let Some(machine) = &mut self.unit.machine
                 {
                     if pipe.stream_of(key) == Some(stream) {
                         pipe.reset(key);
                     }
                     machine.no_longer_live(Some(key));
-                    self.history.note(Happening::Cut { key });
+                    self.unit.history.note(Happening::Cut { key });
                     machine.session.stopped(key, code, at(self.now));
                 }
             }
@@ -350,14 +395,16 @@ impl World {
             Event::LateInit(connection, init) => self.shelf.init_is_late(connection, init),
             Event::Sweep(run, recording) => self.shelf.sweep(run, recording),
             Event::ReceiverStart(restored) => self.receiver_start(restored),
-            Event::RoomAgain => self.disk.set_room(None),
-            Event::Tidy(run, times) if run == self.run => {
+            Event::RoomAgain(unit) if unit == self.unit.number => self.unit.disk.set_room(None),
+            Event::RoomAgain(_) => {}
+            Event::Tidy(run, times) if run == self.unit.run => {
                 let wall = self.wall();
-                if let Some(machine) = &mut self.machine {
-                    machine.tidy(&self.disk, &mut self.history, wall);
+                if let Some(machine) = &mut self.unit.machine {
+                    machine.wall = wall;
+                    machine.tidy(&self.unit.disk, &mut self.unit.history);
                 }
-                self.tidying = times > 0;
-                if self.tidying {
+                self.unit.tidying = times > 0;
+                if self.unit.tidying {
                     let wait = self.random.between(1, 60) * SECOND;
                     self.after(wait, Event::Tidy(run, times - 1));
                 }
@@ -366,135 +413,62 @@ impl World {
         }
     }
 
-    fn fault(&mut self, fault: Fault) {
-        if self.tells {
-            println!("{:>9} ms {fault:?}", self.now / 1_000_000);
-        }
-        match fault {
-            Fault::Press(lecture) => self.press(lecture),
-            _ if self.calm => {}
-            Fault::Outage(length) => {
-                self.counts.outages += 1;
-                self.counts.hours_out += length / (3600 * SECOND);
-                self.down_until = self.down_until.max(self.now + length);
-                if let Some(connection) = self.pipe.as_ref().map(|pipe| pipe.id)
-                    && length >= IDLE
-                {
-                    self.after(IDLE, Event::Closed(connection, None));
-                    self.after(IDLE, Event::Silence(connection));
-                }
-            }
-            Fault::Move => {
-                self.counts.moves += 1;
-                if let Some(connection) = self.pipe.as_ref().map(|pipe| pipe.id) {
-                    // The old connection still looks alive to the receiver.
-                    self.after(IDLE, Event::Silence(connection));
-                    self.closed(connection, None);
-                }
-            }
-            Fault::PowerCut(away) => {
-                self.counts.power_cuts += 1;
-                self.box_dies(true);
-                self.after(away, Event::Start);
-            }
-            Fault::Kill(away) => {
-                self.counts.kills += 1;
-                self.box_dies(false);
-                self.after(away, Event::Start);
-            }
-            Fault::FailingSyncs(count) => {
-                self.counts.disk_faults += 1;
-                self.disk.fail_syncs(count);
-            }
-            Fault::DiskFull(room, length) => {
-                self.counts.disk_faults += 1;
-                self.note(Happening::DiskFull);
-                self.disk.set_room(Some(room));
-                self.after(length, Event::RoomAgain);
-            }
-            Fault::ReceiverCrash(away) => self.receiver_dies(away, false),
-            Fault::ReceiverRestored(away) => {
-                let restored = self.store_copy.is_some();
-                self.counts.restored += u64::from(restored);
-                self.receiver_dies(away, restored);
-            }
-            Fault::FailingPuts(count) => self.shelf.failing_puts = count,
-            Fault::BoxRestored(away) => {
-                if let Some(card) = self.card_copy.take() {
-                    self.counts.box_restored += 1;
-                    self.box_dies(true);
-                    self.disk = card;
-                    self.disk.set_room(None);
-                    self.note(Happening::BoxRestored);
-                    // The copy's epoch is older than what the receiver holds.
-                    self.epoch = self.epoch.saturating_sub(2);
-                    self.after(away, Event::Start);
-                }
-            }
-            Fault::Erase => {
-                if let Some(recording) = self.shelf.any_recording(&mut self.random) {
-                    self.shelf.erase(recording);
-                }
-            }
-            Fault::Copy => {
-                self.store_copy = Some(self.shelf.snapshot());
-                self.card_copy = Some(self.disk.cut_power(0));
-            }
-        }
-    }
-
     fn press(&mut self, lecture: Lecture) {
         // One recording at a time.
-        if self.machine.as_ref().is_none_or(Machine::is_recording) {
+        if self.unit.machine.as_ref().is_none_or(Machine::is_recording) {
             return;
         }
-        self.lectures += 1;
         let mut id = [0; 16];
         self.random.fill(&mut id);
-        self.lecture = Some(lecture);
-        if let Some(machine) = &mut self.machine {
+        self.unit.lecture = Some(lecture);
+        let wall = self.wall();
+        if let Some(machine) = &mut self.unit.machine {
+            machine.wall = wall;
             machine.begin(
                 RecordingId(id),
-                &mut self.history,
+                &mut self.unit.history,
                 &mut self.counts.machine,
                 &mut self.random,
             );
         }
         let every = lecture.chunk_every.as_nanos() as Time;
-        self.after(every, Event::Chunk(self.run));
+        self.after(every, Event::Chunk(self.unit.run));
     }
 
     fn chunk(&mut self) {
-        let Some((lecture, machine)) = self.lecture.as_mut().zip(self.machine.as_mut()) else {
+        let Some((lecture, machine)) = self.unit.lecture.as_mut().zip(self.unit.machine.as_mut())
+        else {
             return;
         };
         if lecture.chunks_left == 0 {
-            machine.stop(&mut self.history, self.now);
+            machine.stop(&mut self.unit.history, self.now);
             return;
         }
         lecture.chunks_left -= 1;
         machine.lanes_give(
             lecture,
-            &mut self.history,
+            &mut self.unit.history,
             &mut self.counts.machine,
             &mut self.random,
             self.now,
         );
         let every = lecture.chunk_every.as_nanos() as Time;
-        self.after(every, Event::Chunk(self.run));
+        self.after(every, Event::Chunk(self.unit.run));
     }
 
     fn start(&mut self) {
-        if self.machine.is_some() {
+        if self.unit.machine.is_some() {
             return;
         }
-        self.epoch += 1;
+        self.raise_epoch_past(0);
         let nonce = self.random.next();
-        let (disk, recovering) = Flawed::new(self.disk.clone(), self.bug);
+        let wall = self.wall();
+        let (disk, recovering) = Flawed::new(self.unit.disk.clone(), self.bug);
         let started = Machine::start(
-            (disk, &self.disk),
-            (self.epoch, nonce, self.retention, self.window),
-            (&mut self.history, &mut self.counts.machine),
+            (disk, &self.unit.disk),
+            (self.unit.epoch, nonce, self.retention, self.window),
+            wall,
+            (&mut self.unit.history, &mut self.counts.machine),
             self.bug,
             &mut self.random,
             self.now,
@@ -502,64 +476,40 @@ impl World {
         recovering.store(false, Ordering::Relaxed);
         match started {
             Ok(machine) => {
-                self.machine = Some(machine);
+                self.unit.machine = Some(machine);
                 let every = self
+                    .unit
                     .lecture
                     .map_or(SECOND, |lecture| lecture.chunk_every.as_nanos() as Time);
-                self.after(every, Event::Chunk(self.run));
+                self.after(every, Event::Chunk(self.unit.run));
                 self.redial();
             }
             Err(_) => {
                 self.counts.machine.faults += 1;
-                self.after(10 * SECOND, Event::Start);
+                self.after(10 * SECOND, Event::Start(self.unit.number));
             }
         }
     }
 
-    /// The box's clock: it steps by a day now and then.
+    /// The box's clock. It may not be known before a time server or the receiver said it.
     fn wall(&mut self) -> WallClock {
-        let day = 86_400 * SECOND;
-        if self.random.per_million(100_000) {
-            self.wall_offset += self.random.between(0, 2 * day) as i64 - day as i64;
-        }
         WallClock {
-            unix_nanos: 1_700_000_000_000_000_000 + self.wall_offset + self.now as i64,
-            // It is not known before a time server or the receiver said it.
+            unix_nanos: 1_700_000_000_000_000_000 + self.unit.wall_offset + self.now as i64,
             uncertainty: (!self.random.per_million(100_000)).then_some(Duration::from_secs(1)),
         }
     }
 
-    fn box_dies(&mut self, power: bool) {
-        let Some(machine) = self.machine.take() else {
-            return;
-        };
-        let waits = machine.custody.sync_at().is_some() || machine.syncing.is_some();
-        self.counts.deaths_with_unkept += u64::from(waits);
-        drop(machine);
-        if power {
-            self.disk = self.disk.crash(self.random.next());
-        }
-        self.note(Happening::BoxCrashed);
-        self.run += 1;
-        self.tidying = false;
-        self.dialling = false;
-        self.wake = Time::MAX;
-        if let Some(pipe) = self.pipe.take() {
-            self.after(IDLE, Event::Silence(pipe.id));
-        }
+    /// As the identity does: no two copies get the same.
+    fn raise_epoch_past(&mut self, held: u64) {
+        let step = (1 << 32) + self.random.between(0, u64::from(u32::MAX));
+        self.unit.epoch = self.unit.epoch.max(held) + step;
     }
 
-    fn receiver_dies(&mut self, away: Time, restored: bool) {
-        if !self.shelf.up {
-            return;
-        }
-        self.counts.receiver_crashes += 1;
-        self.shelf.crash(&mut self.random);
-        self.after(away, Event::ReceiverStart(restored));
-        if let Some(connection) = self.pipe.as_ref().map(|pipe| pipe.id) {
-            let told = self.random.between(0, IDLE);
-            self.after(told, Event::Closed(connection, None));
-        }
+    /// The connections that stand as the boxes see it.
+    fn connected(&self) -> Vec<u64> {
+        let units = [&self.unit].into_iter().chain(&self.other);
+        let pipes = units.filter_map(|unit| unit.pipe.as_ref());
+        pipes.map(|pipe| pipe.id).collect()
     }
 
     fn receiver_start(&mut self, restored: bool) {
@@ -568,7 +518,7 @@ impl World {
             false => None,
         };
         if copy.is_some() {
-            self.note(Happening::ReceiverRestored);
+            self.note_all(&Happening::ReceiverRestored);
         }
         self.shelf.start(copy);
         self.serve();
@@ -576,338 +526,77 @@ impl World {
     }
 
     fn list(&mut self) {
-        let (listing, wrong) = self.shelf.listing();
+        let (objects, complete, wrong) = self.shelf.listing();
         self.wrong.extend(wrong);
-        self.note(listing);
+        let strange = objects
+            .iter()
+            .filter(|object| !self.histories().any(|history| history.made(**object)))
+            .map(|(key, ..)| format!("{key} was made by no box"));
+        let strange: Vec<String> = strange.collect();
+        self.wrong.extend(strange);
+        for history in self.histories() {
+            let known = history.recordings();
+            let objects = objects
+                .iter()
+                .filter(|object| known.contains(&object.0.recording));
+            let complete = complete.iter().filter(|id| known.contains(id));
+            let (objects, complete) = (objects.copied().collect(), complete.copied().collect());
+            history.note(Happening::Store { objects, complete });
+        }
     }
 
     fn redial(&mut self) {
         let wait = self.random.between(SECOND / 4, 2 * SECOND);
+        self.redial_after(wait);
+    }
+
+    fn redial_after(&mut self, wait: Time) {
         let reachable = self.now.max(self.down_until);
-        if !std::mem::replace(&mut self.dialling, true) {
-            self.at(reachable + wait, Event::Dial(self.run));
+        if !std::mem::replace(&mut self.unit.dialling, true) {
+            self.at(reachable + wait, Event::Dial(self.unit.run));
         }
     }
 
     fn dial(&mut self) {
-        self.dialling = false;
-        if self.pipe.is_some() || self.machine.is_none() {
+        self.unit.dialling = false;
+        if self.unit.pipe.is_some() || self.unit.machine.is_none() {
             return;
         }
         if !self.shelf.up || self.down_until > self.now {
             return self.redial();
         }
-        self.dialling = true;
+        self.unit.dialling = true;
         self.connections += 1;
+        self.owners.insert(self.connections, self.unit.number);
         self.shelf.connect(self.connections, self.held_bytes);
         let round_trip = 2 * self.weather.delay.as_nanos() as Time;
-        self.after(round_trip, Event::Connected(self.run, self.connections));
+        self.after(
+            round_trip,
+            Event::Connected(self.unit.run, self.connections),
+        );
     }
 
     fn closed(&mut self, connection: u64, code: Option<ErrorCode>) {
-        if self.pipe.as_ref().is_none_or(|pipe| pipe.id != connection) {
+        if self
+            .unit
+            .pipe
+            .as_ref()
+            .is_none_or(|pipe| pipe.id != connection)
+        {
             return;
         }
-        self.pipe = None;
-        if let Some(machine) = &mut self.machine {
+        self.unit.pipe = None;
+        if let Some(machine) = &mut self.unit.machine {
             machine.no_longer_live(None);
             machine
                 .session
                 .disconnected(code, "gone".into(), at(self.now));
         }
+        if code == Some(ErrorCode::CLONED) {
+            self.counts.told_cloned += 1;
+            return self.redial_after(30 * SECOND);
+        }
         self.redial();
-    }
-
-    fn reach_box(&mut self, connection: u64, bytes: &[u8]) {
-        if self.pipe.as_ref().is_none_or(|pipe| pipe.id != connection) {
-            return;
-        }
-        let Some(machine) = &mut self.machine else {
-            return;
-        };
-        let mut input = bytes;
-        while let Some(mut message) = machine.reader.next(&mut input).unwrap() {
-            match &mut message {
-                Message::Received(received) => {
-                    let (key, offset) = (received.key, received.offset);
-                    self.history.note(Happening::Received { key, offset });
-                }
-                Message::Error(error) => {
-                    if let Some(key) = error.key {
-                        machine.no_longer_live(Some(key));
-                        self.history.note(Happening::Cut { key });
-                    }
-                }
-                Message::Welcome(welcome) if self.bug == Some(Bug::ResumeOffByOne) => {
-                    // With a hash that nobody told it: a number alone frees nothing.
-                    let spool = machine.custody.spool();
-                    for held in &mut welcome.recordings {
-                        let known = spool.state(held.recording);
-                        for track in &mut held.tracks {
-                            let sequence = track.durable.cumulative();
-                            let state = known.and_then(|known| known.tracks.get(&track.track));
-                            let next = state.and_then(|state| state.segments.get(&sequence));
-                            if let Some((_, hash)) = next.and_then(|next| next.seal) {
-                                track.durable.insert(sequence);
-                                track.hashes.push(SegmentHash { sequence, hash });
-                            }
-                        }
-                    }
-                }
-                _ => {}
-            }
-            machine.session.received(message, at(self.now));
-        }
-    }
-
-    /// Lets every engine do what it can do now.
-    fn pump(&mut self) {
-        self.serve();
-        let Some(mut machine) = self.machine.take() else {
-            return;
-        };
-        loop {
-            machine.hear(&mut self.history, &mut self.counts.machine, self.now);
-            let taken = self.pipe.as_mut().and_then(Pipe::taken);
-            if let Some(key) = taken {
-                machine.taken(key);
-                continue;
-            }
-            match machine.session.next(at(self.now)) {
-                Action::Wait(until) => {
-                    let sync = machine.custody.sync_at();
-                    let sync = sync.filter(|_| machine.syncing.is_none());
-                    let due = until.into_iter().chain(sync).min();
-                    self.wake_at(due.map(|due| due.as_nanos().max(self.now + 1)));
-                    break;
-                }
-                action => {
-                    if self.tells {
-                        println!(
-                            "{:>9} ms   {}",
-                            self.now / 1_000_000,
-                            format!("{action:?}").chars().take(170).collect::<String>()
-                        );
-                    }
-                    self.perform(&mut machine, action)
-                }
-            }
-        }
-        if machine.syncing.is_none()
-            && let Some(job) = machine.custody.start_sync(at(self.now))
-        {
-            machine.syncing = Some(job);
-            let takes = self.random.between(SECOND / 1000, SECOND / 20);
-            self.after(takes, Event::Synced(self.run));
-        }
-        let faulty = std::mem::take(&mut machine.faulty);
-        self.machine = Some(machine);
-        if faulty {
-            // What `supervise` and systemd do: the process ends and is started again.
-            self.counts.machine.faults += 1;
-            self.box_dies(false);
-            self.after(5 * SECOND, Event::Start);
-        }
-        self.transmit();
-        self.serve();
-    }
-
-    fn wake_at(&mut self, due: Option<Time>) {
-        if let Some(due) = due
-            && due < self.wake
-        {
-            self.wake = due;
-            self.at(due, Event::Wake(self.run));
-        }
-    }
-
-    fn transmit(&mut self) {
-        let (now, weather) = (self.now, self.weather);
-        let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.busy) else {
-            return;
-        };
-        let connection = pipe.id;
-        if self.down_until > now {
-            pipe.busy = true;
-            self.at(self.down_until, Event::LinkFree(connection));
-        } else if let Some(burst) = pipe.burst(now, &weather, &mut self.random) {
-            pipe.busy = true;
-            self.at(burst.free, Event::LinkFree(connection));
-            let arrives = Event::ToReceiver(connection, burst.stream, burst.bytes, burst.fin);
-            self.at(burst.at, arrives);
-        }
-    }
-
-    /// Does what the receiver asks for.
-    fn serve(&mut self) {
-        for out in std::mem::take(&mut self.shelf.out) {
-            match out {
-                Out::Note(happening) => self.note(happening),
-                Out::Say(connection, message) => {
-                    let bytes = framing::encode(&message).unwrap();
-                    let last = self.last_word.get(&connection).copied().unwrap_or(0);
-                    let arrives = self.weather.arrival(self.now, &mut self.random).max(last);
-                    self.last_word.insert(connection, arrives);
-                    self.at(arrives, Event::ToBox(connection, bytes));
-                }
-                Out::Stop(connection, stream, key, code) => {
-                    let arrives = self.weather.arrival(self.now, &mut self.random);
-                    self.at(arrives, Event::Stopped(connection, stream, key, code));
-                }
-                Out::Close(connection, code) => {
-                    let last = self.last_word.get(&connection).copied().unwrap_or(0);
-                    let arrives = self.weather.arrival(self.now, &mut self.random).max(last);
-                    self.at(arrives, Event::Closed(connection, Some(code)));
-                }
-                Out::Put(put) => {
-                    let takes = self.random.between(SECOND / 1000, SECOND / 5);
-                    self.after(takes, Event::Stored(put));
-                }
-                Out::Sweep(run, recording) => {
-                    let takes = self.random.between(SECOND / 1000, SECOND);
-                    self.after(takes, Event::Sweep(run, recording));
-                }
-                Out::AwaitInit(connection, init) => {
-                    self.after(2 * SECOND, Event::LateInit(connection, init));
-                }
-            }
-        }
-    }
-
-    /// Does what the session asks for.
-    fn perform(&mut self, machine: &mut Machine, action: Action) {
-        if let Action::Report(report) = &action {
-            if let Report::Fenced { epoch } = report {
-                self.epoch = self.epoch.max(*epoch) + 1;
-                machine.session.set_epoch(self.epoch);
-                let raised = Report::Raised { epoch: self.epoch };
-                machine.report(&raised, &mut self.counts.machine);
-            }
-            machine.report(report, &mut self.counts.machine);
-            if matches!(report, Report::Durable { .. } | Report::Complete { .. })
-                && !std::mem::replace(&mut self.tidying, true)
-            {
-                let wait = self.random.between(1, 2_000) * SECOND / 1000;
-                self.after(wait, Event::Tidy(self.run, 3));
-            }
-            return;
-        }
-        let Some(pipe) = &mut self.pipe else {
-            return;
-        };
-        match action {
-            Action::Control(mut message) => {
-                if let (Message::Hello(hello), Some(Bug::WatermarkOffByOne)) =
-                    (&mut message, self.bug)
-                {
-                    let tracks = hello.recordings.iter_mut().flat_map(|r| &mut r.tracks);
-                    tracks.for_each(|track| track.next += 1);
-                }
-                pipe.write(CONTROL, &framing::encode(&message).unwrap(), false);
-            }
-            Action::SendInit { hash, priority } => {
-                let stream = pipe.open(None, priority);
-                let bytes = machine.custody.spool().read_init(&hash);
-                match bytes {
-                    Ok(Some(bytes)) => {
-                        pipe.write(stream, &stream::init_stream(&hash, &bytes), true);
-                        machine.session.init_read(hash, Ok(()));
-                    }
-                    Ok(None) => {}
-                    Err(error) => machine.session.init_read(hash, Err(&error.into())),
-                }
-            }
-            Action::Open {
-                key,
-                init,
-                priority,
-            } => {
-                let stream = pipe.open(Some(key), priority);
-                if priority <= 10 {
-                    machine.no_longer_live(Some(key));
-                }
-                let key = renamed(self.bug, self.run, key);
-                let head = stream::segment_head(&SegmentHeader { key, init });
-                pipe.write(stream, &head, false);
-            }
-            Action::Write {
-                key,
-                offset,
-                length,
-                again,
-            } => {
-                let read = machine.custody.spool().read(key, offset, length.into());
-                let Some(stream) = pipe.stream_of(key) else {
-                    return;
-                };
-                match read {
-                    Ok(bytes) => {
-                        pipe.write(stream, &stream::chunk_head(length), false);
-                        pipe.write(stream, &bytes, false);
-                        pipe.await_taken(key);
-                        machine.wrote(key, offset, length);
-                        self.counts.machine.resumed += u64::from(again && offset == 0);
-                        let bulk = pipe.priority(key) <= 10;
-                        let may_go = |live: &SegmentKey| {
-                            pipe.stream_of(*live).is_some() || machine.session.has_a_stream_left()
-                        };
-                        let waits = machine.waiting_live(self.now).filter(may_go);
-                        if bulk && let Some(live) = waits {
-                            self.wrong.push(format!(
-                                "live {live} waits while {key} is sent at {}",
-                                self.now / 1_000_000
-                            ));
-                        }
-                        let named = renamed(self.bug, self.run, key);
-                        self.history.note(Happening::Sent {
-                            key: named,
-                            offset,
-                            bytes,
-                            bulk,
-                        });
-                    }
-                    Err(error) => {
-                        pipe.reset(key);
-                        let now = at(self.now);
-                        machine.session.unreadable(key, &error.into(), now);
-                    }
-                }
-            }
-            Action::Finish { key, length, hash } => {
-                if let Some(stream) = pipe.stream_of(key) {
-                    pipe.write(stream, &stream::trailer(length, &hash), true);
-                    pipe.await_taken(key);
-                    let key = renamed(self.bug, self.run, key);
-                    self.history.note(Happening::Trailer { key, length, hash });
-                }
-            }
-            Action::Reprioritise { key, priority } => {
-                pipe.set_priority(key, priority);
-                machine.no_longer_live(Some(key));
-                self.counts.machine.demoted += 1;
-                self.history.note(Happening::Demoted { key });
-            }
-            Action::Reset { key } => {
-                machine.no_longer_live(Some(key));
-                self.history.note(Happening::Cut { key });
-                if let Some(stream) = pipe.reset(key) {
-                    let connection = pipe.id;
-                    let arrives = self.weather.arrival(self.now, &mut self.random);
-                    self.at(arrives, Event::CutAtReceiver(connection, stream));
-                }
-            }
-            Action::Close { code, text } => {
-                if code != ErrorCode::SILENT {
-                    self.wrong.push(format!("the box closed: {code}: {text}"));
-                }
-                let connection = pipe.id;
-                let arrives = self.weather.arrival(self.now, &mut self.random);
-                self.at(arrives, Event::Silence(connection));
-                // The caller holds the machine: told with the next event.
-                self.at(self.now, Event::Closed(connection, Some(code)));
-            }
-            Action::Report(_) | Action::Wait(_) => {}
-        }
     }
 
     /// Every fault ends; what was recorded has time to arrive. Then both ends crash once more.
@@ -918,22 +607,28 @@ impl World {
             let over = self.events.values().all(|event| {
                 !matches!(
                     event,
-                    Event::Fault(_) | Event::RoomAgain | Event::ReceiverStart(_)
+                    Event::Fault(_) | Event::RoomAgain(_) | Event::ReceiverStart(_)
                 )
             });
             if over && !self.calm {
                 self.calm = true;
-                self.disk.fail_syncs(0);
+                self.unit.disk.fail_syncs(0);
                 self.shelf.failing_puts = 0;
             }
-            let recording = self.machine.as_ref().is_some_and(Machine::is_recording);
+            let recording = self
+                .unit
+                .machine
+                .as_ref()
+                .is_some_and(Machine::is_recording);
+            let quiet = quiet && self.other.is_none();
             if self.calm && quiet && !recording {
                 if std::mem::replace(&mut asked, true) {
                     break;
                 }
+                self.look_for_silence();
                 // What a run could not end or make durable is taken up by the next one.
                 self.box_dies(false);
-                self.after(SECOND, Event::Start);
+                self.after(SECOND, Event::Start(self.unit.number));
             }
             if self.now > 200 * 3600 * SECOND || self.counts.events > 400_000 {
                 self.wrong.push("it never settles".into());
@@ -952,20 +647,23 @@ impl World {
             .map(|(key, bytes)| (key, bytes.to_vec()))
             .collect();
         for (key, bytes) in read {
-            let offset = 0;
-            self.note(Happening::Read { key, offset, bytes });
+            let (offset, recording) = (0, key.recording);
+            let read = Happening::Read { key, offset, bytes };
+            self.histories()
+                .filter(|history| history.recordings().contains(&recording))
+                .for_each(|history| history.note(read.clone()));
         }
         self.counts.virtual_seconds += self.now / SECOND;
     }
 
     /// Nothing is under way, nothing waits to be sent but what is refused.
     fn is_quiet(&self) -> bool {
-        let idle = self.machine.as_ref().is_some_and(|machine| {
+        let idle = self.unit.machine.as_ref().is_some_and(|machine| {
             machine.custody.sync_at().is_none()
                 && machine.syncing.is_none()
                 && machine.session.is_settled()
         });
-        idle && self.pipe.is_some()
+        idle && self.unit.pipe.is_some()
             && self.events.iter().all(|(_, event)| {
                 matches!(
                     event,
@@ -980,216 +678,14 @@ impl World {
     }
 }
 
-/// Planted: after a restart a segment goes under the number before its own.
-fn renamed(bug: Option<Bug>, run: u64, key: SegmentKey) -> SegmentKey {
-    match bug {
-        Some(Bug::ReusedSequence) if run > 0 => SegmentKey {
-            sequence: key.sequence.saturating_sub(1),
-            ..key
-        },
-        _ => key,
-    }
-}
-
 /// One schedule and its verdict.
 fn schedule(seed: u64, bug: Option<Bug>) -> (World, Vec<String>) {
     let mut world = World::new(seed, bug);
     world.settle();
     let mut wrong = std::mem::take(&mut world.wrong);
-    wrong.extend(world.history.judge().err().unwrap_or_default());
+    wrong.extend(world.unit.history.judge().err().unwrap_or_default());
+    if let Some(gone) = &world.retired {
+        wrong.extend(gone.breaches().iter().cloned());
+    }
     (world, wrong)
-}
-
-mod tests {
-    use super::*;
-    use std::sync::Mutex;
-    use std::sync::atomic::AtomicU64;
-
-    /// In the usual run of the tests.
-    const SCHEDULES: u64 = 10_000;
-
-    /// The seeds to run: `HALLCAST_SEED` alone, else the first `count`, twenty times as many in a soak.
-    fn seeds(count: u64) -> std::ops::Range<u64> {
-        if let Ok(seed) = std::env::var("HALLCAST_SEED") {
-            let seed: u64 = seed.parse().unwrap();
-            return seed..seed + 1;
-        }
-        match std::env::var_os("HALLCAST_SOAK") {
-            Some(_) => 0..20 * count,
-            None => 0..count,
-        }
-    }
-
-    /// What many schedules did together.
-    #[derive(Default)]
-    struct Sum {
-        schedules: u64,
-        failed: u64,
-        figures: BTreeMap<&'static str, u64>,
-    }
-
-    impl Sum {
-        fn add(&mut self, world: &World) {
-            let (counts, history) = (&world.counts, world.history.counts());
-            let (machine, shelf) = (&counts.machine, &world.shelf.counts);
-            self.schedules += 1;
-            for (name, figure) in [
-                ("events", counts.events),
-                ("virtual hours", counts.virtual_seconds),
-                ("bytes recorded", history.bytes_segmented),
-                ("bytes sent", history.bytes_sent),
-                ("chunks", machine.chunks),
-                ("segments", history.segments),
-                ("recordings", machine.recordings),
-                ("spans", machine.spans),
-                ("connections", history.connections),
-                ("outages", counts.outages),
-                ("hours of outage", counts.hours_out),
-                ("moves to another address", counts.moves),
-                ("power cuts", counts.power_cuts),
-                ("process kills", counts.kills),
-                ("box deaths with bytes not kept", counts.deaths_with_unkept),
-                ("receiver crashes", counts.receiver_crashes),
-                (
-                    "receiver crashes with objects not synced",
-                    shelf.crashes_with_unsynced,
-                ),
-                ("older stores restored", counts.restored),
-                ("older cards restored", counts.box_restored),
-                ("disk faults", counts.disk_faults),
-                ("spool errors", machine.faults),
-                ("store failures", shelf.store_failures),
-                ("segments resumed", machine.resumed),
-                ("demotions", machine.demoted),
-                ("forgot", machine.forgot),
-                ("ahead", machine.ahead),
-                ("conflicts", shelf.conflicts),
-                ("epochs refused", shelf.fenced),
-                ("half-open sessions displaced", shelf.displaced),
-                ("streams stopped", shelf.refused),
-                ("recordings erased", shelf.erased),
-                ("erasures confirmed by the box", shelf.confirmed),
-                ("segments lost", history.lost),
-                ("segments released", history.released),
-                ("listings", history.listings),
-            ] {
-                *self.figures.entry(name).or_default() += figure;
-            }
-        }
-    }
-
-    #[test]
-    fn every_schedule_keeps_every_promise() {
-        let began = crate::clock::now();
-        let (seeds, next) = (seeds(SCHEDULES), AtomicU64::new(0));
-        let sum = Mutex::new(Sum::default());
-        let work = || {
-            loop {
-                let seed = seeds.start + next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds.end || sum.lock().unwrap().failed >= 5 {
-                    return;
-                }
-                let run = std::panic::catch_unwind(|| schedule(seed, None));
-                let wrong = match &run {
-                    Ok((_, wrong)) => wrong.join("\n  "),
-                    Err(_) => "it panicked, see above".into(),
-                };
-                let mut sum = sum.lock().unwrap();
-                if !wrong.is_empty() {
-                    sum.failed += 1;
-                    println!("HALLCAST_SEED={seed} cargo test --lib simulation::model\n  {wrong}");
-                }
-                if let Ok((world, _)) = &run {
-                    sum.add(world);
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-                scope.spawn(work);
-            }
-        });
-        let mut sum = sum.into_inner().unwrap();
-        if let Some(seconds) = sum.figures.get_mut("virtual hours") {
-            *seconds /= 3600;
-        }
-        let took = crate::clock::now().since(began).as_secs_f64();
-        println!("{} schedules in {took:.1} s:", sum.schedules);
-        for (name, figure) in &sum.figures {
-            println!("{figure:>12} {name}");
-        }
-        assert_eq!(
-            sum.failed, 0,
-            "each failing seed is above with its one line"
-        );
-        if seeds.end - seeds.start >= SCHEDULES {
-            // A schedule that does nothing proves nothing.
-            let idle: Vec<_> = sum
-                .figures
-                .iter()
-                .filter(|(name, figure)| **figure == 0 && **name != "conflicts")
-                .collect();
-            assert!(idle.is_empty(), "never happened: {idle:?}");
-        }
-    }
-
-    /// Plants a fault and says after how many schedules the checker saw it.
-    fn finds(bug: Bug, within: u64) {
-        for seed in 0..within {
-            // A planted fault may also run into an assertion of an engine.
-            let run = std::panic::catch_unwind(|| schedule(seed, Some(bug)).1);
-            let wrong = run.unwrap_or_else(|_| vec!["an engine panicked".into()]);
-            if let Some(first) = wrong.first() {
-                println!(
-                    "the checker found {bug:?} in schedule {}: {first}",
-                    seed + 1
-                );
-                return;
-            }
-        }
-        panic!("{bug:?} was not found in {within} schedules");
-    }
-
-    #[test]
-    fn the_checker_finds_an_acknowledgement_before_the_sync() {
-        finds(Bug::AcknowledgeBeforeSync, 2_000);
-    }
-
-    #[test]
-    fn the_checker_finds_a_directory_that_is_not_synced() {
-        finds(Bug::NoDirectorySync, 200);
-    }
-
-    #[test]
-    fn the_checker_finds_a_number_used_twice() {
-        finds(Bug::ReusedSequence, 200);
-    }
-
-    #[test]
-    fn the_checker_finds_a_resumption_that_is_off_by_one() {
-        finds(Bug::ResumeOffByOne, 200);
-    }
-
-    #[test]
-    fn the_checker_finds_a_watermark_that_is_off_by_one() {
-        finds(Bug::WatermarkOffByOne, 200);
-    }
-
-    #[test]
-    fn the_checker_finds_a_seal_that_is_not_kept() {
-        finds(Bug::SealsNotKept, 200);
-    }
-
-    /// A recording leaves whole while that the receiver has it is written and not kept: a power cut
-    /// takes that word, and the bytes are gone. (A single file of a recording that stays cannot leave
-    /// so: its removal waits for the sync of facts restated behind that very record.)
-    #[test]
-    fn the_checker_finds_a_release_before_the_acknowledgement_is_recorded() {
-        finds(Bug::ReleaseBeforeRecord, 2_000);
-    }
-
-    #[test]
-    fn the_checker_finds_a_recovery_that_does_not_sync() {
-        finds(Bug::RecoveryDoesNotSync, 2_000);
-    }
 }

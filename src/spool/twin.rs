@@ -119,7 +119,7 @@ impl TwinDisk {
         self.state().calls
     }
 
-    /// Bytes read so far.
+    /// Bytes asked for so far.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.state().bytes_read
     }
@@ -550,10 +550,10 @@ impl DiskFile for TwinFile {
         let bad = |(path, range): &(PathBuf, std::ops::Range<u64>)| {
             *path == self.path && range.start < wanted.end && wanted.start < range.end
         };
+        state.bytes_read += bytes.len() as u64;
         if state.unreadable.iter().any(bad) {
             return Err(io::Error::from_raw_os_error(5));
         }
-        state.bytes_read += bytes.len() as u64;
         let file = self.bytes.lock().unwrap();
         let from = offset as usize;
         let held = file

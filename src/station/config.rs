@@ -102,6 +102,9 @@ pub struct Spool {
     pub retention_days: u32,
     /// Recordings take no more than so many GB, 1 to 100 000; what the disk has unless given.
     pub quota_gigabytes: Option<u32>,
+    /// A recording's files are of so many KiB, 256 to 65 536. One leaves when all in it may leave: a
+    /// small card is freed in smaller steps.
+    pub file_kibibytes: u32,
 }
 
 impl Default for Spool {
@@ -109,6 +112,7 @@ impl Default for Spool {
         Self {
             retention_days: 7,
             quota_gigabytes: None,
+            file_kibibytes: 65_536,
         }
     }
 }
@@ -205,6 +209,8 @@ pub struct Config {
     pub retention: Duration,
     /// The most that recordings may take; 0 for what the disk has.
     pub quota_bytes: u64,
+    /// A file of the spool is followed by the next one beyond this many bytes.
+    pub spool_file_bytes: u64,
     /// The presenter's track.
     pub presenter: Option<VideoTrack>,
     /// The slides' track.
@@ -341,6 +347,14 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         )
         .into());
     }
+    let kibibytes = file.spool.file_kibibytes;
+    if !(256..=65_536).contains(&kibibytes) {
+        return Err(invalid(
+            "spool.file-kibibytes",
+            format!("{kibibytes} is not from 256 to 65536 KiB"),
+        )
+        .into());
+    }
     let is_address = |address: &str| {
         address.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
@@ -383,6 +397,7 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         resume_within: Duration::from_secs(60 * u64::from(within)),
         retention: Duration::from_secs(86_400 * u64::from(days)),
         quota_bytes: u64::from(gigabytes.unwrap_or(0)) * 1_000_000_000,
+        spool_file_bytes: u64::from(kibibytes) << 10,
         presenter,
         slides,
         microphone: microphone.map(|microphone| AudioTrack {
@@ -458,6 +473,10 @@ mod tests {
             (
                 "board = \"bench\"\n[spool]\nquota-gigabytes = 0",
                 "box.toml:3: `spool.quota-gigabytes`: 0 is not from 1 to 100000 GB",
+            ),
+            (
+                "board = \"bench\"\n[spool]\nfile-kibibytes = 255",
+                "box.toml:3: `spool.file-kibibytes`: 255 is not from 256 to 65536 KiB",
             ),
             (
                 "board = \"bench\"\n[receiver]\naddress = \"there\"",

@@ -74,6 +74,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let mut spool_config = crate::spool::Config::new(config.state_directory.join("spool"));
     spool_config.retention = config.retention;
     spool_config.quota_bytes = config.quota_bytes;
+    spool_config.file_bytes = config.spool_file_bytes;
     let sync_interval = spool_config.sync_interval;
     let (spool, recovered) = Spool::open(Arc::new(LocalDisk), spool_config)?;
     let spool = Arc::new(Mutex::new(spool));

@@ -106,6 +106,58 @@ impl Drop for Stalls {
     }
 }
 
+/// What a promise may be exceeded by because the machine itself stood still: seldom, and not by much.
+/// On a machine that stands still more than that nothing is shown, and the test fails.
+pub struct Excuses {
+    most: usize,
+    given: Vec<Duration>,
+}
+
+/// One excuse is good for so much.
+const EXCUSE: Duration = Duration::from_millis(500);
+
+impl Excuses {
+    /// For a run of so many trials: one in ten may be excused.
+    pub fn among(trials: u64) -> Self {
+        let most = usize::try_from(trials / 10).unwrap().max(1);
+        Self {
+            most,
+            given: Vec::new(),
+        }
+    }
+
+    /// Fails when `what` took more than the promise, but for what the machine stood still in that time.
+    pub fn judge(&mut self, what: &str, took: Duration, promise: Duration, stood: Duration) {
+        let Some(over) = took
+            .checked_sub(promise)
+            .filter(|over| *over > Duration::ZERO)
+        else {
+            return;
+        };
+        assert!(
+            over <= stood.min(EXCUSE),
+            "{what}: {took:?}, promised {promise:?}; the machine stood still {stood:?}, of which {EXCUSE:?} count"
+        );
+        println!("excused: {what}: {took:?}, for the machine stood still {stood:?}");
+        self.given.push(over);
+        assert!(
+            self.given.len() <= self.most,
+            "{what}: {took:?}, and too many excuses before it: {self}"
+        );
+    }
+}
+
+impl std::fmt::Display for Excuses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let longest = self.given.iter().max().copied().unwrap_or_default();
+        let (given, most) = (self.given.len(), self.most);
+        write!(
+            f,
+            "{given} excused (at most {most} may be), {longest:?} at most"
+        )
+    }
+}
+
 /// The least, the median and the most of some times, in milliseconds.
 pub fn spread(times: &[Duration]) -> (u128, u128, u128) {
     let mut times: Vec<u128> = times.iter().map(Duration::as_millis).collect();

@@ -22,21 +22,43 @@ pub fn inside() -> Option<PathBuf> {
     std::env::var_os(INSIDE).map(PathBuf::from)
 }
 
-/// The command that runs the test called `name` of this same file in the guest.
-fn guest(name: &str, seconds: u64, results: &Path, disk: Option<&Path>) -> Command {
+/// A word of a task: time in which nothing runs in the guest is skipped.
+pub const SKIP: &str = "skip";
+
+/// The rig of this tree, or the one that HALLCAST_RIG names.
+fn rig() -> Command {
     let root = env!("CARGO_MANIFEST_DIR");
-    let rig = std::env::var("HALLCAST_RIG").unwrap_or(format!("{root}/tests/rig/rig"));
-    let mut command = Command::new(rig);
+    Command::new(std::env::var("HALLCAST_RIG").unwrap_or(format!("{root}/tests/rig/rig")))
+}
+
+/// Whether this machine can have a guest; where not, says that the test called `name` is left out.
+fn can_run(name: &str) -> bool {
+    let output = rig().arg("build").output().expect("the rig starts");
+    if output.status.code() == Some(LEFT_OUT) {
+        println!("left out: {name}: the rig needs x86-64");
+        return false;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    true
+}
+
+/// The command that runs the test called `name` of this same file in the guest.
+fn guest(name: &str, seconds: u64, results: &Path, disk: Option<&Path>, skip: bool) -> Command {
+    let mut command = rig();
     command.args(["run", "-t", &seconds.to_string()]);
     if let Some(disk) = disk {
         command.arg("-d").arg(disk);
+    }
+    if skip {
+        command.arg("-s");
     }
     command
         .arg("--")
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, results)
-        .current_dir(root)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
     command
@@ -54,11 +76,11 @@ impl Guest {
     /// Boots one for the test called `name`, which finds `task` in HALLCAST_TASK there. None when this
     /// machine can have no guest: then it has said what is left out.
     pub fn boot(name: &str, task: &str, results: &Path, disk: &Path) -> Option<Self> {
-        if std::env::consts::ARCH != "x86_64" {
-            println!("left out: {name}: the rig needs x86-64");
+        if !can_run(name) {
             return None;
         }
-        let mut process = guest(name, 600, results, Some(disk))
+        let skip = task.split(' ').any(|word| word == SKIP);
+        let mut process = guest(name, 600, results, Some(disk), skip)
             .env(TASK, task)
             .stdout(Stdio::piped())
             .spawn()
@@ -84,23 +106,27 @@ impl Guest {
     /// Waits for a line that begins with `word`; gives what follows it. Another guest may have to end
     /// before this one boots.
     pub fn wait_for(&mut self, word: &str, seconds: u64) -> String {
-        let patience = clock::now().plus(Duration::from_secs(seconds));
+        self.hear(word, Duration::from_secs(seconds))
+            .unwrap_or_else(|| panic!("the guest says no `{word}`; it said\n{}", self.told()))
+    }
+
+    /// The same, if it comes within `patience`.
+    pub fn hear(&mut self, word: &str, patience: Duration) -> Option<String> {
+        let until = clock::now().plus(patience);
         loop {
-            let left = patience.since(clock::now());
-            match self.lines.recv_timeout(left) {
-                Ok((at, line)) => {
-                    let found = line.strip_prefix(word).map(|rest| rest.trim().to_owned());
-                    self.said.push((at, line));
-                    if let Some(found) = found {
-                        return found;
-                    }
-                }
-                Err(error) => panic!(
-                    "the guest says no `{word}` ({error}); it said\n{}",
-                    self.told()
-                ),
+            let left = until.since(clock::now());
+            let (at, line) = self.lines.recv_timeout(left).ok()?;
+            let found = line.strip_prefix(word).map(|rest| rest.trim().to_owned());
+            self.said.push((at, line));
+            if found.is_some() {
+                return found;
             }
         }
+    }
+
+    /// Takes in what it has said so far.
+    pub fn catch_up(&mut self) {
+        self.said.extend(self.lines.try_iter());
     }
 
     fn told(&self) -> String {
@@ -147,10 +173,12 @@ pub fn task() -> String {
 
 /// Runs the test called `name` of this same file in the guest, for `seconds` at most, with `results`
 /// (a folder below /tmp) for what it finds; fails when it fails there. False when this machine can
-/// have no guest: then it has said what is left out. `HALLCAST_RIG` names another rig than
-/// `tests/rig/rig`.
+/// have no guest: then it has said what is left out.
 pub fn ran_in_the_guest(name: &str, seconds: u64, results: &Path) -> bool {
-    let output = guest(name, seconds, results, None)
+    if !can_run(name) {
+        return false;
+    }
+    let output = guest(name, seconds, results, None, false)
         .output()
         .expect("the rig starts");
     // Marked, so that the guest's own summary is not counted beside this one's.
@@ -158,10 +186,6 @@ pub fn ran_in_the_guest(name: &str, seconds: u64, results: &Path) -> bool {
         println!("guest: {line}");
     }
     let status = output.status;
-    if status.code() == Some(LEFT_OUT) {
-        println!("left out: {name}: the rig needs x86-64");
-        return false;
-    }
     assert!(status.success(), "{name} in the guest: {status}");
     true
 }

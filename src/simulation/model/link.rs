@@ -18,6 +18,8 @@ pub(super) struct Weather {
     pub delay: Duration,
     pub loss_per_million: u32,
     pub bits_per_second: u64,
+    /// The longest that the receiver's store takes for a put.
+    pub slowest_put: Time,
 }
 
 impl Weather {
@@ -26,6 +28,7 @@ impl Weather {
             delay: random.millis(5, 300),
             loss_per_million: random.between(0, 50_000) as u32,
             bits_per_second: [200_000, 1_000_000, 8_000_000][random.between(0, 2) as usize],
+            slowest_put: [200_000_000, 200_000_000, 6_000_000_000][random.between(0, 2) as usize],
         }
     }
 

@@ -7,6 +7,7 @@ use crate::media::{
     BoxId, Chunk, Event, Fact, GapLength, Hash, Init, MediaTime, Monotonic, RecordingId,
     SegmentKey, Segmented, StartedBy, StopReason, TrackId, WallClock,
 };
+use crate::simulation::card::{self, Card};
 use crate::simulation::history::{Happening, History};
 use crate::simulation::random::Random;
 use crate::spool::twin::TwinDisk;
@@ -80,8 +81,11 @@ pub(super) struct Machine {
     /// Segments of events that the history knows.
     noted: BTreeSet<SegmentKey>,
     pub syncing: Option<SyncJob>,
-    /// Something was let go in this run.
-    freeing: bool,
+    card: Card,
+    /// Trouble that it told people of.
+    pub alarms: u64,
+    /// What it takes for UTC.
+    pub wall: WallClock,
     bug: Option<Bug>,
     /// The spool refused: the process ends soon.
     pub faulty: bool,
@@ -92,6 +96,7 @@ impl Machine {
     pub fn start(
         (disk, twin): (Arc<dyn Disk>, &TwinDisk),
         (epoch, nonce, retention, window): (u64, u64, Duration, usize),
+        wall: WallClock,
         (history, counts): (&mut History, &mut Counts),
         bug: Option<Bug>,
         random: &mut Random,
@@ -116,7 +121,7 @@ impl Machine {
         if bug == Some(Bug::ReleaseBeforeRecord) {
             spool.be_hasty();
         }
-        note_state(disk, twin, &recovered, history);
+        card::note_state(disk, twin, &recovered, history);
         let custody = custody::Config { window };
         let custody = Custody::new(Arc::new(Mutex::new(spool)), epoch, custody);
         let session = Session::new(session::Config {
@@ -135,7 +140,9 @@ impl Machine {
             busy: BTreeSet::new(),
             noted: BTreeSet::new(),
             syncing: None,
-            freeing: false,
+            card: Card::default(),
+            alarms: 0,
+            wall,
             bug,
             faulty: false,
         };
@@ -190,16 +197,9 @@ impl Machine {
     }
 
     /// Lets go what may go, and notes it.
-    pub fn tidy(&mut self, disk: &TwinDisk, history: &mut History, wall: WallClock) {
-        let before = disk.crash(0);
-        let freed = self.custody.spool().stats().freed_bytes;
-        self.custody.release(Some(wall));
-        if self.custody.spool().stats().freed_bytes == freed {
-            return;
-        }
-        // Files of a recording that stays go after a later sync.
-        self.freeing = true;
-        note_released(before, disk, history);
+    pub fn tidy(&mut self, disk: &TwinDisk, history: &mut History) {
+        let wall = self.wall;
+        self.card.tidy(&mut self.custody, disk, history, wall);
     }
 
     /// A sync ended, and files may leave because of it.
@@ -208,14 +208,8 @@ impl Machine {
             return;
         };
         let result = job.run();
-        let before = self.freeing.then(|| (disk.crash(0), disk.files()));
-        self.faulty |= !self.custody.synced(result).is_empty();
-        if let Some((before, files)) = before {
-            let left = disk.files();
-            if files.iter().any(|file| !left.contains(file)) {
-                note_released(before, disk, history);
-            }
-        }
+        let errors = self.card.synced(&mut self.custody, disk, history, result);
+        self.faulty |= !errors.is_empty();
     }
 
     pub fn is_recording(&self) -> bool {
@@ -237,17 +231,14 @@ impl Machine {
         counts: &mut Counts,
         random: &mut Random,
     ) {
-        // The wall clock is an annotation: it may be anything, and step by days.
-        let day = 86_400_000_000_000;
-        let wall = random.between(0, 40 * day) as i64;
-        let begun = self.custody.begin(recording, wall);
+        let begun = self.custody.begin(recording, self.wall.unix_nanos);
         let Some(span) = self.check(begun) else {
             return;
         };
         counts.spans += 1;
         let mut facts = vec![Event::Span {
             epoch: self.custody.epoch(),
-            wall: None,
+            wall: Some(self.wall),
             gap: (span > 0).then_some(GapLength::Unknown),
         }];
         if span == 0 {
@@ -560,7 +551,10 @@ impl Machine {
                         self.running = None;
                     }
                 }
-                Word::Alarm { .. } => counts.alarms += 1,
+                Word::Alarm { .. } => {
+                    counts.alarms += 1;
+                    self.alarms += 1;
+                }
             }
         }
     }
@@ -603,6 +597,25 @@ impl Machine {
         }
     }
 
+    /// Sealed segments that are not acknowledged.
+    pub fn refused(&self) -> impl Iterator<Item = (SegmentKey, Hash)> {
+        let spool = self.custody.spool();
+        let mut refused = Vec::new();
+        for (recording, state) in spool.recordings().filter(|(_, state)| !state.complete) {
+            for (&track, of_track) in &state.tracks {
+                for (sequence, segment) in of_track.waiting() {
+                    let key = SegmentKey {
+                        recording,
+                        track,
+                        sequence,
+                    };
+                    refused.extend(segment.seal.map(|(_, hash)| (key, hash)));
+                }
+            }
+        }
+        refused.into_iter()
+    }
+
     /// A live chunk that waits while backfill is written.
     pub fn waiting_live(&self, now: Time) -> Option<SegmentKey> {
         let waits = |(key, live): &(&SegmentKey, &Live)| {
@@ -611,78 +624,6 @@ impl Machine {
                 && now.saturating_sub(live.since) < 1_900_000_000
         };
         self.live.iter().find(waits).map(|(key, _)| *key)
-    }
-}
-
-/// What recovery has left on the disk. Where it says that it could not make it durable, only what a
-/// power cut would leave is a promise.
-fn note_state(
-    disk: Arc<dyn Disk>,
-    twin: &TwinDisk,
-    recovered: &[spool::Recovered],
-    history: &mut History,
-) {
-    let troubled = |id: RecordingId| {
-        let of = recovered.iter().find(|found| found.recording == id);
-        of.is_some_and(|found| !found.problems.is_empty())
-    };
-    let (Ok((found, _)), Ok((durable, _))) = (
-        Spool::look(disk, "/spool"),
-        Spool::look(Arc::new(twin.crash(0)), "/spool"),
-    ) else {
-        return;
-    };
-    let sound = found.recordings().filter(|(id, _)| !troubled(*id));
-    let durable = durable.recordings().filter(|(id, _)| troubled(*id));
-    let (mut held, mut acknowledged) = (Vec::new(), Vec::new());
-    for (recording, state) in sound.chain(durable) {
-        for (&track, of_track) in &state.tracks {
-            acknowledged.push((recording, track, of_track.acknowledged.clone()));
-            for (&sequence, segment) in &of_track.segments {
-                let key = SegmentKey {
-                    recording,
-                    track,
-                    sequence,
-                };
-                if segment.length > 0 {
-                    held.push((key, segment.length));
-                }
-            }
-        }
-    }
-    history.note(Happening::Restarted { held, acknowledged });
-}
-
-/// Notes the segments that left: `before` is what a power cut at the instant before would have found.
-fn note_released(before: TwinDisk, disk: &TwinDisk, history: &mut History) {
-    let look = |disk| Spool::look(Arc::new(disk), "/spool").map(|(spool, _)| spool);
-    let (Ok(before), Ok(after)) = (look(before), look(disk.clone())) else {
-        return;
-    };
-    for (recording, state) in before.recordings() {
-        for (&track, of_track) in &state.tracks {
-            let left = after
-                .state(recording)
-                .and_then(|state| state.tracks.get(&track));
-            let held = of_track
-                .segments
-                .iter()
-                .filter(|(_, segment)| segment.length > 0);
-            for (&sequence, was) in held {
-                let stays = left
-                    .and_then(|track| track.segments.get(&sequence))
-                    .is_some_and(|segment| segment.length >= was.length);
-                if !stays {
-                    let key = SegmentKey {
-                        recording,
-                        track,
-                        sequence,
-                    };
-                    let recorded = state.complete || of_track.acknowledged.contains(sequence);
-                    history.note(Happening::Released { key, recorded });
-                }
-            }
-        }
     }
 }
 

@@ -578,8 +578,9 @@ fn invariant_5_one_bad_recording_holds_no_other_back() {
             assert!(parts > 8000, "the other files leave: {released:?}");
             sync(&mut spool, 2000 * LATER);
             assert!(disk.files().contains(&log), "its init is nowhere else");
-            let calls = disk.calls();
+            let (calls, read) = (disk.calls(), disk.bytes_read());
             assert_eq!(released_again(&mut spool), 0);
+            assert_eq!(disk.bytes_read(), read, "a failing disk is asked once");
             assert!(
                 disk.calls() - calls < 4,
                 "nothing is restated over and over"
@@ -760,10 +761,13 @@ fn invariant_4_a_file_that_cannot_be_read_now_is_no_damage() {
     let all = Sequences::below(20);
     spool.acknowledge(RECORDING, TrackId(1), &all).unwrap();
     assert!(!spool.complete(RECORDING).unwrap());
+    sync(&mut spool, LATER);
+    let aged = |spool: &mut Spool| released(spool, wall(0, true)) + released(spool, wall(9, true));
+    assert_eq!(aged(&mut spool), 0, "what it says cannot be restated whole");
     spool
         .forgot(RECORDING, TrackId(1), &Sequences::default())
         .unwrap();
-    sync(&mut spool, LATER);
+    sync(&mut spool, 2 * LATER);
     // The next start finds all of it.
     disk.heal();
     let (after, found) = small(&disk, 0);

@@ -21,6 +21,7 @@ use crate::receiver::listener::Listener;
 use crate::receiver::roster::{Entry, Roster, fingerprint};
 use crate::spool::twin::TwinDisk;
 use crate::spool::{self, Spool};
+use crate::station::custody;
 use crate::uplink::Source;
 use crate::uplink::identity::Identity;
 use crate::uplink::quic::{self, Uplink};
@@ -125,6 +126,7 @@ pub(super) struct Hall {
     pub counts: Counts,
     /// Settings that a test may change before the first start.
     pub uplink: quic::Config,
+    pub custody: custody::Config,
     random: Random,
     home: tempfile::TempDir,
     authority: Authority,
@@ -148,6 +150,7 @@ impl Hall {
             disk: TwinDisk::default(),
             counts: Counts::default(),
             uplink,
+            custody: custody::Config::default(),
             random: random.fork(),
             home: keys.home(),
             authority: Authority::load(keys.state.path()).unwrap(),
@@ -217,7 +220,7 @@ impl Hall {
             offers,
             reports,
         };
-        let station = Station::new(ends, spool, &recovered, box_id, epoch);
+        let station = Station::new(ends, spool, &recovered, box_id, (epoch, self.custody));
         self.running = Some(RunningBox {
             station: tokio::spawn(station.run()),
             uplink,

@@ -190,6 +190,8 @@ struct World {
     shelf: Shelf,
     held_bytes: u64,
     retention: Duration,
+    /// Segments of the past that the box offers at once.
+    window: usize,
     store_copy: Option<Store>,
     card_copy: Option<Copied>,
     calm: bool,
@@ -231,6 +233,7 @@ impl World {
             shelf: Shelf::new(BOX, bug),
             held_bytes,
             retention,
+            window: [3, 16, 256][(seed % 3) as usize],
             store_copy: None,
             card_copy: None,
             calm: false,
@@ -463,7 +466,7 @@ impl World {
         let (disk, recovering) = Flawed::new(self.unit.disk.clone(), self.bug);
         let started = Machine::start(
             (disk, &self.unit.disk),
-            (self.unit.epoch, nonce, self.retention),
+            (self.unit.epoch, nonce, self.retention, self.window),
             wall,
             (&mut self.unit.history, &mut self.counts.machine),
             self.bug,

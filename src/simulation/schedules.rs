@@ -103,6 +103,8 @@ async fn schedule(keys: &Keys, seed: u64) -> Ran {
     let mut random = Random::new(seed);
     let (up, down) = (link(&mut random), link(&mut random));
     let mut hall = Hall::new(keys, &mut random, up, down);
+    // Mostly so little that what waits is seen a few segments at a time.
+    hall.custody.window = [3, 16, 256][(seed % 3) as usize];
     let began = hall.network.now();
     let after = |time: Duration| began.plus(time);
     let mut from = random.millis(100, 3_000);

@@ -15,10 +15,10 @@ use crate::media::{
 use crate::mp4;
 use crate::segmenter::{self, Cut, Segmenter};
 use crate::spool::{self, Recovered, Spool, SyncResult};
-use crate::station::custody::{Custody, Word};
+use crate::station::custody::{self, Custody, Word};
 use crate::station::lane::LADDER;
 use crate::uplink::{ErrorCode, Offer, Report};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -80,6 +80,10 @@ pub(super) struct Station {
     percent: u8,
     /// The ends of chunks that are not kept yet.
     unkept: BTreeMap<SegmentKey, VecDeque<u64>>,
+    /// Segments of events that the history knows.
+    noted: BTreeSet<SegmentKey>,
+    /// What an earlier run left was named.
+    ready: bool,
 }
 
 type Syncing = Pin<Box<dyn Future<Output = SyncResult> + Send>>;
@@ -90,16 +94,18 @@ impl Station {
         spool: Arc<Mutex<Spool>>,
         recovered: &[Recovered],
         box_id: BoxId,
-        epoch: u64,
+        (epoch, custody): (u64, custody::Config),
     ) -> Self {
         Self {
             ends,
-            custody: Custody::new(spool, epoch),
+            custody: Custody::new(spool, epoch, custody),
             box_id,
             recovered: recovered.to_vec(),
             running: None,
             percent: LADDER[0],
             unkept: BTreeMap::new(),
+            noted: BTreeSet::new(),
+            ready: false,
         }
     }
 
@@ -353,9 +359,26 @@ impl Station {
     }
 
     /// Facts were written, which custody makes into a segment by itself.
-    fn wrote_facts(&mut self, key: SegmentKey, length: u64) {
-        let bytes = self.custody.spool().read(key, 0, length).unwrap();
-        self.segmented(key, 0, bytes);
+    fn wrote_facts(&mut self, key: SegmentKey) {
+        if key.track == TrackId::EVENTS && self.noted.insert(key) {
+            let bytes = {
+                let spool = self.custody.spool();
+                let track = &spool.state(key.recording).unwrap().tracks[&key.track];
+                let length = track.segments[&key.sequence].length;
+                spool.read(key, 0, length).unwrap()
+            };
+            self.segmented(key, 0, bytes);
+        }
+    }
+
+    /// The segment of the end is kept and sealed in one.
+    fn kept_whole(&mut self, key: SegmentKey) {
+        let ends = self.unkept.get_mut(&key).map(std::mem::take);
+        if let (TrackId::EVENTS, Some(bytes)) =
+            (key.track, ends.and_then(|ends| ends.back().copied()))
+        {
+            self.note(Happening::Kept { key, bytes });
+        }
     }
 
     fn end(
@@ -383,21 +406,24 @@ impl Station {
                 Word::Offer(offer) => {
                     match offer {
                         Offer::Sealed { key, length, hash } => {
-                            // The segment of the end is kept and sealed in one.
-                            let ends = self.unkept.get_mut(&key).map(std::mem::take);
-                            if let (TrackId::EVENTS, Some(bytes)) =
-                                (key.track, ends.and_then(|ends| ends.back().copied()))
-                            {
-                                self.note(Happening::Kept { key, bytes });
-                            }
+                            self.kept_whole(key);
                             self.note(Happening::Trailer { key, length, hash });
                         }
                         Offer::Chunk {
-                            key,
-                            length,
-                            live: true,
+                            key, live: true, ..
+                        } => self.wrote_facts(key),
+                        Offer::Ready => self.ready = true,
+                        // Written, and offered later.
+                        Offer::Track {
+                            recording,
+                            track,
+                            end,
                             ..
-                        } if key.track == TrackId::EVENTS => self.wrote_facts(key, length.into()),
+                        } if self.ready => self.wrote_facts(SegmentKey {
+                            recording,
+                            track,
+                            sequence: end - 1,
+                        }),
                         _ => {}
                     }
                     let _ = self.ends.offers.send(offer).await;
@@ -409,6 +435,7 @@ impl Station {
                     }
                 }
                 Word::Sealed(key) => {
+                    self.kept_whole(key);
                     self.unkept.remove(&key);
                     if self.running.as_ref().is_some_and(|r| r.end == Some(key)) {
                         self.running = None;

@@ -77,6 +77,13 @@ fn outside(set: &Sequences, end: u64) -> Vec<Range> {
 }
 
 impl SegmentState {
+    /// Where its first chunk lies in the recording's log: what was written earlier comes before it,
+    /// whatever its track.
+    pub fn written_at(&self) -> (u64, u64) {
+        let first = self.chunks.first();
+        first.map_or((0, 0), |(place, _)| (place.file, place.at))
+    }
+
     /// The bytes that the seal names are all here.
     pub fn is_whole(&self) -> bool {
         self.length > 0 && self.seal.is_some_and(|(length, _)| length == self.length)
@@ -106,7 +113,12 @@ impl TrackState {
 
     /// The segments whose bytes are here and that the receiver does not hold durably, in order.
     pub fn waiting(&self) -> impl Iterator<Item = (u64, &SegmentState)> {
-        let from = self.acknowledged.cumulative();
+        self.waiting_from(0)
+    }
+
+    /// Those of them that are not below `from`.
+    pub fn waiting_from(&self, from: u64) -> impl Iterator<Item = (u64, &SegmentState)> {
+        let from = from.max(self.acknowledged.cumulative());
         self.segments
             .range(from..)
             .filter(|(sequence, segment)| {
@@ -125,7 +137,14 @@ impl TrackState {
         let below = durable.cumulative().checked_sub(1);
         let below = below.map(|last| Range { first: 0, last });
         for range in below.into_iter().chain(durable.ranges().iter().copied()) {
-            let (mut first, end) = (range.first, range.last.saturating_add(1).min(next));
+            let end = range.last.saturating_add(1).min(next);
+            // What is known to be there is not looked at again.
+            let known = end.min(self.acknowledged.cumulative());
+            if let Some(last) = known.checked_sub(1) {
+                let first = range.first;
+                possible.insert_range(Range { first, last });
+            }
+            let mut first = range.first.max(known);
             if first >= end {
                 continue;
             }

@@ -13,13 +13,23 @@
 //! | ERASE | the copy goes, durably | `Erased` |
 //! | that it holds what is not on offer now | gives the hashes of its seals | `Hashes`: what has another hash is not freed |
 //!
+//! The uplink is offered what is recorded now at once, and of what waits [`Config::window`] segments at a
+//! time, oldest first (`feed`): what it costs in memory does not grow with the backlog. Of the rest it
+//! knows the numbers, so that it can judge what a receiver says of them.
+//!
 //! What nobody can give any more is LOST, once the spool has that on record: a fact in the recording's
 //! events track while that is open, a message to the receiver once it has ended.
+//!
+//! Longer than most files: each word of the receiver changes the spool, the feed and what is told at once.
 
-use super::pipeline::kind_of;
+mod feed;
+mod offers;
+
+use self::feed::Feed;
+use self::offers::{backlog, chunk_offer, segment_offers};
 use crate::media::{
     Event, Fact, Hash, LostReason, Monotonic, Range, RecordingId, SegmentKey, Segmented, Sequences,
-    StopReason, TrackId, TrackKind, WallClock,
+    StopReason, TrackId, WallClock,
 };
 use crate::segmenter::Events;
 use crate::spool::{Error, Notice, Opened, Recovered, SegmentState, Spool, SyncJob, SyncResult};
@@ -27,11 +37,22 @@ use crate::uplink::{Lost, Offer, Report};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of an old segment offered at once: what is not RECEIVED stays within the bound that protects
-/// live.
-const PIECE: usize = 256 << 10;
 /// A segment that was found damaged so often is LOST.
 const MOST_TRIES: u32 = 8;
+
+/// How much is offered at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Config {
+    /// The most segments of the past that are offered and not durable; of the present as many again.
+    pub window: usize,
+}
+
+impl Default for Config {
+    /// 256: some minutes of three tracks, far more than any link has under way.
+    fn default() -> Self {
+        Self { window: 256 }
+    }
+}
 
 /// What custody asks for or tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +81,7 @@ pub(crate) struct Custody {
     spool: Arc<Mutex<Spool>>,
     epoch: u64,
     words: VecDeque<Word>,
+    feed: Feed,
     /// Erased at the receiver; the copy here would not go yet.
     erasing: BTreeSet<RecordingId>,
     /// How often a segment was found damaged since it was offered.
@@ -69,11 +91,12 @@ pub(crate) struct Custody {
 impl Custody {
     /// Custody of what `spool` holds, in the run of the process with this boot epoch. The uplink may
     /// read from the same spool.
-    pub(crate) fn new(spool: Arc<Mutex<Spool>>, epoch: u64) -> Self {
+    pub(crate) fn new(spool: Arc<Mutex<Spool>>, epoch: u64, config: Config) -> Self {
         Self {
             spool,
             epoch,
             words: VecDeque::new(),
+            feed: Feed::new(config.window),
             erasing: BTreeSet::new(),
             unreadable: BTreeMap::new(),
         }
@@ -92,14 +115,31 @@ impl Custody {
 
     /// The next thing to carry out. Ask until there is none, after every call that changes anything.
     pub(crate) fn next_word(&mut self) -> Option<Word> {
+        if self.words.is_empty() {
+            self.offer_the_past();
+        }
         self.words.pop_front()
     }
 
-    /// At start, before anything else: offers all that the receiver lacks, oldest first, then
-    /// [`Offer::Ready`]; and says what recovery could not find.
+    /// Offers the oldest segments that wait and are not offered, as many as there is room for.
+    fn offer_the_past(&mut self) {
+        let spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(key) = self.feed.next(&spool) {
+            let track = spool.state(key.recording);
+            let track = track.and_then(|state| state.tracks.get(&key.track));
+            if let Some(segment) = track.and_then(|track| track.segments.get(&key.sequence)) {
+                let offers = segment_offers(key, segment, false);
+                self.words.extend(offers.into_iter().map(Word::Offer));
+            }
+        }
+    }
+
+    /// At start, before anything else: names all that is here, then [`Offer::Ready`]; and says what
+    /// recovery could not find. What the receiver lacks is offered from then on.
     pub(crate) fn take_up(&mut self, recovered: &[Recovered]) {
-        let offers = backlog(&self.spool());
+        let (offers, marks) = backlog(&self.spool());
         self.words.extend(offers.into_iter().map(Word::Offer));
+        marks.into_iter().for_each(|key| self.feed.waits(key));
         for found in recovered {
             if found.damaged_bytes > 0 {
                 log::error!(
@@ -120,13 +160,7 @@ impl Custody {
                 continue;
             }
             for &(track, range, reason) in &found.known_lost {
-                self.tell_lost(Lost {
-                    recording,
-                    track,
-                    first: range.first,
-                    last: range.last,
-                    reason,
-                });
+                self.tell_lost(recording, track, range, reason);
             }
         }
         self.offer(Offer::Ready);
@@ -302,9 +336,12 @@ impl Custody {
     /// once it is said again.
     pub(crate) fn report(&mut self, report: &Report) -> Result<(), Error> {
         match report {
-            Report::Connected
-            | Report::Clock { .. }
-            | Report::Disconnected { .. }
+            Report::Connected => {
+                self.feed.connected(true);
+                self.join_live();
+            }
+            Report::Disconnected { .. } => self.feed.connected(false),
+            Report::Clock { .. }
             | Report::Link { .. }
             | Report::Received { .. }
             | Report::Fenced { .. } => {}
@@ -315,14 +352,17 @@ impl Custody {
             }
             Report::Ahead {
                 recording, track, ..
-            } => self.words.push_back(Word::Alarm {
-                recording: *recording,
-                code: "receiver-ahead",
-                track: Some(*track),
-                message: format!(
-                    "the receiver claims segments of recording {recording} that this box never sent: an older copy of its disk was restored? Nothing of it is sent or freed until a person decides"
-                ),
-            }),
+            } => {
+                self.feed.hold_back(*recording);
+                self.words.push_back(Word::Alarm {
+                    recording: *recording,
+                    code: "receiver-ahead",
+                    track: Some(*track),
+                    message: format!(
+                        "the receiver claims segments of recording {recording} that this box never sent: an older copy of its disk was restored? Nothing of it is sent or freed until a person decides"
+                    ),
+                });
+            }
             Report::Claims { keys } => {
                 let hashes = self.hashes_of(keys);
                 self.offer(Offer::Hashes { hashes });
@@ -331,20 +371,26 @@ impl Custody {
                 recording,
                 track,
                 durable,
-            } => self.spool().acknowledge(*recording, *track, durable)?,
+            } => {
+                self.feed.durable(*recording, *track, durable);
+                self.spool().acknowledge(*recording, *track, durable)?;
+            }
             Report::Forgot {
                 recording,
                 track,
                 held,
             } => self.forgot(*recording, *track, held)?,
-            Report::Refused { key, code } => self.alarm(
-                "cloned",
-                *key,
-                format!("the receiver holds another content under the name of segment {key} ({code}): two machines run from copies of one card? Nothing of recording {} is sent or freed until a person decides; `hallcast spool export` reads it", key.recording),
-            ),
+            Report::Refused { key, code } => {
+                self.feed.hold_back(key.recording);
+                self.alarm(
+                    "cloned",
+                    *key,
+                    format!("the receiver holds another content under the name of segment {key} ({code}): two machines run from copies of one card? Nothing of recording {} is sent or freed until a person decides; `hallcast spool export` reads it", key.recording),
+                );
+            }
             Report::Unreadable { key, damaged, text } => {
                 self.unreadable(*key, *damaged, text)?;
-            },
+            }
             Report::Complete { recording } => {
                 self.unreadable.retain(|key, _| key.recording != *recording);
                 if !self.spool().complete(*recording)? {
@@ -358,6 +404,7 @@ impl Custody {
                     });
                     return Ok(());
                 }
+                self.feed.forget(*recording);
                 log::info!("recording {recording} is whole at the receiver");
             }
         }
@@ -406,6 +453,7 @@ impl Custody {
                 continue;
             }
             log::warn!("recording {recording} was erased at the receiver: the copy here is gone");
+            self.feed.forget(recording);
             self.unreadable.retain(|key, _| key.recording != recording);
             self.words.push_back(Word::Erased(recording));
             self.offer(Offer::Erased { recording });
@@ -419,19 +467,21 @@ impl Custody {
         track: TrackId,
         held: &Sequences,
     ) -> Result<(), Error> {
-        let forgotten = self.spool().forgot(recording, track, held)?;
-        let mut offers = Vec::new();
-        let spool = self.spool();
-        let of = spool
-            .state(recording)
-            .and_then(|state| state.tracks.get(&track));
-        for key in &forgotten.again {
-            if let Some(segment) = of.and_then(|track| track.segments.get(&key.sequence)) {
-                offers.extend(segment_offers(*key, segment));
+        // What was LOST of a recording that was whole, nobody has told the uplink in this run.
+        let mut untold = Vec::new();
+        let forgotten = {
+            let mut spool = self.spool();
+            if spool.state(recording).is_some_and(|state| state.complete) {
+                spool.load(recording)?;
+                let state = spool.state(recording);
+                untold = state.map(|state| state.lost().collect()).unwrap_or(untold);
             }
+            spool.forgot(recording, track, held)?
+        };
+        forgotten.again.iter().for_each(|key| self.feed.waits(*key));
+        for (track, range, reason) in untold {
+            self.tell_lost(recording, track, range, reason);
         }
-        drop(spool);
-        self.words.extend(offers.into_iter().map(Word::Offer));
         let lost: u64 = forgotten
             .lost
             .iter()
@@ -477,8 +527,45 @@ impl Custody {
         Ok(())
     }
 
+    /// A connection stands: what is being recorded and was not offered is from now on.
+    fn join_live(&mut self) {
+        let spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+        for (recording, state) in spool.recordings().filter(|(_, state)| !state.ended) {
+            for (&track, held) in &state.tracks {
+                let open = |segment: &SegmentState| segment.length > 0 && segment.seal.is_none();
+                let last = held.segments.last_key_value();
+                let Some((&sequence, segment)) = last.filter(|(_, last)| open(last)) else {
+                    continue;
+                };
+                let key = SegmentKey {
+                    recording,
+                    track,
+                    sequence,
+                };
+                if !self.feed.is_offered(key) && self.feed.takes_live(key) {
+                    let offers = segment_offers(key, segment, true);
+                    self.words.extend(offers.into_iter().map(Word::Offer));
+                }
+            }
+        }
+    }
+
     /// Says what is on record as LOST, in whatever way the recording still allows.
-    fn tell_lost(&mut self, lost: Lost) {
+    fn tell_lost(
+        &mut self,
+        recording: RecordingId,
+        track: TrackId,
+        range: Range,
+        reason: LostReason,
+    ) {
+        let lost = Lost {
+            recording,
+            track,
+            first: range.first,
+            last: range.last,
+            reason,
+        };
+        self.feed.lost(recording, track, (lost.first, lost.last));
         let ended = self
             .spool()
             .state(lost.recording)
@@ -506,10 +593,14 @@ impl Custody {
                 init,
                 offset,
                 length,
-            } => self.offer(chunk_offer(key, init, (offset, length), true)),
+            } => self.written(key, init, (offset, length)),
             Notice::Kept { key, .. } => self.words.push_back(Word::Kept(key)),
             Notice::Sealed { key, length, hash } => {
-                self.offer(Offer::Sealed { key, length, hash });
+                if self.feed.is_offered(key) {
+                    self.offer(Offer::Sealed { key, length, hash });
+                } else {
+                    self.feed.waits(key);
+                }
                 self.words.push_back(Word::Sealed(key));
             }
             Notice::Lost {
@@ -517,13 +608,21 @@ impl Custody {
                 track,
                 range,
                 reason,
-            } => self.tell_lost(Lost {
-                recording,
-                track,
-                first: range.first,
-                last: range.last,
-                reason,
-            }),
+            } => self.tell_lost(recording, track, range, reason),
+        }
+    }
+
+    /// What is recorded now is offered as it comes, if its segment is from its first chunk on.
+    fn written(&mut self, key: SegmentKey, init: Option<Hash>, (offset, length): (u64, u64)) {
+        if self.feed.is_offered(key) || offset == 0 && self.feed.takes_live(key) {
+            self.offer(chunk_offer(key, init, (offset, length), true));
+        } else if offset == 0 {
+            self.offer(Offer::Track {
+                recording: key.recording,
+                track: key.track,
+                durable: Sequences::default(),
+                end: key.sequence.saturating_add(1),
+            });
         }
     }
 
@@ -538,77 +637,6 @@ impl Custody {
             track: Some(key.track),
             message,
         });
-    }
-}
-
-/// Everything in the spool that the receiver does not hold, oldest first; then what it has whole, by
-/// name only: a receiver that was restored from an older copy says what it misses. A greeting names at
-/// most [`MAX_RECORDINGS`](crate::wire::message::MAX_RECORDINGS): those that are not whole, oldest
-/// first, then the whole ones, newest first. Older ones are not asked about.
-fn backlog(spool: &Spool) -> Vec<Offer> {
-    let mut recordings: Vec<_> = spool.recordings().collect();
-    // Ids are random; the epoch and the span's clock tell the age.
-    recordings.sort_by_key(|(_, state)| {
-        let opened = state.opened.map(|opened| (opened.epoch, opened.wall_nanos));
-        (state.complete, opened)
-    });
-    let mut offers = Vec::new();
-    for (recording, state) in recordings {
-        for (&track, held) in &state.tracks {
-            offers.push(Offer::Track {
-                recording,
-                track,
-                durable: held.acknowledged.clone(),
-                end: state.next_sequence(track),
-            });
-            if state.complete {
-                continue;
-            }
-            for (sequence, segment) in held.waiting() {
-                let key = SegmentKey {
-                    recording,
-                    track,
-                    sequence,
-                };
-                offers.extend(segment_offers(key, segment));
-            }
-        }
-        if state.complete {
-            offers.push(Offer::Whole { recording });
-        }
-    }
-    offers
-}
-
-/// A segment of the past: its bytes in pieces, then its seal.
-fn segment_offers(key: SegmentKey, segment: &SegmentState) -> Vec<Offer> {
-    let mut offers = Vec::new();
-    for offset in (0..segment.length).step_by(PIECE) {
-        let length = (segment.length - offset).min(PIECE as u64);
-        offers.push(chunk_offer(key, segment.init, (offset, length), false));
-    }
-    if let Some((length, hash)) = segment.seal.filter(|_| segment.seal_kept) {
-        offers.push(Offer::Sealed { key, length, hash });
-    }
-    offers
-}
-
-fn chunk_offer(
-    key: SegmentKey,
-    init: Option<Hash>,
-    (offset, length): (u64, u64),
-    live: bool,
-) -> Offer {
-    let kind: TrackKind = kind_of(key.track);
-    // A record of the spool is far below 4 GiB.
-    let length = u32::try_from(length).unwrap_or(u32::MAX);
-    Offer::Chunk {
-        key,
-        kind,
-        init,
-        offset,
-        length,
-        live,
     }
 }
 

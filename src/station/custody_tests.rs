@@ -3,16 +3,21 @@
 use super::*;
 use crate::media::{Chunk, MediaTime};
 use crate::spool::twin::TwinDisk;
-use crate::spool::{Config, LocalDisk};
+use crate::spool::{self, LocalDisk};
 use tempfile::TempDir;
 
 const RECORDING: RecordingId = RecordingId([7; 16]);
 const TRACK: TrackId = TrackId(1);
 
 fn open(directory: &TempDir, epoch: u64) -> (Custody, Vec<Recovered>) {
-    let config = Config::new(directory.path());
-    let (spool, recovered) = Spool::open(Arc::new(LocalDisk), config).unwrap();
-    (Custody::new(Arc::new(Mutex::new(spool)), epoch), recovered)
+    open_with(directory, epoch, Config::default())
+}
+
+fn open_with(directory: &TempDir, epoch: u64, config: Config) -> (Custody, Vec<Recovered>) {
+    let spool = spool::Config::new(directory.path());
+    let (spool, recovered) = Spool::open(Arc::new(LocalDisk), spool).unwrap();
+    let custody = Custody::new(Arc::new(Mutex::new(spool)), epoch, config);
+    (custody, recovered)
 }
 
 fn key(sequence: u64) -> SegmentKey {
@@ -163,16 +168,143 @@ fn a_later_run_offers_what_is_not_recorded_as_durable_and_counts_on() {
     custody.take_up(&recovered);
     let said = words(&mut custody);
     assert_eq!(offered(&said), [(1, false), (2, false)]);
-    assert_eq!(said.last(), Some(&Word::Offer(Offer::Ready)));
     let watermark = Word::Offer(Offer::Track {
         recording: RECORDING,
         track: TRACK,
         durable: Sequences::below(1),
         end: 3,
     });
-    assert_eq!(said.first(), Some(&watermark));
+    assert_eq!(said[..2], [watermark, Word::Offer(Offer::Ready)]);
     assert_eq!(custody.begin(RECORDING, 0).unwrap(), 1, "the next span");
     assert_eq!(custody.next_sequence(RECORDING, TRACK), 3);
+}
+
+fn named(track: TrackId, end: u64) -> Word {
+    Word::Offer(Offer::Track {
+        recording: RECORDING,
+        track,
+        durable: Sequences::default(),
+        end,
+    })
+}
+
+#[test]
+fn the_past_is_offered_by_a_window_oldest_first_and_whatever_befalls_it_makes_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open(&directory, 1);
+    record(&mut custody, 12);
+    drop(custody);
+    let (mut custody, recovered) = open_with(&directory, 2, Config { window: 2 });
+    custody.take_up(&recovered);
+    let said = words(&mut custody);
+    assert_eq!(said[..2], [named(TRACK, 12), Word::Offer(Offer::Ready)]);
+    assert_eq!(offered(&said), [(0, false), (1, false)]);
+    assert_eq!(words(&mut custody), []);
+    let mut next = |report: Report| {
+        custody.report(&report).unwrap();
+        while custody.sync_at().is_some() {
+            sync(&mut custody);
+        }
+        let said = words(&mut custody);
+        offered(&said)
+            .iter()
+            .map(|(sequence, _)| *sequence)
+            .collect::<Vec<_>>()
+    };
+    // Out of order; and numbers that were never offered in this run.
+    let mut had = Sequences::default();
+    had.insert(1);
+    assert_eq!(next(durable(TRACK, had.clone())), [2]);
+    had.insert(4);
+    assert_eq!(next(durable(TRACK, had.clone())), [] as [u64; 0]);
+    had.insert(0);
+    assert_eq!(next(durable(TRACK, had.clone())), [3]);
+    let unreadable = || Report::Unreadable {
+        key: key(2),
+        damaged: true,
+        text: String::new(),
+    };
+    for _ in 1..MOST_TRIES {
+        assert_eq!(next(unreadable()), [] as [u64; 0]);
+    }
+    assert_eq!(next(unreadable()), [5], "2 is LOST, 4 is durable");
+    // What was held back waits for the next connection, and takes nobody's room.
+    let gone = || Report::Disconnected {
+        code: None,
+        text: String::new(),
+    };
+    let ahead = Report::Ahead {
+        recording: RECORDING,
+        track: TRACK,
+        held: Sequences::default(),
+    };
+    assert_eq!(next(ahead), [] as [u64; 0]);
+    had.insert(3);
+    had.insert(5);
+    assert_eq!(next(durable(TRACK, had.clone())), [] as [u64; 0]);
+    assert_eq!(next(gone()), [6, 7]);
+    let refused = Report::Refused {
+        key: key(6),
+        code: crate::uplink::ErrorCode::CONFLICT,
+    };
+    assert_eq!(next(refused), [] as [u64; 0]);
+    had.insert(6);
+    assert_eq!(next(durable(TRACK, had)), [] as [u64; 0]);
+    assert_eq!(next(gone()), [8]);
+    // A restored receiver: what it lost comes before what is younger.
+    let forgot = Report::Forgot {
+        recording: RECORDING,
+        track: TRACK,
+        held: Sequences::below(1),
+    };
+    assert_eq!(next(forgot), [] as [u64; 0], "7 and 8 are offered");
+    let mut had = Sequences::below(1);
+    had.insert(7);
+    had.insert(8);
+    assert_eq!(next(durable(TRACK, had)), [1, 3]);
+    let erase = Report::Erase {
+        recording: RECORDING,
+    };
+    assert_eq!(next(erase), [] as [u64; 0]);
+}
+
+#[test]
+fn without_room_what_is_recorded_now_waits_and_joins_when_a_connection_stands() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut custody, _) = open_with(&directory, 1, Config { window: 1 });
+    record(&mut custody, 3);
+    let said = words(&mut custody);
+    assert_eq!(offered(&said), [(0, true)]);
+    let names = said
+        .iter()
+        .filter(|word| matches!(word, Word::Offer(Offer::Track { .. })));
+    let names: Vec<_> = names.cloned().collect();
+    assert_eq!(names, [named(TRACK, 2), named(TRACK, 3)]);
+    custody.append(RECORDING, &chunk(3, 0)).unwrap();
+    custody.append(RECORDING, &chunk(3, 1)).unwrap();
+    assert_eq!(words(&mut custody), [named(TRACK, 4)]);
+    custody.report(&Report::Connected).unwrap();
+    let live = |offset, length| {
+        let chunk = chunk_offer(key(3), None, (offset, length), true);
+        Word::Offer(chunk)
+    };
+    assert_eq!(words(&mut custody), [live(0, 200)], "from its beginning");
+    custody.append(RECORDING, &chunk(3, 2)).unwrap();
+    assert_eq!(words(&mut custody), [live(200, 100)]);
+    // As much of the present as of the past; then the past is due again, oldest first.
+    custody.append(RECORDING, &Segmented::Seal(key(3))).unwrap();
+    custody.append(RECORDING, &chunk(4, 0)).unwrap();
+    sync(&mut custody);
+    let said = words(&mut custody);
+    let sealed = |word: &Word| matches!(word, Word::Offer(Offer::Sealed { key: of, length: 300, .. }) if *of == key(3));
+    assert!(said.iter().any(sealed), "{said:?}");
+    assert_eq!(said[0], named(TRACK, 5));
+    for (had, then) in [(0, vec![]), (3, vec![(1, false)]), (1, vec![(2, false)])] {
+        let mut one = Sequences::default();
+        one.insert(had);
+        custody.report(&durable(TRACK, one)).unwrap();
+        assert_eq!(offered(&words(&mut custody)), then, "after {had}");
+    }
 }
 
 #[test]
@@ -475,8 +607,9 @@ fn what_recovery_could_not_make_durable_is_offered_once_it_could() {
     let disk = TwinDisk::default();
     let open = |epoch| {
         let (spool, recovered) =
-            Spool::open(Arc::new(disk.clone()), Config::new("/spool")).unwrap();
-        (Custody::new(Arc::new(Mutex::new(spool)), epoch), recovered)
+            Spool::open(Arc::new(disk.clone()), spool::Config::new("/spool")).unwrap();
+        let spool = Arc::new(Mutex::new(spool));
+        (Custody::new(spool, epoch, Config::default()), recovered)
     };
     let (mut custody, _) = open(1);
     record(&mut custody, 3);

@@ -154,7 +154,7 @@ mod tests {
     use crate::media::{AccessUnit, Fact, Rate, Segmented};
     use crate::segmenter::{Config, Cut, Segmenter};
     use crate::spool::{self, LocalDisk};
-    use crate::station::custody::Custody;
+    use crate::station::custody::{self, Custody};
     use std::sync::{Arc, Mutex};
 
     const RECORDING: RecordingId = RecordingId([5; 16]);
@@ -178,7 +178,7 @@ mod tests {
     fn custody(directory: &std::path::Path) -> Custody {
         let config = spool::Config::new(directory);
         let (spool, _) = Spool::open(Arc::new(LocalDisk), config).unwrap();
-        Custody::new(Arc::new(Mutex::new(spool)), 1)
+        Custody::new(Arc::new(Mutex::new(spool)), 1, custody::Config::default())
     }
 
     /// `pictures` of a 25th of a second each, as the span's next segments.

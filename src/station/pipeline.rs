@@ -16,7 +16,7 @@
 
 use super::config::Config;
 use super::control::{self, Reply, Request};
-use super::custody::Custody;
+use super::custody::{self, Custody};
 use super::keeper::{Input, Keeper, Parts};
 use super::lane::{Ends, LaneView};
 use super::sound::SoundLane;
@@ -107,7 +107,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     })?;
 
     let parts = Parts {
-        custody: Custody::new(spool, epoch),
+        custody: Custody::new(spool, epoch, custody::Config::default()),
         syncs,
         offers,
         lanes,

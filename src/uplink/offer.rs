@@ -8,13 +8,12 @@ use std::io;
 
 /// What the spool has, in the order in which it got it.
 ///
-/// At start the station offers, oldest first, each [`Offer::Track`] that it finds and the segments
-/// that are not durable, then [`Offer::Ready`]; then what is being recorded. A segment of the past
-/// is best offered as one chunk of up to [`crate::wire::stream::MAX_CHUNK`]: only live viewers need
-/// smaller ones, and each costs memory until it is durable.
+/// At start the station offers each [`Offer::Track`] that it finds, then [`Offer::Ready`]; then what is
+/// being recorded, and of the past what it sees fit, oldest first: a segment costs memory from its
+/// first chunk until it is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Offer {
-    /// A track found in the spool at start.
+    /// A track in the spool: what was found at start, or numbers that are used and offered later.
     Track {
         /// The recording.
         recording: RecordingId,
@@ -25,7 +24,8 @@ pub enum Offer {
         /// One more than the last segment that the spool has ever held of it.
         end: u64,
     },
-    /// All that an earlier run left has been offered: from now on a connection makes sense.
+    /// All that an earlier run left has been named: from now on a connection makes sense, and what is
+    /// named later was made by this run.
     Ready,
     /// An init that is about to be used. Optional: an init is sent before its first user anyway.
     Init {
@@ -57,7 +57,8 @@ pub enum Offer {
         hash: Hash,
     },
     /// The spool knows that the receiver has the recording whole. It is still named in `Hello`, after
-    /// those that are not: a receiver that forgot it says so.
+    /// those that are not: a receiver that forgot or erased it says so. A `Hello` has room for
+    /// [`crate::wire::message::MAX_RECORDINGS`]: once all are whole, further connections ask about the rest.
     Whole {
         /// The recording.
         recording: RecordingId,

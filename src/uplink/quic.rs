@@ -167,7 +167,7 @@ pub struct Snapshot {
     pub rtt: Option<Duration>,
     /// Connections that a receiver answered, after the first.
     pub reconnects: u64,
-    /// Segments that are not durable.
+    /// Segments that were offered and are not durable.
     pub pending: usize,
     /// Why the last attempt or connection ended.
     pub last_error: Option<Error>,

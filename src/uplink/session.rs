@@ -82,13 +82,15 @@ enum Link {
 #[derive(Debug, Default)]
 struct Track {
     durable: Sequences,
-    /// One more than the last number used.
+    /// One more than the last number used, offered or not.
     end: u64,
 }
 
 #[derive(Debug, Default)]
 struct Recording {
     order: u64,
+    /// The last greeting that named it.
+    asked: u64,
     complete: bool,
     /// The receiver says so, and the last acknowledgements are still on their way.
     claimed: bool,
@@ -128,6 +130,11 @@ pub struct Session {
     live: BTreeSet<SegmentKey>,
     /// When the present connection was greeted.
     greeted_at: Monotonic,
+    /// Greetings of this run, and the first of the present round: a greeting has no room for all.
+    greetings: u64,
+    round: u64,
+    /// The connection ends so that the next greeting asks about the rest.
+    asking: bool,
     /// Of the present connection.
     inits_sent: BTreeSet<Hash>,
     /// Those of them that the receiver missed.
@@ -165,6 +172,9 @@ impl Session {
             parked: BTreeSet::new(),
             live: BTreeSet::new(),
             greeted_at: Monotonic::default(),
+            greetings: 0,
+            round: 0,
+            asking: false,
             inits_sent: BTreeSet::new(),
             inits_again: BTreeSet::new(),
             inits_unread: BTreeMap::new(),
@@ -184,7 +194,7 @@ impl Session {
         self.ready
     }
 
-    /// Segments that are not durable.
+    /// Segments that were offered and are not durable.
     pub fn pending(&self) -> usize {
         self.segments.len()
     }
@@ -296,6 +306,11 @@ impl Session {
         let range = key(lost.first)..=key(lost.last);
         let gone: Vec<_> = self.segments.range(range).map(|(key, _)| *key).collect();
         gone.into_iter().for_each(|key| self.drop_segment(key));
+        if self.was_ours(lost.recording) {
+            return;
+        }
+        let track = self.track(lost.recording, lost.track);
+        track.end = track.end.max(lost.last.saturating_add(1));
         let Some(known) = self.recordings.get_mut(&lost.recording) else {
             return;
         };
@@ -307,6 +322,9 @@ impl Session {
             known.lost.push(entry);
             if !is_fact && self.link == Link::Up && !self.held_back.contains(&lost.recording) {
                 self.out.push_back(Action::Control(Message::Lost(lost)));
+            }
+            if known.claimed {
+                self.complete(lost.recording);
             }
         }
     }
@@ -417,20 +435,26 @@ impl Session {
     /// A connection stands: the engine greets. `clock` is the box's UTC.
     pub fn connected(&mut self, clock: Option<WallClock>, now: Monotonic) {
         self.connection += 1;
-        // What is whole comes last, the newest of it first: a receiver that forgot it says so.
-        let mut open: Vec<_> = self.recordings.iter().collect();
+        self.greetings += 1;
+        if !std::mem::take(&mut self.asking) {
+            self.round = self.greetings;
+        }
+        // What is whole comes last: a receiver that forgot or erased it says so. Of what there is no
+        // room for, the next greeting asks first.
+        let mut open: Vec<_> = self.recordings.iter_mut().collect();
         open.sort_by_key(|(_, recording)| match recording.complete {
-            false => (false, recording.order),
-            true => (true, u64::MAX - recording.order),
+            false => (false, recording.asked, recording.order),
+            true => (true, recording.asked, u64::MAX - recording.order),
         });
         open.truncate(message::MAX_RECORDINGS);
-        let recordings: Vec<_> = open
-            .into_iter()
-            .map(|(id, recording)| OpenRecording {
+        let mut recordings = Vec::new();
+        for (id, recording) in open {
+            recording.asked = self.greetings;
+            recordings.push(OpenRecording {
                 recording: *id,
                 tracks: watermarks(recording),
-            })
-            .collect();
+            });
+        }
         self.greeted = recordings.iter().map(|open| open.recording).collect();
         self.greeted_at = now;
         self.link = Link::Greeting(now.plus(self.config.welcome_within));
@@ -611,12 +635,25 @@ impl Session {
                 if self.out.is_empty() {
                     self.advance();
                 }
+                if self.out.is_empty() && self.should_ask_more() {
+                    self.asking = true;
+                    let text = "to ask about more recordings";
+                    self.close(ErrorCode::DONE, text.into());
+                }
             }
         }
         match self.out.pop_front() {
             Some(action) => action,
             None => Action::Wait(self.next_deadline()),
         }
+    }
+
+    /// The receiver has all that it takes, and was not asked about everything in this round.
+    fn should_ask_more(&self) -> bool {
+        let settled =
+            |(id, known): (&RecordingId, &Recording)| known.complete || self.held_back.contains(id);
+        let mut known = self.recordings.values();
+        known.any(|known| known.asked < self.round) && self.recordings.iter().all(settled)
     }
 
     /// Live segments whose oldest chunk waits too long become late, or backfill when they are whole

@@ -12,7 +12,7 @@ use crate::simulation::history::{Happening, History};
 use crate::simulation::random::Random;
 use crate::spool::twin::TwinDisk;
 use crate::spool::{self, Disk, Spool, SyncJob};
-use crate::station::custody::{Custody, Word};
+use crate::station::custody::{self, Custody, Word};
 use crate::uplink::session::{self, Session};
 use crate::uplink::{Offer, Report};
 use crate::wire::framing::MessageReader;
@@ -95,7 +95,7 @@ impl Machine {
     /// Starts over what the disk holds.
     pub fn start(
         (disk, twin): (Arc<dyn Disk>, &TwinDisk),
-        (epoch, nonce, retention): (u64, u64, Duration),
+        (epoch, nonce, retention, window): (u64, u64, Duration, usize),
         wall: WallClock,
         (history, counts): (&mut History, &mut Counts),
         bug: Option<Bug>,
@@ -122,7 +122,8 @@ impl Machine {
             spool.be_hasty();
         }
         card::note_state(disk, twin, &recovered, history);
-        let custody = Custody::new(Arc::new(Mutex::new(spool)), epoch);
+        let custody = custody::Config { window };
+        let custody = Custody::new(Arc::new(Mutex::new(spool)), epoch, custody);
         let session = Session::new(session::Config {
             backfill: BACKFILL,
             backfill_streams: 3,
@@ -480,12 +481,22 @@ impl Machine {
                             reason: lost.reason,
                         });
                     }
-                    if let Offer::Chunk {
-                        key, live: true, ..
-                    } = &offer
-                        && key.track == TrackId::EVENTS
-                    {
-                        self.wrote_facts(key.recording, key.sequence, history);
+                    match &offer {
+                        Offer::Chunk {
+                            key, live: true, ..
+                        } if key.track == TrackId::EVENTS => {
+                            self.wrote_facts(key.recording, key.sequence, history);
+                        }
+                        // Written, and offered later.
+                        Offer::Track {
+                            recording,
+                            track: TrackId::EVENTS,
+                            end,
+                            ..
+                        } if self.session.is_ready() => {
+                            self.wrote_facts(*recording, end - 1, history);
+                        }
+                        _ => {}
                     }
                     if let Offer::Chunk {
                         key,
@@ -534,6 +545,7 @@ impl Machine {
                     }
                 }
                 Word::Erased(recording) => {
+                    self.live.retain(|key, _| key.recording != recording);
                     let ours = |running: &&mut Running| running.recording == recording;
                     if self.running.as_mut().filter(ours).is_some() {
                         self.running = None;

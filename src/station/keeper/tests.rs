@@ -8,6 +8,7 @@ use crate::media::{Chunk, GapLength, MediaTime, Sequences};
 use crate::segmenter::read_facts;
 use crate::spool::twin::TwinDisk;
 use crate::spool::{Config, Disk, Level, LocalDisk};
+use crate::station::custody;
 use crate::station::recorder::State;
 use std::path::Path;
 use std::sync::Mutex;
@@ -45,7 +46,11 @@ impl Bench {
         let (spool, recovered) = Spool::open(disk, config).unwrap();
         let (syncs, jobs) = channel();
         let parts = Parts {
-            custody: Custody::new(Arc::new(Mutex::new(spool)), epoch),
+            custody: Custody::new(
+                Arc::new(Mutex::new(spool)),
+                epoch,
+                custody::Config::default(),
+            ),
             syncs,
             offers: None,
             lanes: Vec::new(),
@@ -134,7 +139,7 @@ fn facts(spool: &Spool, recording: RecordingId) -> Vec<Fact> {
 fn left_open() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let (spool, _) = Spool::open(Arc::new(LocalDisk), Config::new(directory.path())).unwrap();
-    let mut custody = Custody::new(Arc::new(Mutex::new(spool)), 1);
+    let mut custody = Custody::new(Arc::new(Mutex::new(spool)), 1, custody::Config::default());
     custody.begin(OLD, 0).unwrap();
     let placed = WallClock {
         unix_nanos: THEN,
@@ -267,7 +272,7 @@ fn what_is_known_to_be_too_old_at_start_is_ended_and_not_taken_up() {
     let (spool, recovered) = Spool::open(Arc::new(LocalDisk), config).unwrap();
     let (syncs, jobs) = channel();
     let parts = Parts {
-        custody: Custody::new(Arc::new(Mutex::new(spool)), 3),
+        custody: Custody::new(Arc::new(Mutex::new(spool)), 3, custody::Config::default()),
         syncs,
         offers: None,
         lanes: Vec::new(),
@@ -489,7 +494,7 @@ fn a_recording_whose_beginning_was_lost_is_ended_with_what_there_is() {
     {
         let config = Config::new(directory.path());
         let (spool, _) = Spool::open(Arc::new(LocalDisk), config).unwrap();
-        let mut custody = Custody::new(Arc::new(Mutex::new(spool)), 1);
+        let mut custody = Custody::new(Arc::new(Mutex::new(spool)), 1, custody::Config::default());
         let reason = LostReason::ReceiverForgot;
         custody.lose(OLD, TrackId(1), (0, 3), reason).unwrap();
         let job = custody.start_sync(clock::now()).unwrap();

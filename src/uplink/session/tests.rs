@@ -612,6 +612,77 @@ fn a_recording_is_complete_once_the_last_acknowledgement_is_there() {
     assert!(freed(&actions) && actions.contains(&report), "{actions:?}");
 }
 
+/// Numbers that the spool holds and has not offered: their names are enough to judge a receiver's word.
+#[test]
+fn what_is_not_offered_yet_is_judged_like_what_is() {
+    let track = |durable, end| Offer::Track {
+        recording: RECORDING,
+        track: TrackId(1),
+        durable: Sequences::below(durable),
+        end,
+    };
+    let complete = || {
+        Message::Complete(Complete {
+            recording: RECORDING,
+        })
+    };
+    let whole = |actions: &[Action]| {
+        let whole = |action: &Action| matches!(action, Action::Report(Report::Complete { .. }));
+        actions.iter().any(whole)
+    };
+    for (held, says_complete, expected) in
+        [(5, true, 0), (4, true, 1), (4, false, 0), (6, false, 1)]
+    {
+        let mut session = session(vec![track(2, 5), Offer::Ready]);
+        session.connected(None, T0);
+        let said = welcome(vec![(1, Sequences::below(held))], says_complete);
+        session.received(said, T0);
+        // The spool has no seals of them: a number alone says nothing.
+        let hashes = BTreeMap::new();
+        session.offer(Offer::Hashes { hashes }, T0);
+        let actions = drain(&mut session, T0);
+        let got = (ahead(&actions), freed(&actions), whole(&actions));
+        assert_eq!(got, (expected, false, false), "{held} {says_complete}");
+    }
+    for said_first in [true, false] {
+        let mut session = session(vec![Offer::Ready, track(0, 3)]);
+        session.connected(None, T0);
+        session.received(welcome(vec![], false), T0);
+        for (sequence, last) in [(0, false), (2, false), (1, true)] {
+            session.offer(chunk(1, sequence, 0, 10, false), T0);
+            session.offer(sealed(1, sequence, 10), T0);
+            drain(&mut session, T0);
+            let mut had = Sequences::below(1);
+            had.insert(2);
+            had.insert(sequence);
+            session.received(durable(1, had), T0);
+            // Everything that was offered is durable, and 1 is still to come.
+            if said_first {
+                session.received(complete(), T0);
+            }
+            let actions = drain(&mut session, T0);
+            let expected = (0, last && said_first);
+            assert_eq!((ahead(&actions), whole(&actions)), expected, "{sequence}");
+        }
+        session.received(complete(), T0);
+        assert_eq!(whole(&drain(&mut session, T0)), !said_first);
+    }
+    let mut session = session(vec![Offer::Ready, track(0, 1)]);
+    session.connected(None, T0);
+    session.received(welcome(vec![], false), T0);
+    let lost = Lost {
+        recording: RECORDING,
+        track: TrackId(1),
+        first: 0,
+        last: 4,
+        reason: crate::media::LostReason::NoSpace,
+    };
+    let is_fact = true;
+    session.offer(Offer::Lost { lost, is_fact }, T0);
+    session.received(complete(), T0);
+    assert!(whole(&drain(&mut session, T0)), "LOST is all there is");
+}
+
 #[test]
 fn what_an_abridged_welcome_leaves_out_is_not_forgotten() {
     let mut known = Sequences::below(3);
@@ -795,6 +866,84 @@ fn a_whole_recording_is_still_asked_for_after_the_open_ones() {
         recording: RECORDING,
     });
     assert!(drain(&mut session, T0).contains(&whole));
+}
+
+#[test]
+fn every_recording_of_a_large_spool_is_asked_about_once_nothing_else_is_to_do() {
+    let id = |number: u8| RecordingId([number; 16]);
+    let mut offers = Vec::new();
+    for number in 0..150 {
+        let (recording, track) = (id(number), TrackId(1));
+        offers.push(Offer::Track {
+            recording,
+            track,
+            durable: Sequences::below(2),
+            end: 2,
+        });
+        offers.push(Offer::Whole { recording });
+    }
+    offers.push(Offer::Ready);
+    let mut session = session(offers);
+    // Answers as a receiver that has everything, but that recording 3 was erased; gives what was named.
+    let greet = |session: &mut Session| -> BTreeSet<RecordingId> {
+        session.connected(None, T0);
+        let Action::Control(Message::Hello(hello)) = session.next(T0) else {
+            panic!("no greeting");
+        };
+        let held = |open: &OpenRecording| HeldRecording {
+            recording: open.recording,
+            tracks: vec![HeldTrack {
+                track: TrackId(1),
+                durable: Sequences::below(2),
+                hashes: vec![],
+            }],
+        };
+        let named: BTreeSet<_> = hello.recordings.iter().map(|open| open.recording).collect();
+        let erased: Vec<_> = named.iter().copied().filter(|of| *of == id(3)).collect();
+        let rest = hello
+            .recordings
+            .iter()
+            .filter(|open| ![id(3), OTHER].contains(&open.recording));
+        session.received(
+            Message::Welcome(Welcome {
+                recordings: rest.clone().map(held).collect(),
+                complete: rest.map(|open| open.recording).collect(),
+                clock: None,
+                limits: Limits::default(),
+                software: String::new(),
+                erased,
+                abridged: false,
+            }),
+            T0,
+        );
+        named
+    };
+    // While a lecture is recorded, no connection ends for this.
+    session.offer(other(0), T0);
+    let mut asked = greet(&mut session);
+    assert_eq!(asked.len(), message::MAX_RECORDINGS);
+    assert_eq!(closes(&drain(&mut session, T0)), None);
+    session.offer(Offer::Forget { recording: OTHER }, T0);
+    let mut erased = false;
+    for round in 0..3 {
+        let actions = drain(&mut session, T0);
+        let erase = |action: &Action| matches!(action, Action::Report(Report::Erase { recording }) if *recording == id(3));
+        erased |= actions.iter().any(erase);
+        let more = (round < 2).then_some(ErrorCode::DONE);
+        assert_eq!(closes(&actions), more, "{}", asked.len());
+        if more.is_some() {
+            session.disconnected(more, String::new(), T0);
+            drain(&mut session, T0);
+            asked.append(&mut greet(&mut session));
+        }
+    }
+    assert!(erased, "the oldest are asked about, too");
+    assert_eq!((0..150).find(|number| !asked.contains(&id(*number))), None);
+    // Another connection may be to a receiver that was restored: the round begins anew.
+    session.disconnected(None, String::new(), T0);
+    drain(&mut session, T0);
+    greet(&mut session);
+    assert_eq!(closes(&drain(&mut session, T0)), Some(ErrorCode::DONE));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! freed. A number without a hash says nothing: its segment is sent again.
 
 use super::segment::Phase;
-use super::{Breach, Link, Session};
+use super::{Breach, Link, Session, Track};
 use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, TrackId, WallClock};
 use crate::uplink::{Action, Report};
 use crate::wire::message::{self, Message, SegmentHash, Welcome};
@@ -116,7 +116,7 @@ impl Session {
         keys
     }
 
-    fn was_ours(&self, recording: RecordingId) -> bool {
+    pub(super) fn was_ours(&self, recording: RecordingId) -> bool {
         self.forgotten.contains(&recording) || self.erased.contains(&recording)
     }
 
@@ -129,14 +129,18 @@ impl Session {
             }
         }
         for recording in &welcome.complete {
-            let missing = self.keys_of(*recording).into_iter().find(|key| {
-                let of_track = held.get(&(key.recording, key.track));
-                !of_track.is_some_and(|held| held.durable.contains(key.sequence))
-            });
-            if let Some(key) = missing {
-                let held = held.get(&(*recording, key.track));
+            let covered = |id, known: &Track| {
+                let held = held.get(&(*recording, id));
+                let mut covered = held.map(|held| held.durable.clone()).unwrap_or_default();
+                covered.merge(&known.durable);
+                covered
+            };
+            if !self.is_complete(*recording)
+                && let Some(track) = self.lacks(*recording, covered)
+            {
+                let held = held.get(&(*recording, track));
                 let held = held.map(|held| held.durable.clone()).unwrap_or_default();
-                let why = ahead(*recording, key.track, held);
+                let why = ahead(*recording, track, held);
                 doubted.entry(*recording).or_insert(why);
             }
         }
@@ -308,6 +312,26 @@ impl Session {
         numbers
     }
 
+    /// A track of which not all that was used, offered or not, is in what `covered` gives, or LOST.
+    fn lacks(
+        &self,
+        recording: RecordingId,
+        covered: impl Fn(TrackId, &Track) -> Sequences,
+    ) -> Option<TrackId> {
+        let known = self.recordings.get(&recording)?;
+        let lacks = |(id, track): &(&TrackId, &Track)| {
+            let mut covered = covered(**id, track);
+            covered.merge(&self.lost_of(recording, **id));
+            covered.cumulative() < track.end
+        };
+        known.tracks.iter().find(lacks).map(|(id, _)| *id)
+    }
+
+    fn is_complete(&self, recording: RecordingId) -> bool {
+        let known = self.recordings.get(&recording);
+        known.is_some_and(|known| known.complete)
+    }
+
     /// A word on it has no effect (any more) on this connection.
     fn is_past(&self, recording: RecordingId) -> bool {
         self.was_ours(recording) || self.held_back.contains(&recording)
@@ -387,8 +411,8 @@ impl Session {
         Ok(())
     }
 
-    fn complete(&mut self, recording: RecordingId) {
-        if self.is_past(recording) {
+    pub(super) fn complete(&mut self, recording: RecordingId) {
+        if self.is_past(recording) || self.is_complete(recording) {
             return;
         }
         let keys = self.keys_of(recording);
@@ -397,11 +421,13 @@ impl Session {
             let known = self.track(recording, track).durable.clone();
             return self.hold_back(recording, ahead(recording, track, known));
         }
+        let lacks = self.lacks(recording, |_, known| known.durable.clone());
         let Some(known) = self.recordings.get_mut(&recording) else {
             return;
         };
-        known.claimed = !keys.is_empty();
-        if !known.claimed && !std::mem::replace(&mut known.complete, true) {
+        known.claimed = lacks.is_some();
+        if !known.claimed {
+            (known.complete, known.asked) = (true, self.greetings);
             self.out
                 .push_back(Action::Report(Report::Complete { recording }));
         }

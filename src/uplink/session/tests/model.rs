@@ -244,7 +244,7 @@ impl Model {
                 Action::Control(Message::Hello(hello)) => {
                     break hello.recordings.iter().any(|r| r.recording == RECORDING);
                 }
-                Action::Report(_) => {}
+                Action::Report(report) => self.judge(&report),
                 other => panic!("{other:?} before the greeting"),
             }
         };
@@ -309,7 +309,16 @@ impl Model {
             Action::Reset { key } => {
                 self.streams.remove(key);
             }
-            Action::Report(Report::Durable { track, durable, .. }) => {
+            Action::Report(report) => self.judge(report),
+            Action::Reprioritise { .. } => {}
+            other => panic!("{other:?} from an honest receiver"),
+        }
+        true
+    }
+
+    fn judge(&mut self, report: &Report) {
+        match report {
+            Report::Durable { track, durable, .. } => {
                 for key in self.kept.keys().filter(|key| key.track == *track) {
                     let stored = self
                         .stored
@@ -322,13 +331,9 @@ impl Model {
                 }
                 self.reported.insert(*track, durable.clone());
             }
-            Action::Report(
-                Report::Connected | Report::Disconnected { .. } | Report::Received { .. },
-            ) => {}
-            Action::Reprioritise { .. } => {}
+            Report::Connected | Report::Disconnected { .. } | Report::Received { .. } => {}
             other => panic!("{other:?} from an honest receiver"),
         }
-        true
     }
 
     /// What was never live has a bound on bytes sent and not RECEIVED, or is one chunk alone.

@@ -147,9 +147,14 @@ async fn life(
     let library = opened.map_err(|e| words(&e))?;
     let mut delivered = deliver(&library, objects, told).await;
     if delivered.is_err() && !is_dead() {
+        // Before it comes again: what was acknowledged is there already.
+        are_there(archive, objects, told, "before the second try").await;
         delivered = deliver(&library, objects, told).await;
     }
     delivered.map_err(|e| words(&e))?;
+    if !is_dead() {
+        are_there(archive, objects, told, "before the erasure").await;
+    }
     assert!(told.complete);
     let mut gone = erase(archive, ID, Some(BOX)).await;
     if gone.is_err() && !is_dead() {
@@ -173,22 +178,35 @@ async fn life(
     Ok(())
 }
 
+/// What was acknowledged is in the archive, with its init.
+async fn are_there(archive: &Archive, objects: &Objects, told: &Told, what: &str) {
+    for key in &told.durable {
+        let bytes = &objects[&segment_path(key)];
+        let found = read(archive, &segment_path(key)).await;
+        let found = found.unwrap_or_else(|e| panic!("{what}: {key} was acknowledged: {e}"));
+        assert_eq!(&found[..], &bytes[..], "{what}: {key}");
+        if let Some(init) = parse_provenance(bytes).unwrap().0.init {
+            let init = read(archive, &init_path(ID, init)).await;
+            assert!(init.is_ok(), "{what}: the init of {key}");
+        }
+    }
+}
+
+/// Reads an object; what fails once is tried again.
+async fn read(archive: &Archive, path: &str) -> Result<Bytes, String> {
+    match archive.read(path).await {
+        Ok(bytes) => Ok(bytes),
+        Err(_) => archive.read(path).await.map_err(|e| e.to_string()),
+    }
+}
+
 /// What must be true of the archive, whatever has happened to the process that wrote it.
 async fn judge(archive: &Archive, objects: &Objects, told: &Told, what: &str) {
     let erased = archive.erased().await.unwrap().contains_key(&ID);
     assert!(erased || !told.erased, "{what}: the tombstone is gone");
     let listed = archive.list_one(ID).await.unwrap();
     if !erased {
-        for key in &told.durable {
-            let bytes = &objects[&segment_path(key)];
-            let found = archive.read(&segment_path(key)).await;
-            let found = found.unwrap_or_else(|e| panic!("{what}: {key} was acknowledged: {e}"));
-            assert_eq!(&found[..], &bytes[..], "{what}: {key}");
-            if let Some(init) = parse_provenance(bytes).unwrap().0.init {
-                let init = archive.read(&init_path(ID, init)).await;
-                assert!(init.is_ok(), "{what}: the init of {key}");
-            }
-        }
+        are_there(archive, objects, told, what).await;
         // Whatever is listed by a manifest is there.
         if let Some(listing) = listed.filter(|listing| listing.manifest) {
             let report = verify::check(archive, ID, &listing).await;

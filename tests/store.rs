@@ -148,13 +148,14 @@ async fn life(
     let mut delivered = deliver(&library, objects, told).await;
     if delivered.is_err() && !is_dead() {
         // Before it comes again: what was acknowledged is there already.
-        are_there(archive, objects, told, "before the second try").await;
+        let there = are_there(archive, objects, told).await;
+        assert!(there.is_ok() || is_dead(), "at the second try: {there:?}");
         delivered = deliver(&library, objects, told).await;
     }
     delivered.map_err(|e| words(&e))?;
-    if !is_dead() {
-        are_there(archive, objects, told, "before the erasure").await;
-    }
+    let there = are_there(archive, objects, told).await;
+    assert!(there.is_ok() || is_dead(), "at the erasure: {there:?}");
+    there?;
     assert!(told.complete);
     let mut gone = erase(archive, ID, Some(BOX)).await;
     if gone.is_err() && !is_dead() {
@@ -179,17 +180,18 @@ async fn life(
 }
 
 /// What was acknowledged is in the archive, with its init.
-async fn are_there(archive: &Archive, objects: &Objects, told: &Told, what: &str) {
+async fn are_there(archive: &Archive, objects: &Objects, told: &Told) -> Result<(), String> {
     for key in &told.durable {
         let bytes = &objects[&segment_path(key)];
         let found = read(archive, &segment_path(key)).await;
-        let found = found.unwrap_or_else(|e| panic!("{what}: {key} was acknowledged: {e}"));
-        assert_eq!(&found[..], &bytes[..], "{what}: {key}");
+        let found = found.map_err(|e| format!("{key} was acknowledged: {e}"))?;
+        assert_eq!(&found[..], &bytes[..], "{key}");
         if let Some(init) = parse_provenance(bytes).unwrap().0.init {
             let init = read(archive, &init_path(ID, init)).await;
-            assert!(init.is_ok(), "{what}: the init of {key}");
+            init.map_err(|e| format!("the init of {key}: {e}"))?;
         }
     }
+    Ok(())
 }
 
 /// Reads an object; what fails once is tried again.
@@ -206,7 +208,8 @@ async fn judge(archive: &Archive, objects: &Objects, told: &Told, what: &str) {
     assert!(erased || !told.erased, "{what}: the tombstone is gone");
     let listed = archive.list_one(ID).await.unwrap();
     if !erased {
-        are_there(archive, objects, told, what).await;
+        let there = are_there(archive, objects, told).await;
+        assert_eq!(there, Ok(()), "{what}");
         // Whatever is listed by a manifest is there.
         if let Some(listing) = listed.filter(|listing| listing.manifest) {
             let report = verify::check(archive, ID, &listing).await;

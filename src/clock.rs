@@ -22,10 +22,23 @@ pub fn now() -> Monotonic {
 /// `None` without one.
 pub fn wall() -> WallClock {
     let unix_nanos = nanos_of(clock_gettime(rustix::time::ClockId::Realtime));
+    #[cfg(test)]
+    let unix_nanos = unix_nanos + STEPS.get();
     WallClock {
         unix_nanos,
         uncertainty: crate::sys::clock_error(),
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static STEPS: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
+}
+
+/// From now on [`wall`] is so far off on this thread, in nanoseconds.
+#[cfg(all(test, feature = "receiver"))]
+pub fn set_wall_off_by(nanos: i64) {
+    STEPS.set(nanos);
 }
 
 /// UTC for judging certificates: the wall clock, but never before an instant known to have passed, in

@@ -4,7 +4,7 @@
 //! its listener and library over a store that fails. Both speak quinn. Whoever makes a [`Hall`] moves
 //! it through time and breaks it; the [`History`] judges.
 
-use super::card;
+use super::card::{self, Card};
 use super::history::{Happening, History, Object};
 use super::lecture::{Lecture, Plan};
 use super::network::{BoxMachine, Link, Network, RECEIVER};
@@ -16,7 +16,7 @@ use crate::clock;
 use crate::media::{BoxId, Hash, Monotonic, SegmentKey};
 use crate::receiver::archive::{self, Archive};
 use crate::receiver::authority::Authority;
-use crate::receiver::library::Library;
+use crate::receiver::library::{self, Library};
 use crate::receiver::listener::Listener;
 use crate::receiver::roster::{Entry, Roster, fingerprint};
 use crate::spool::twin::TwinDisk;
@@ -25,6 +25,7 @@ use crate::station::custody;
 use crate::uplink::Source;
 use crate::uplink::identity::Identity;
 use crate::uplink::quic::{self, Uplink};
+use object_store::memory::InMemory;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,6 +104,8 @@ pub(super) struct Counts {
     pub receiver_crashes: u64,
     pub bytes_again: u64,
     pub streams_refused: u64,
+    pub erased: u64,
+    pub stores_restored: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -113,6 +116,8 @@ impl std::ops::AddAssign for Counts {
         self.receiver_crashes += other.receiver_crashes;
         self.bytes_again += other.bytes_again;
         self.streams_refused += other.streams_refused;
+        self.erased += other.erased;
+        self.stores_restored += other.stores_restored;
     }
 }
 
@@ -127,6 +132,9 @@ pub(super) struct Hall {
     /// Settings that a test may change before the first start.
     pub uplink: quic::Config,
     pub custody: custody::Config,
+    /// For so long the box keeps what the receiver has.
+    pub retention: Duration,
+    store_copy: Option<InMemory>,
     random: Random,
     home: tempfile::TempDir,
     authority: Authority,
@@ -139,6 +147,7 @@ impl Hall {
     /// A hall with nothing running; call it within the runtime of the run.
     pub fn new(keys: &Keys, random: &mut Random, up: Link, down: Link) -> Self {
         blocking::inline();
+        clock::set_wall_off_by(0);
         let network = Network::new(random.fork(), up, down);
         let mut uplink = quic::Config::new("receiver.example.org:4433");
         uplink.machine = Arc::new(BoxMachine(network.clone()));
@@ -151,6 +160,8 @@ impl Hall {
             counts: Counts::default(),
             uplink,
             custody: custody::Config::default(),
+            retention: Duration::from_secs(7 * 86_400),
+            store_copy: None,
             random: random.fork(),
             home: keys.home(),
             authority: Authority::load(keys.state.path()).unwrap(),
@@ -177,6 +188,7 @@ impl Hall {
         let config = spool::Config {
             file_bytes: 64 * 1024,
             reserve_bytes: 1 << 20,
+            retention: self.retention,
             ..spool::Config::new("/spool")
         };
         let Ok((spool, recovered)) = Spool::open(Arc::new(self.disk.clone()), config) else {
@@ -219,6 +231,8 @@ impl Hall {
             random: self.random.fork(),
             offers,
             reports,
+            card: Card::default(),
+            disk: self.disk.clone(),
         };
         let station = Station::new(ends, spool, &recovered, box_id, (epoch, self.custody));
         self.running = Some(RunningBox {
@@ -280,7 +294,14 @@ impl Hall {
         )
         .unwrap();
         let stats = listener.stats();
-        let task = tokio::spawn(async move { listener.run().await });
+        let erasing = library.clone();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = listener.run() => {}
+                () = erasing.watch_erased() => {}
+            }
+        });
         self.receiver = Some(RunningReceiver {
             store,
             task,
@@ -304,6 +325,44 @@ impl Hall {
         }
         self.counts.receiver_crashes += 1;
         self.counts.streams_refused += receiver.stats.streams_refused.load(Ordering::Relaxed);
+    }
+
+    /// Somebody erases the latest recording of which anything is stored. The store may refuse.
+    pub async fn erase(&mut self) {
+        let archive = Archive::over(self.objects.opened(), "simulated");
+        let Some(recording) = archive.list().await.unwrap().into_keys().next_back() else {
+            return;
+        };
+        if let Err(error) = library::erase(&archive, recording, None).await {
+            log::info!("not erased, or not to the end: {error}");
+        }
+        if archive.is_erased(recording).await.unwrap() {
+            self.counts.erased += 1;
+            self.note(Happening::Erased { recording });
+        }
+    }
+
+    /// A copy of the receiver's store is made.
+    pub fn copy_store(&mut self) {
+        self.store_copy = Some(self.objects.copy());
+    }
+
+    /// The receiver ends, and its store is replaced by the copy, if there is one.
+    pub async fn restore_store(&mut self) {
+        self.crash_receiver().await;
+        if let Some(copy) = self.store_copy.take() {
+            self.objects.restore(copy).await;
+            self.counts.stores_restored += 1;
+            self.note(Happening::ReceiverRestored);
+            self.plan.lock().unwrap().restored = true;
+        }
+    }
+
+    /// UTC steps, at both ends.
+    pub fn step_clock(&self, nanos: i64) {
+        let mut plan = self.plan.lock().unwrap();
+        plan.wall_off_by += nanos;
+        clock::set_wall_off_by(plan.wall_off_by);
     }
 
     /// What the store holds, for the history: listed and read as a reader does.

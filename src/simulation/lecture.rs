@@ -73,6 +73,12 @@ pub(super) struct Plan {
     /// Why connections ended, by code.
     pub ends: BTreeMap<String, u64>,
     pub breaches: Vec<String>,
+    /// How far the box's clock is off.
+    pub wall_off_by: i64,
+    /// The receiver's store was replaced, and the box has not heard of it.
+    pub restored: bool,
+    /// Recordings that the box was told to erase.
+    pub erased: u64,
 }
 
 impl Plan {
@@ -89,6 +95,9 @@ impl Plan {
             steps: Vec::new(),
             ends: BTreeMap::new(),
             breaches: Vec::new(),
+            wall_off_by: 0,
+            restored: false,
+            erased: 0,
         }
     }
 
@@ -108,6 +117,6 @@ impl Plan {
     /// Everything was recorded, and every recording is COMPLETE.
     pub fn is_done(&self, now: Monotonic) -> bool {
         let over = self.lectures.iter().all(|lecture| lecture.until <= now);
-        over && !self.recording && self.incomplete.is_empty()
+        over && !self.recording && !self.restored && self.incomplete.is_empty()
     }
 }

@@ -1,7 +1,7 @@
 //! Many ways in which things go wrong, by seed, with real quinn on both sides.
 
 use super::hall::{Counts, Crash, Hall, Keys, in_virtual_time};
-use super::history;
+use super::history::{self, Happening};
 use super::lecture::{Lecture, Sizes};
 use super::network::{self, Link};
 use super::random::Random;
@@ -24,6 +24,16 @@ enum Fault {
     Puts(u32),
     /// The receiver's store is full for so long.
     Full(Duration),
+    /// The box's disk has room for so much more, for so long.
+    Disk(usize, Duration),
+    /// Somebody erases the latest recording.
+    Erase,
+    /// A copy of the receiver's store is made.
+    Copy,
+    /// The receiver is away for so long, and then has the copy of its store.
+    Restored(Duration),
+    /// UTC steps, at both ends.
+    Clock(i64),
     /// The box gets another address, and may notice.
     Move(bool),
     /// The links become others.
@@ -58,7 +68,7 @@ fn fault(random: &mut Random) -> Fault {
         6..=8 => random.millis(20_000, 900_000),
         _ => random.millis(900_000, 4 * 3_600_000),
     };
-    match random.between(0, 11) {
+    match random.between(0, 17) {
         0..=2 => Fault::Outage(away(random)),
         3..=4 => Fault::Receiver(away(random)),
         5..=7 => {
@@ -74,6 +84,17 @@ fn fault(random: &mut Random) -> Fault {
         },
         9 => Fault::Puts(random.between(1, 6) as u32),
         10 => Fault::Move(random.per_million(500_000)),
+        12 => {
+            let room = random.between(0, 30_000) as usize;
+            Fault::Disk(room, random.millis(1_000, 60_000))
+        }
+        13 => Fault::Erase,
+        14 => Fault::Copy,
+        15 => Fault::Restored(away(random)),
+        16..=17 => {
+            let day = 86_400_000_000_000;
+            Fault::Clock(random.between(0, 2 * day) as i64 - day as i64)
+        }
         _ => Fault::Links,
     }
 }
@@ -90,6 +111,9 @@ struct Totals {
     segments: u64,
     listings: u64,
     lost: u64,
+    released: u64,
+    full_disks: u64,
+    clock_steps: u64,
 }
 
 struct Ran {
@@ -126,18 +150,24 @@ async fn schedule(keys: &Keys, seed: u64) -> Ran {
         })
         .collect();
     faults.sort_by_key(|(at, _)| *at);
+    // What was let go nobody gives to a receiver with an older store.
+    let restored = |(_, fault): &(_, Fault)| matches!(fault, Fault::Restored(_));
+    if !faults.iter().any(restored) && random.per_million(500_000) {
+        hall.retention = Duration::from_secs([0, 60][random.between(0, 1) as usize]);
+    }
     hall.start_receiver().await;
     hall.start_box();
     // What comes back, and when.
-    let (mut box_back, mut receiver_back, mut room_back): (
-        Option<Monotonic>,
-        Option<Monotonic>,
-        Option<Monotonic>,
-    ) = (None, None, None);
+    let [
+        mut box_back,
+        mut receiver_back,
+        mut room_back,
+        mut disk_back,
+    ] = [None::<Monotonic>; 4];
     let mut left = faults.iter().copied().peekable();
     loop {
         let next = left.peek().map(|(at, _)| after(*at));
-        let Some(at) = [next, box_back, receiver_back, room_back]
+        let Some(at) = [next, box_back, receiver_back, room_back, disk_back]
             .into_iter()
             .flatten()
             .min()
@@ -156,6 +186,13 @@ async fn schedule(keys: &Keys, seed: u64) -> Ran {
         if room_back == Some(at) {
             room_back = None;
             hall.objects.set_full(false);
+        }
+        if disk_back == Some(at) {
+            disk_back = None;
+            hall.disk.set_room(None);
+            if box_back.is_none() {
+                hall.start_box();
+            }
         }
         if next != Some(at) {
             continue;
@@ -180,6 +217,18 @@ async fn schedule(keys: &Keys, seed: u64) -> Ran {
                 room_back = back(length);
                 hall.objects.set_full(true);
             }
+            Fault::Disk(room, length) => {
+                disk_back = back(length);
+                hall.note(Happening::DiskFull);
+                hall.disk.set_room(Some(room));
+            }
+            Fault::Erase => hall.erase().await,
+            Fault::Copy => hall.copy_store(),
+            Fault::Restored(away) => {
+                receiver_back = back(away);
+                hall.restore_store().await;
+            }
+            Fault::Clock(step) => hall.step_clock(step),
             Fault::Move(noticed) => hall.network.move_box(noticed),
             Fault::Links => hall.network.set_links(link(&mut random), link(&mut random)),
         }
@@ -195,6 +244,9 @@ async fn schedule(keys: &Keys, seed: u64) -> Ran {
         };
     }
     let history: history::Counts = hall.history.lock().unwrap().counts();
+    let count = |which: &dyn Fn(&Fault) -> bool| {
+        faults.iter().filter(|(_, fault)| which(fault)).count() as u64
+    };
     let totals = Totals {
         runs: 1,
         faults: faults.len() as u64,
@@ -205,6 +257,9 @@ async fn schedule(keys: &Keys, seed: u64) -> Ran {
         segments: history.segments,
         listings: history.listings,
         lost: history.lost,
+        released: history.released,
+        full_disks: count(&|fault| matches!(fault, Fault::Disk(..))),
+        clock_steps: count(&|fault| matches!(fault, Fault::Clock(_))),
     };
     Ran {
         verdict,
@@ -225,11 +280,18 @@ impl std::ops::AddAssign for Totals {
         self.segments += other.segments;
         self.listings += other.listings;
         self.lost += other.lost;
+        self.released += other.released;
+        self.full_disks += other.full_disks;
+        self.clock_steps += other.clock_steps;
     }
 }
 
 fn run(keys: &Keys, seed: u64) -> Ran {
     in_virtual_time(schedule(keys, seed))
+}
+
+fn again(seed: u64) -> String {
+    format!("{SEED}={seed} cargo test --lib simulation::schedules::every_recording -- --nocapture")
 }
 
 /// What is wrong with a run, with its one-line reproduction.
@@ -241,9 +303,10 @@ fn complaint(seed: u64, ran: &Ran) -> Option<String> {
             .map(|(at, fault)| format!("  {:.1} s: {fault:?}", at.as_secs_f64()))
             .collect();
         format!(
-            "seed {seed}:\n{}\nfaults:\n{}\nagain: {SEED}={seed} cargo test --lib simulation::schedules::every_recording -- --nocapture",
+            "seed {seed}:\n{}\nfaults:\n{}\nagain: {}",
             found[..found.len().min(8)].join("\n"),
-            faults.join("\n")
+            faults.join("\n"),
+            again(seed)
         )
     })
 }
@@ -264,19 +327,26 @@ fn every_recording_ends_complete_and_identical_whatever_breaks() {
     let seeds = one.map_or(0..many, |seed| seed..seed + 1);
     let (mut totals, mut complaints) = (Totals::default(), Vec::new());
     for seed in seeds {
-        let ran = run(&keys, seed);
+        let ran = std::panic::catch_unwind(|| run(&keys, seed)).unwrap_or_else(|panic| {
+            println!("seed {seed} panics: {}", again(seed));
+            std::panic::resume_unwind(panic)
+        });
         complaints.extend(complaint(seed, &ran));
         assert!(complaints.len() < 5, "{}", complaints.join("\n\n"));
         totals += ran.totals;
     }
     println!(
-        "{} schedules, {} faults, {:.1} h of virtual time, {} recordings, {} segments, {} LOST",
+        "{} schedules, {} faults, {:.1} h of virtual time, {} recordings, {} segments, {} LOST, \
+         {} let go by the box; {} full disks, {} steps of the clock",
         totals.runs,
         totals.faults,
         totals.virtual_time.as_secs_f64() / 3600.0,
         totals.recordings,
         totals.segments,
-        totals.lost
+        totals.lost,
+        totals.released,
+        totals.full_disks,
+        totals.clock_steps
     );
     println!(
         "{:?}\n{:?}\nlistings of the store: {}",
@@ -287,7 +357,8 @@ fn every_recording_ends_complete_and_identical_whatever_breaks() {
     if one.is_none() {
         assert!(network.lost > 1000 && network.reordered > 1000 && network.twice > 100);
         assert!(hall.box_crashes > 100 && hall.receiver_crashes > 50 && network.moves > 20);
-        assert!(hall.reconnects > 100);
+        assert!(hall.reconnects > 100 && hall.erased > 10 && hall.stores_restored > 3);
+        assert!(totals.released > 100 && totals.full_disks > 10 && totals.clock_steps > 10);
     }
 }
 

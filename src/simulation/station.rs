@@ -3,6 +3,7 @@
 //! What is recorded is cut by the real segmenter and kept by the real [`Custody`]; here it is made up,
 //! syncs take time, and the history is told.
 
+use super::card::Card;
 use super::history::{Happening, History};
 use super::lecture::{Arrival, Lecture, Pictures, Plan, Sizes};
 use super::network::Network;
@@ -14,6 +15,7 @@ use crate::media::{
 };
 use crate::mp4;
 use crate::segmenter::{self, Cut, Segmenter};
+use crate::spool::twin::TwinDisk;
 use crate::spool::{self, Recovered, Spool, SyncResult};
 use crate::station::custody::{self, Custody, Word};
 use crate::station::lane::LADDER;
@@ -27,6 +29,8 @@ use tokio::sync::mpsc;
 /// Why a station ended by itself.
 pub(super) type Outcome = Result<(), spool::Error>;
 
+/// The keeper does so about as often.
+const TIDY: Duration = Duration::from_secs(20);
 /// Parameter sets as openh264 writes them for 640x360, and AAC-LC at 48 kHz.
 const SPS: &[u8] = &[
     0x67, 0x42, 0xc0, 0x1e, 0x8c, 0x8d, 0x40, 0x50, 0x17, 0xfc, 0xb0, 0x0f, 0x08, 0x84, 0x6a,
@@ -48,6 +52,8 @@ pub(super) struct Ends {
     pub random: Random,
     pub offers: mpsc::Sender<Offer>,
     pub reports: mpsc::Receiver<Report>,
+    pub card: Card,
+    pub disk: TwinDisk,
 }
 
 struct Lane {
@@ -84,6 +90,8 @@ pub(super) struct Station {
     noted: BTreeSet<SegmentKey>,
     /// What an earlier run left was named.
     ready: bool,
+    /// When what may go is let go, and what failed at the start is tried again.
+    tidy_at: Option<Monotonic>,
 }
 
 type Syncing = Pin<Box<dyn Future<Output = SyncResult> + Send>>;
@@ -106,16 +114,42 @@ impl Station {
             unkept: BTreeMap::new(),
             noted: BTreeSet::new(),
             ready: false,
+            tidy_at: None,
         }
     }
 
     /// Works until the disk refuses.
     pub async fn run(mut self) -> Outcome {
+        let outcome = self.work().await;
+        // What was written before the disk refused is on it.
+        while let Some(word) = self.custody.next_word() {
+            if let Word::Offer(Offer::Chunk {
+                key, live: true, ..
+            }) = word
+            {
+                self.wrote_facts(key);
+            }
+        }
+        outcome
+    }
+
+    async fn work(&mut self) -> Outcome {
         self.take_up()?;
         let mut syncing: Option<Syncing> = None;
         loop {
             let now = self.now();
             self.follow_the_plan(now)?;
+            if self.tidy_at.is_none_or(|at| at <= now) {
+                self.tidy_at = Some(now.plus(TIDY));
+                let wall = self.wall();
+                let Ends {
+                    card,
+                    disk,
+                    history,
+                    ..
+                } = &mut self.ends;
+                card.tidy(&mut self.custody, disk, &mut history.lock().unwrap(), wall);
+            }
             self.carry_out().await;
             if syncing.is_none()
                 && let Some(job) = self.custody.start_sync(now)
@@ -146,7 +180,10 @@ impl Station {
                 },
                 result = sync => {
                     syncing = None;
-                    if let Some((_, error)) = self.custody.synced(result).pop() {
+                    let Ends { card, disk, history, .. } = &mut self.ends;
+                    let history = &mut history.lock().unwrap();
+                    let errors = card.synced(&mut self.custody, disk, history, result);
+                    if let Some((_, error)) = errors.into_iter().next_back() {
                         return Err(error);
                     }
                 }
@@ -157,6 +194,15 @@ impl Station {
 
     fn now(&self) -> Monotonic {
         self.ends.network.now()
+    }
+
+    /// The box's clock: an annotation, which may be anything.
+    fn wall(&self) -> WallClock {
+        let off = self.ends.plan.lock().unwrap().wall_off_by;
+        WallClock {
+            unix_nanos: 1_795_000_000_000_000_000 + off + self.now().as_nanos() as i64,
+            uncertainty: Some(Duration::from_secs(1)),
+        }
     }
 
     fn note(&self, happening: Happening) {
@@ -172,6 +218,7 @@ impl Station {
         {
             due = due.min(running.next_tick());
         }
+        due = due.min(self.tidy_at.unwrap_or(due));
         if let (false, Some(at)) = (syncing, self.custody.sync_at()) {
             due = due.min(at);
         }
@@ -256,11 +303,8 @@ impl Station {
 
     /// Begins a recording, or takes it up in its next span.
     fn begin(&mut self, recording: RecordingId, lecture: Lecture) -> Outcome {
-        // The wall clock is an annotation: it may be anything, and step by days.
-        let day = 86_400_000_000_000;
-        let wall = 1_795_000_000_000_000_000 + self.ends.random.between(0, 40 * day) as i64
-            - 20 * day as i64;
-        let span = self.custody.begin(recording, wall)?;
+        let wall = self.wall();
+        let span = self.custody.begin(recording, wall.unix_nanos)?;
         let start = self.now();
         let mut events = Vec::new();
         if span == 0 {
@@ -273,10 +317,7 @@ impl Station {
         }
         events.push(Event::Span {
             epoch: self.custody.epoch(),
-            wall: Some(WallClock {
-                unix_nanos: wall,
-                uncertainty: None,
-            }),
+            wall: Some(wall),
             gap: (span > 0).then_some(GapLength::Unknown),
         });
         let mut lanes = Vec::new();
@@ -443,8 +484,18 @@ impl Station {
                     }
                 }
                 Word::Fact(recording, event) => self.fact(recording, event),
-                // Nothing is erased here.
-                Word::Erased(_) => {}
+                Word::Erased(recording) => {
+                    let ours = self.running.take_if(|r| r.recording == recording).is_some();
+                    let mut plan = self.ends.plan.lock().unwrap();
+                    plan.incomplete.remove(&recording);
+                    plan.recording &= !ours;
+                    plan.erased += 1;
+                }
+                // It is sent again, or was let go before; the history knows which.
+                Word::Alarm {
+                    code: "receiver-forgot",
+                    ..
+                } => {}
                 Word::Alarm { code, message, .. } => {
                     let text = format!("alarm {code}: {message}");
                     self.ends.plan.lock().unwrap().breaches.push(text);
@@ -486,7 +537,11 @@ impl Station {
         {
             let mut plan = self.ends.plan.lock().unwrap();
             match report {
-                Report::Connected => plan.connected.push(now),
+                Report::Connected => {
+                    plan.connected.push(now);
+                    plan.restored = false;
+                }
+                Report::Forgot { recording, .. } => drop(plan.incomplete.insert(*recording)),
                 Report::Disconnected { code, text } => {
                     let name = code.map_or("none".into(), |code| code.to_string());
                     *plan.ends.entry(name).or_default() += 1;

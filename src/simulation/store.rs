@@ -8,7 +8,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 /// The objects, which outlive every receiver.
 #[derive(Clone)]
 pub(super) struct Objects {
-    stored: Arc<InMemory>,
+    stored: Arc<Mutex<Arc<InMemory>>>,
     trouble: Arc<Mutex<Trouble>>,
 }
 
@@ -51,6 +51,27 @@ impl Objects {
     /// While it is full nothing is stored.
     pub fn set_full(&self, full: bool) {
         self.trouble.lock().unwrap().full = full;
+    }
+
+    fn stored(&self) -> Arc<InMemory> {
+        self.stored.lock().unwrap().clone()
+    }
+
+    /// A copy of the whole store.
+    pub fn copy(&self) -> InMemory {
+        self.stored().fork()
+    }
+
+    /// The store is replaced by an older copy of itself; who does that keeps the tombstones.
+    pub async fn restore(&self, copy: InMemory) {
+        let erased = Path::from("erased");
+        let tombstones = self.stored().list_with_delimiter(Some(&erased)).await;
+        for tombstone in tombstones.unwrap().objects {
+            let bytes = self.stored().get(&tombstone.location).await.unwrap();
+            let bytes = bytes.bytes().await.unwrap();
+            copy.put(&tombstone.location, bytes.into()).await.unwrap();
+        }
+        *self.stored.lock().unwrap() = Arc::new(copy);
     }
 
     /// The store as one run of a receiver sees it.
@@ -129,7 +150,8 @@ impl ObjectStore for Store {
                 .answer(Err(failed(std::io::ErrorKind::StorageFull.into())))
                 .await;
         }
-        let put = self.objects.stored.put_opts(path, payload, options);
+        let stored = self.objects.stored();
+        let put = stored.put_opts(path, payload, options);
         if lands_first {
             self.answer(()).await;
             let put = put.await;
@@ -154,11 +176,12 @@ impl ObjectStore for Store {
         path: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.objects.stored.put_multipart_opts(path, options).await
+        let stored = self.objects.stored();
+        stored.put_multipart_opts(path, options).await
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        let got = self.objects.stored.get_opts(path, options).await;
+        let got = self.objects.stored().get_opts(path, options).await;
         self.answer(got).await
     }
 
@@ -166,20 +189,20 @@ impl ObjectStore for Store {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.objects.stored.delete_stream(paths)
+        self.objects.stored().delete_stream(paths)
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.objects.stored.list(prefix)
+        self.objects.stored().list(prefix)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        let listed = self.objects.stored.list_with_delimiter(prefix).await;
+        let listed = self.objects.stored().list_with_delimiter(prefix).await;
         self.answer(listed).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let copied = self.objects.stored.copy_opts(from, to, options).await;
+        let copied = self.objects.stored().copy_opts(from, to, options).await;
         self.answer(copied).await
     }
 }

@@ -7,6 +7,8 @@
 //! [`History`] judges.
 //!
 //! A failing seed prints how to run it alone. `HALLCAST_SOAK` runs twenty times as many.
+//!
+//! Longer than most files: one loop moves both ends, the wire and time, so that a seed is one order of events.
 
 mod carry;
 mod faults;

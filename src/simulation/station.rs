@@ -2,6 +2,8 @@
 //!
 //! What is recorded is cut by the real segmenter and kept by the real [`Custody`]; here it is made up,
 //! syncs take time, and the history is told.
+//!
+//! Longer than most files: it stands for the lanes and the keeper at once.
 
 use super::card::Card;
 use super::history::{Happening, History};

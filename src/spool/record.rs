@@ -9,6 +9,8 @@
 //! Integers are big-endian. A check is the first 16 bytes of the BLAKE3 of all that precedes it in
 //! the file header or record. The magic lets recovery find the next record after damage; the check
 //! decides whether it is one. A kind that is not known here is passed over: a later release wrote it.
+//!
+//! Longer than most files: each kind's writer and reader stand together, with the tests of their bytes.
 
 use crate::media::{Hash, LostReason, Range, RecordingId, Sequences, TrackId};
 

@@ -1,4 +1,6 @@
 //! Custody over a real disk, with the receiver's words given by hand.
+//!
+//! Longer than most files: a case for each word of the receiver.
 
 use super::*;
 use crate::media::{Chunk, MediaTime};

@@ -14,7 +14,7 @@
 //!   without a loss.
 //!
 //! Above the floor a backfill beside live gives way, as a scavenger does (RFC 6817): while the queue,
-//! which is what the smoothed round trip has over the minimum one, is longer than [`STANDING`], Cubic's
+//! which is what the smoothed round trip has over the minimum one, is longer than 25 ms, Cubic's
 //! window does not grow. A TCP flow fills the queue whatever it is: each loss then takes its part of
 //! the window, and the floor is what stays. By itself the uplink grows until the link is full; slow
 //! start, too, stops at a queue (as in RFC 9406). Without live this is Cubic, one flow like any other:

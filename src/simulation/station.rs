@@ -406,8 +406,11 @@ impl Station {
         if key.track == TrackId::EVENTS && self.noted.insert(key) {
             let bytes = {
                 let spool = self.custody.spool();
-                let track = &spool.state(key.recording).unwrap().tracks[&key.track];
-                let length = track.segments[&key.sequence].length;
+                // It may have been erased since they were written.
+                let Some(state) = spool.state(key.recording) else {
+                    return;
+                };
+                let length = state.tracks[&key.track].segments[&key.sequence].length;
                 spool.read(key, 0, length).unwrap()
             };
             self.segmented(key, 0, bytes);

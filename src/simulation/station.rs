@@ -90,8 +90,8 @@ pub(super) struct Station {
     unkept: BTreeMap<SegmentKey, VecDeque<u64>>,
     /// Segments of events that the history knows.
     noted: BTreeSet<SegmentKey>,
-    /// What an earlier run left was named.
-    ready: bool,
+    /// Segments of ends, which the spool may write later.
+    last_facts: BTreeSet<SegmentKey>,
     /// When what may go is let go, and what failed at the start is tried again.
     tidy_at: Option<Monotonic>,
 }
@@ -115,7 +115,7 @@ impl Station {
             percent: LADDER[0],
             unkept: BTreeMap::new(),
             noted: BTreeSet::new(),
-            ready: false,
+            last_facts: BTreeSet::new(),
             tidy_at: None,
         }
     }
@@ -297,7 +297,8 @@ impl Station {
                     running.end = Some(key);
                 }
             } else if !facts.is_empty() {
-                self.custody.write_facts(recording, &facts, now)?;
+                let key = self.custody.write_facts(recording, &facts, now)?;
+                self.wrote_facts(key);
             }
         }
         Ok(())
@@ -403,16 +404,21 @@ impl Station {
 
     /// Facts were written, which custody makes into a segment by itself.
     fn wrote_facts(&mut self, key: SegmentKey) {
-        if key.track == TrackId::EVENTS && self.noted.insert(key) {
+        if key.track == TrackId::EVENTS && !self.noted.contains(&key) {
             let bytes = {
                 let spool = self.custody.spool();
-                // It may have been erased since they were written.
-                let Some(state) = spool.state(key.recording) else {
+                // Not written yet, or erased since.
+                let track = spool
+                    .state(key.recording)
+                    .and_then(|s| s.tracks.get(&key.track));
+                let Some(segment) = track.and_then(|track| track.segments.get(&key.sequence))
+                else {
                     return;
                 };
-                let length = state.tracks[&key.track].segments[&key.sequence].length;
+                let length = segment.length;
                 spool.read(key, 0, length).unwrap()
             };
+            self.noted.insert(key);
             self.segmented(key, 0, bytes);
         }
     }
@@ -437,6 +443,7 @@ impl Station {
         let now = self.now();
         let key = self.custody.end(recording, facts, (span, 0), reason, now)?;
         // The segment of the end itself may be written later.
+        self.last_facts.insert(key);
         let mut totals = vec![(TrackId::EVENTS, key.sequence + 1)];
         for track in [PICTURES, SOUND] {
             totals.push((track, self.custody.next_sequence(recording, track)));
@@ -458,18 +465,23 @@ impl Station {
                         Offer::Chunk {
                             key, live: true, ..
                         } => self.wrote_facts(key),
-                        Offer::Ready => self.ready = true,
-                        // Written, and offered later.
+                        // Written now, and offered later.
                         Offer::Track {
                             recording,
                             track,
                             end,
                             ..
-                        } if self.ready => self.wrote_facts(SegmentKey {
-                            recording,
-                            track,
-                            sequence: end - 1,
-                        }),
+                        } => {
+                            let sequence = end.saturating_sub(1);
+                            let key = SegmentKey {
+                                recording,
+                                track,
+                                sequence,
+                            };
+                            if self.last_facts.contains(&key) {
+                                self.wrote_facts(key);
+                            }
+                        }
                         _ => {}
                     }
                     let _ = self.ends.offers.send(offer).await;

@@ -137,7 +137,13 @@ impl Custody {
     /// At start, before anything else: names all that is here, then [`Offer::Ready`]; and says what
     /// recovery could not find. What the receiver lacks is offered from then on.
     pub(crate) fn take_up(&mut self, recovered: &[Recovered]) {
-        let (offers, marks) = backlog(&self.spool());
+        self.name(recovered, |_| true);
+        self.offer(Offer::Ready);
+    }
+
+    /// Names the recordings that are `meant`, and says what their recovery could not find.
+    fn name(&mut self, recovered: &[Recovered], meant: impl Fn(RecordingId) -> bool) {
+        let (offers, marks) = backlog(&self.spool(), meant);
         self.words.extend(offers.into_iter().map(Word::Offer));
         marks.into_iter().for_each(|key| self.feed.waits(key));
         for found in recovered {
@@ -163,7 +169,6 @@ impl Custody {
                 self.tell_lost(recording, track, range, reason);
             }
         }
-        self.offer(Offer::Ready);
     }
 
     /// Begins the next span of a recording, new or left by an earlier run; gives its number.
@@ -417,7 +422,9 @@ impl Custody {
         self.erase();
         let taken_up = self.spool().try_again();
         if !taken_up.is_empty() {
-            self.take_up(&taken_up);
+            // Of the others the uplink may know more by now than the spool has on record.
+            let meant = |id| taken_up.iter().any(|found| found.recording == id);
+            self.name(&taken_up, meant);
         }
         let released = self.spool().release(wall);
         for gone in released.into_iter().filter(|released| released.whole) {

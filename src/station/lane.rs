@@ -14,7 +14,7 @@ use crate::clock;
 use crate::media::{AccessUnit, Event, Monotonic, Rate, RecordingId, Segmented, TrackId};
 use crate::segmenter::{self, Cut, Segmenter};
 use crate::source;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -135,6 +135,8 @@ pub(super) struct Ends {
     view: Arc<Mutex<View>>,
     failures: u32,
     alarm: Option<String>,
+    /// Alarms that stand whether or not the device works.
+    standing: BTreeSet<String>,
 }
 
 impl Ends {
@@ -171,6 +173,7 @@ impl Ends {
                 view,
                 failures: 0,
                 alarm: None,
+                standing: BTreeSet::new(),
             },
             seen,
         )
@@ -252,6 +255,26 @@ impl Ends {
                 message,
             }));
             self.alarm = Some(code);
+        }
+    }
+
+    /// Raises an alarm about what the device delivers, or clears it (`None`); it stands beside those of
+    /// the device itself.
+    pub(super) fn stand(&mut self, code: &str, message: Option<String>) {
+        let raised = message.is_some();
+        let changes = match raised {
+            true => self.standing.insert(code.into()),
+            false => self.standing.remove(code),
+        };
+        if changes {
+            let message = message.unwrap_or_else(|| format!("{} is well again", self.name));
+            log::warn!("{}: {message}", self.name);
+            self.give(Input::Noted(Event::Alarm {
+                code: code.into(),
+                track: Some(self.track),
+                raised,
+                message,
+            }));
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the spool holds, as offers.
 
-use crate::media::{Hash, SegmentKey};
+use crate::media::{Hash, RecordingId, SegmentKey};
 use crate::spool::{SegmentState, Spool};
 use crate::station::pipeline::kind_of;
 use crate::uplink::Offer;
@@ -9,11 +9,15 @@ use crate::uplink::Offer;
 /// live.
 const PIECE: usize = 256 << 10;
 
-/// What the spool holds, by name; and where what the receiver lacks begins on each track. A greeting
+/// What the spool holds of the recordings that are `meant`, by name; and where what the receiver lacks begins on each track. A greeting
 /// names the recordings that are not whole, oldest first, then the whole ones, newest first, some at a
 /// time: a receiver that was restored from an older copy says what it misses.
-pub(super) fn backlog(spool: &Spool) -> (Vec<Offer>, Vec<SegmentKey>) {
-    let mut recordings: Vec<_> = spool.recordings().collect();
+pub(super) fn backlog(
+    spool: &Spool,
+    meant: impl Fn(RecordingId) -> bool,
+) -> (Vec<Offer>, Vec<SegmentKey>) {
+    let all = spool.recordings();
+    let mut recordings: Vec<_> = all.filter(|(id, _)| meant(*id)).collect();
     // Ids are random; the epoch and the span's clock tell the age.
     recordings.sort_by_key(|(_, state)| {
         let opened = state.opened.map(|opened| (opened.epoch, opened.wall_nanos));

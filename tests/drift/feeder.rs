@@ -1,0 +1,306 @@
+//! Pictures and sound of one clock, fed into the guest's devices: what a camera sees and what a
+//! microphone hears of the same instants.
+//!
+//! The picture nearest to each whole second of CLOCK_MONOTONIC is white; the sound clicks at that
+//! second, wherever the card's own clock stands then: which frame is heard when is learned from the
+//! card's pointer and the kernel's stamp of it, as a microphone's clock would be.
+
+use super::support::programs::run;
+use alsa::pcm::{Access, Format as SampleFormat, HwParams, PCM, State, TstampType};
+use alsa::{Direction, ValueOr};
+use hallcast::board::PatternCamera;
+use hallcast::clock;
+use hallcast::media::{Monotonic, Picture};
+use hallcast::source::{Pattern, Source};
+use std::collections::VecDeque;
+use std::f64::consts::TAU;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use v4l::video::Output;
+use v4l::{Device, Format, FourCC};
+
+/// Size of the pictures.
+pub const SIZE: (u32, u32) = (320, 180);
+/// Frames a second, as a card without an error plays them.
+pub const RATE: f64 = 48_000.0;
+
+const PERIOD: usize = 480;
+const BUFFER: usize = 24_000;
+/// Observations of the pointer that are averaged: 3 s of them.
+const REMEMBERED: usize = 300;
+/// As in the box's own test tone: a burst of 2 kHz that a codec keeps, over a quiet tone.
+const CLICK: u64 = 192;
+
+/// Comes before every other thread of the guest: what it feeds must not tell of the guest's load.
+fn first_of_all() {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    run("chrt", &["--fifo", "--pid", "50", &thread]);
+}
+
+/// Something fed by a thread, until it is dropped or ended.
+pub struct Fed<T> {
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<T>>,
+}
+
+impl<T: Send + 'static> Fed<T> {
+    fn start(work: impl FnOnce(&AtomicBool) -> T + Send + 'static) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let also = Arc::clone(&ended);
+        let thread = std::thread::spawn(move || {
+            first_of_all();
+            work(&also)
+        });
+        Self {
+            ended,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends it; gives what it has to tell.
+    pub fn end(mut self) -> T {
+        self.ended.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl<T> Drop for Fed<T> {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Writes the box's own test pattern into /dev/video`number`, each picture at its tick. Gives how late
+/// each was written.
+pub fn camera(number: u32) -> Fed<Vec<Duration>> {
+    let mut device = Device::with_path(format!("/dev/video{number}")).unwrap();
+    let format = Format::new(SIZE.0, SIZE.1, FourCC::new(b"YU12"));
+    let got = Output::set_format(&device, &format).unwrap();
+    assert_eq!(
+        (got.width, got.height, got.fourcc),
+        (SIZE.0, SIZE.1, format.fourcc)
+    );
+    Fed::start(move |ended| {
+        let mut pattern = Pattern::open(&PatternCamera {
+            width: SIZE.0,
+            height: SIZE.1,
+            rate: "30".parse().unwrap(),
+        });
+        let mut picture = Picture {
+            captured: Monotonic::from_nanos(0),
+            sequence: 0,
+            data: Vec::new(),
+        };
+        let mut late = Vec::new();
+        while !ended.load(Ordering::Relaxed) {
+            pattern.next(&mut picture).unwrap();
+            assert_eq!(device.write(&picture.data).unwrap(), picture.data.len());
+            late.push(clock::now().since(picture.captured));
+        }
+        late
+    })
+}
+
+/// Where the sound clicks.
+#[derive(Clone, Copy)]
+pub enum Clicks {
+    /// At each whole second of the monotonic clock.
+    Seconds,
+    /// Each time the card has played so many frames.
+    Frames(u64),
+}
+
+/// What a card did while it played.
+#[derive(Debug)]
+pub struct Played {
+    /// How fast its clock ran, by its own pointer: the truth that a box has to find.
+    pub ppm: f64,
+    /// How often the player fell behind.
+    pub underruns: u64,
+    /// The card went away while it played.
+    pub vanished: bool,
+}
+
+/// How snd-aloop is told to run `ppm` parts of a million too fast; gives what it makes of it, since it
+/// takes whole hundred-thousandths of the length of a sample.
+pub fn shift(card: &str, ppm: i32) -> f64 {
+    let length = (100_000.0 / (1.0 + f64::from(ppm) / 1e6)).round();
+    let control = "iface=PCM,name='PCM Rate Shift 100000',device=1,subdevice=0";
+    run("amixer", &["-q", "-c", card, "cset", control, &length.to_string()]);
+    100_000.0 / length
+}
+
+/// Plays a quiet tone with clicks into `card`, whose clock runs at `pace`.
+pub fn sound(card: &str, pace: f64, clicks: Clicks) -> Fed<Played> {
+    let name = format!("hw:CARD={card},DEV=0");
+    let pcm = PCM::new(&name, Direction::Playback, false).unwrap();
+    {
+        let hardware = HwParams::any(&pcm).unwrap();
+        hardware.set_access(Access::RWInterleaved).unwrap();
+        hardware.set_format(SampleFormat::S16LE).unwrap();
+        hardware.set_channels(2).unwrap();
+        hardware.set_rate(RATE as u32, ValueOr::Nearest).unwrap();
+        hardware.set_period_size(PERIOD as i64, ValueOr::Nearest).unwrap();
+        hardware.set_buffer_size(BUFFER as i64).unwrap();
+        pcm.hw_params(&hardware).unwrap();
+        let software = pcm.sw_params_current().unwrap();
+        software.set_tstamp_mode(true).unwrap();
+        software.set_tstamp_type(TstampType::Monotonic).unwrap();
+        software.set_start_threshold(BUFFER as i64 / 2).unwrap();
+        software.set_avail_min(PERIOD as i64).unwrap();
+        pcm.sw_params(&software).unwrap();
+    }
+    Fed::start(move |ended| Player::new(pace, clicks).play(&pcm, ended))
+}
+
+struct Player {
+    rate: f64,
+    clicks: Clicks,
+    written: u64,
+    /// When the card's frame 0 was heard, as single observations have it.
+    origins: VecDeque<f64>,
+    /// Their mean.
+    origin: f64,
+    /// First frame of the click that is being written, or of the last one.
+    click: Option<u64>,
+    observed: Line,
+    underruns: u64,
+}
+
+impl Player {
+    fn new(pace: f64, clicks: Clicks) -> Self {
+        Self {
+            rate: RATE * pace,
+            clicks,
+            written: 0,
+            origins: VecDeque::new(),
+            origin: 0.0,
+            click: None,
+            observed: Line::default(),
+            underruns: 0,
+        }
+    }
+
+    fn play(mut self, pcm: &PCM, ended: &AtomicBool) -> Played {
+        let mut vanished = false;
+        while !ended.load(Ordering::Relaxed) {
+            if let Err(error) = self.step(pcm) {
+                if error.errno() != libc::EPIPE {
+                    vanished = true;
+                    break;
+                }
+                self.underruns += 1;
+                pcm.prepare().unwrap();
+                (self.written, self.click) = (0, None);
+                self.origins.clear();
+                self.observed = Line::default();
+            }
+        }
+        Played {
+            ppm: (self.observed.slope() / RATE - 1.0) * 1e6,
+            underruns: self.underruns,
+            vanished,
+        }
+    }
+
+    fn step(&mut self, pcm: &PCM) -> Result<(), alsa::Error> {
+        let status = pcm.status()?;
+        if status.get_state() == State::Running {
+            let at = seconds(&status.get_htstamp());
+            let played = self.written as f64 - status.get_delay() as f64;
+            self.observed.add(at, played);
+            self.origins.push_back(at - played / self.rate);
+            if self.origins.len() > REMEMBERED {
+                self.origins.pop_front();
+            }
+        }
+        if pcm.avail_update()? < PERIOD as i64 {
+            clock::sleep(Duration::from_millis(4));
+            return Ok(());
+        }
+        self.origin = self.origins.iter().sum::<f64>() / self.origins.len() as f64;
+        let block: Vec<i16> = (0..PERIOD as u64)
+            .flat_map(|n| {
+                let sample = self.sample(self.written + n);
+                [sample, sample]
+            })
+            .collect();
+        let written = pcm.io_i16()?.writei(&block)?;
+        self.written += written as u64;
+        Ok(())
+    }
+
+    /// What frame `n` sounds like.
+    fn sample(&mut self, n: u64) -> i16 {
+        if self.click.is_none_or(|click| n >= click + CLICK) && self.clicks_at(n) {
+            self.click = Some(n);
+        }
+        let full = f64::from(i16::MAX);
+        let tone = 0.1 * full * (TAU * 440.0 * n as f64 / RATE).sin();
+        let burst = match self.click {
+            Some(click) if n < click + CLICK => {
+                0.8 * full * (TAU * 2000.0 * (n - click) as f64 / RATE).cos()
+            }
+            _ => 0.0,
+        };
+        (tone + burst) as i16
+    }
+
+    /// Whether a click begins at frame `n`, no earlier and no later.
+    fn clicks_at(&self, n: u64) -> bool {
+        match self.clicks {
+            Clicks::Frames(every) => n % every == 0,
+            Clicks::Seconds if self.origins.len() < REMEMBERED => false,
+            Clicks::Seconds => {
+                let heard = |n: u64| (self.origin + n as f64 / self.rate).floor();
+                heard(n) > heard(n - 1)
+            }
+        }
+    }
+}
+
+/// A time as ALSA has it, in seconds: at 2^20 s a double still tells a quarter of a nanosecond.
+pub fn seconds(time: &libc::timespec) -> f64 {
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// The line through points, by least squares, from running sums.
+#[derive(Debug, Default)]
+pub struct Line {
+    first: Option<(f64, f64)>,
+    n: f64,
+    x: f64,
+    y: f64,
+    xx: f64,
+    xy: f64,
+}
+
+impl Line {
+    pub fn add(&mut self, x: f64, y: f64) {
+        let (first_x, first_y) = *self.first.get_or_insert((x, y));
+        let (x, y) = (x - first_x, y - first_y);
+        self.n += 1.0;
+        self.x += x;
+        self.y += y;
+        self.xx += x * x;
+        self.xy += x * y;
+    }
+
+    pub fn slope(&self) -> f64 {
+        (self.n * self.xy - self.x * self.y) / (self.n * self.xx - self.x * self.x)
+    }
+
+    /// The line's x where it passes `y`.
+    pub fn x_at(&self, y: f64) -> f64 {
+        let (first_x, first_y) = self.first.unwrap();
+        let slope = self.slope();
+        let base = (self.y - slope * self.x) / self.n;
+        first_x + (y - first_y - base) / slope
+    }
+}

@@ -132,7 +132,10 @@ pub struct Played {
 pub fn shift(card: &str, ppm: i32) -> f64 {
     let length = (100_000.0 / (1.0 + f64::from(ppm) / 1e6)).round();
     let control = "iface=PCM,name='PCM Rate Shift 100000',device=1,subdevice=0";
-    run("amixer", &["-q", "-c", card, "cset", control, &length.to_string()]);
+    run(
+        "amixer",
+        &["-q", "-c", card, "cset", control, &length.to_string()],
+    );
     100_000.0 / length
 }
 
@@ -146,7 +149,9 @@ pub fn sound(card: &str, pace: f64, clicks: Clicks) -> Fed<Played> {
         hardware.set_format(SampleFormat::S16LE).unwrap();
         hardware.set_channels(2).unwrap();
         hardware.set_rate(RATE as u32, ValueOr::Nearest).unwrap();
-        hardware.set_period_size(PERIOD as i64, ValueOr::Nearest).unwrap();
+        hardware
+            .set_period_size(PERIOD as i64, ValueOr::Nearest)
+            .unwrap();
         hardware.set_buffer_size(BUFFER as i64).unwrap();
         pcm.hw_params(&hardware).unwrap();
         let software = pcm.sw_params_current().unwrap();
@@ -211,9 +216,10 @@ impl Player {
 
     fn step(&mut self, pcm: &PCM) -> Result<(), alsa::Error> {
         let status = pcm.status()?;
-        if status.get_state() == State::Running {
+        let played = self.written as f64 - status.get_delay() as f64;
+        // There is no stamp before the pointer first moves.
+        if status.get_state() == State::Running && played > 0.0 {
             let at = seconds(&status.get_htstamp());
-            let played = self.written as f64 - status.get_delay() as f64;
             self.observed.add(at, played);
             self.origins.push_back(at - played / self.rate);
             if self.origins.len() > REMEMBERED {

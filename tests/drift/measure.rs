@@ -1,6 +1,8 @@
 //! What a finished film says of sound and picture: decoded flashes and clicks.
 
 use super::support::film::{Film, offsets_ms};
+use super::support::programs::outcome;
+use std::path::Path;
 
 /// Half a picture's interval: a flash is shown on the grid's tick nearest to its capture, and when
 /// within the interval the camera's pictures fall is chance.
@@ -66,4 +68,48 @@ pub fn flashes(film: &Film) -> Vec<f64> {
         .filter(|(_, luma)| white(luma))
         .map(|(time, _)| time)
         .collect()
+}
+
+/// The luma of the picture that the film's camera `stream` shows at a second, small.
+pub fn lumas(path: &Path, stream: usize, second: f64) -> Vec<u8> {
+    let (second, stream) = (format!("{second:.3}"), format!("0:v:{stream}"));
+    let output = outcome(
+        "ffmpeg",
+        &[
+            "-v",
+            "error",
+            "-ss",
+            &second,
+            "-i",
+            path.to_str().unwrap(),
+            "-map",
+            &stream,
+            "-frames:v",
+            "1",
+            "-vf",
+            "scale=64:36,format=gray",
+            "-f",
+            "rawvideo",
+            "-",
+        ],
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    output.stdout
+}
+
+/// The mean difference of two pictures' points.
+pub fn difference(a: &[u8], b: &[u8]) -> f64 {
+    assert!(
+        !a.is_empty() && a.len() == b.len(),
+        "{} and {} points",
+        a.len(),
+        b.len()
+    );
+    let sum: u64 = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| u64::from(a.abs_diff(*b)))
+        .sum();
+    sum as f64 / a.len() as f64
 }

@@ -41,7 +41,9 @@ pub fn heard(card: &str, end: Monotonic) -> (Vec<f64>, f64) {
     hardware.set_format(SampleFormat::S16LE).unwrap();
     hardware.set_channels(2).unwrap();
     hardware.set_rate(RATE as u32, ValueOr::Nearest).unwrap();
-    hardware.set_period_size(PERIOD as i64, ValueOr::Nearest).unwrap();
+    hardware
+        .set_period_size(PERIOD as i64, ValueOr::Nearest)
+        .unwrap();
     hardware.set_buffer_size(48_000).unwrap();
     pcm.hw_params(&hardware).unwrap();
     let software = pcm.sw_params_current().unwrap();
@@ -56,10 +58,10 @@ pub fn heard(card: &str, end: Monotonic) -> (Vec<f64>, f64) {
         loop {
             let status = pcm.status().unwrap();
             let waiting = status.get_avail();
-            line.add(
-                seconds(&status.get_htstamp()),
-                left.len() as f64 + waiting as f64,
-            );
+            let captured = left.len() as f64 + waiting as f64;
+            if captured > 0.0 {
+                line.add(seconds(&status.get_htstamp()), captured);
+            }
             if waiting < PERIOD as i64 {
                 break;
             }

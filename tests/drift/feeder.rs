@@ -29,7 +29,7 @@ pub const RATE: f64 = 48_000.0;
 
 const PERIOD: usize = 480;
 const BUFFER: usize = 24_000;
-/// Observations of the pointer that are averaged: 3 s of them.
+/// Observations of the pointer of which the earliest counts: 1 s of them.
 const REMEMBERED: usize = 300;
 /// As in the box's own test tone: a burst of 2 kHz that a codec keeps, over a quiet tone.
 const CLICK: u64 = 192;
@@ -123,8 +123,6 @@ pub struct Played {
     pub ppm: f64,
     /// How often the player fell behind.
     pub underruns: u64,
-    /// The card went away while it played.
-    pub vanished: bool,
 }
 
 /// How snd-aloop is told to run `ppm` parts of a million too fast; gives what it makes of it, since it
@@ -170,11 +168,11 @@ struct Player {
     written: u64,
     /// When the card's frame 0 was heard, as single observations have it.
     origins: VecDeque<f64>,
-    /// Their mean.
+    /// The earliest of them, as [`Pointer`] has it.
     origin: f64,
     /// First frame of the click that is being written, or of the last one.
     click: Option<u64>,
-    observed: Line,
+    pointer: Pointer,
     underruns: u64,
 }
 
@@ -187,30 +185,27 @@ impl Player {
             origins: VecDeque::new(),
             origin: 0.0,
             click: None,
-            observed: Line::default(),
+            pointer: Pointer::default(),
             underruns: 0,
         }
     }
 
     fn play(mut self, pcm: &PCM, ended: &AtomicBool) -> Played {
-        let mut vanished = false;
         while !ended.load(Ordering::Relaxed) {
             if let Err(error) = self.step(pcm) {
                 if error.errno() != libc::EPIPE {
-                    vanished = true;
-                    break;
+                    break; // it was pulled
                 }
                 self.underruns += 1;
                 pcm.prepare().unwrap();
                 (self.written, self.click) = (0, None);
                 self.origins.clear();
-                self.observed = Line::default();
+                self.pointer = Pointer::default();
             }
         }
         Played {
-            ppm: (self.observed.slope() / RATE - 1.0) * 1e6,
+            ppm: self.pointer.ppm(),
             underruns: self.underruns,
-            vanished,
         }
     }
 
@@ -220,7 +215,7 @@ impl Player {
         // There is no stamp before the pointer first moves.
         if status.get_state() == State::Running && played > 0.0 {
             let at = seconds(&status.get_htstamp());
-            self.observed.add(at, played);
+            self.pointer.add(at, played);
             self.origins.push_back(at - played / self.rate);
             if self.origins.len() > REMEMBERED {
                 self.origins.pop_front();
@@ -230,7 +225,7 @@ impl Player {
             clock::sleep(Duration::from_millis(4));
             return Ok(());
         }
-        self.origin = self.origins.iter().sum::<f64>() / self.origins.len() as f64;
+        self.origin = self.origins.iter().copied().fold(f64::MAX, f64::min);
         let block: Vec<i16> = (0..PERIOD as u64)
             .flat_map(|n| {
                 let sample = self.sample(self.written + n);
@@ -261,7 +256,7 @@ impl Player {
     /// Whether a click begins at frame `n`, no earlier and no later.
     fn clicks_at(&self, n: u64) -> bool {
         match self.clicks {
-            Clicks::Frames(every) => n % every == 0,
+            Clicks::Frames(every) => n.is_multiple_of(every),
             Clicks::Seconds if self.origins.len() < REMEMBERED => false,
             Clicks::Seconds => {
                 let heard = |n: u64| (self.origin + n as f64 / self.rate).floor();
@@ -276,9 +271,49 @@ pub fn seconds(time: &libc::timespec) -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+/// The clock of a card, from stamps of its pointer: the line through the earliest of each second.
+///
+/// The pointer moves with the kernel's ticks, and a tick may be late when the machine is busy: a stamp
+/// is never too early, and too late by as much as the load of the moment makes it.
+#[derive(Debug, Default)]
+pub struct Pointer {
+    line: Line,
+    /// Second, stamp and frames of the earliest stamp of that second.
+    earliest: Option<(f64, f64, f64)>,
+}
+
+impl Pointer {
+    pub fn add(&mut self, at: f64, frames: f64) {
+        let lead = |at: f64, frames: f64| frames / RATE - at;
+        match &mut self.earliest {
+            Some(earliest) if earliest.0 == at.floor() => {
+                // Within a second the card's error does not matter.
+                if lead(at, frames) > lead(earliest.1, earliest.2) {
+                    *earliest = (at.floor(), at, frames);
+                }
+            }
+            earliest => {
+                if let Some((_, at, frames)) = earliest.replace((at.floor(), at, frames)) {
+                    self.line.add(at, frames);
+                }
+            }
+        }
+    }
+
+    /// How fast the clock runs.
+    pub fn ppm(&self) -> f64 {
+        (self.line.slope() / RATE - 1.0) * 1e6
+    }
+
+    /// When the card's frame was played or captured.
+    pub fn time_of(&self, frame: usize) -> f64 {
+        self.line.x_at(frame as f64)
+    }
+}
+
 /// The line through points, by least squares, from running sums.
 #[derive(Debug, Default)]
-pub struct Line {
+struct Line {
     first: Option<(f64, f64)>,
     n: f64,
     x: f64,
@@ -288,7 +323,7 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn add(&mut self, x: f64, y: f64) {
+    fn add(&mut self, x: f64, y: f64) {
         let (first_x, first_y) = *self.first.get_or_insert((x, y));
         let (x, y) = (x - first_x, y - first_y);
         self.n += 1.0;
@@ -298,12 +333,12 @@ impl Line {
         self.xy += x * y;
     }
 
-    pub fn slope(&self) -> f64 {
+    fn slope(&self) -> f64 {
         (self.n * self.xy - self.x * self.y) / (self.n * self.xx - self.x * self.x)
     }
 
     /// The line's x where it passes `y`.
-    pub fn x_at(&self, y: f64) -> f64 {
+    fn x_at(&self, y: f64) -> f64 {
         let (first_x, first_y) = self.first.unwrap();
         let slope = self.slope();
         let base = (self.y - slope * self.x) / self.n;

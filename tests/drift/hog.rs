@@ -46,7 +46,7 @@ fn record_beside_hogs(results: &Path) {
     let before = capture_box.status();
     let recording = capture_box.record();
     pause(3);
-    let hogs = Hogs::start(&["0", "0", "-5"]);
+    let hogs = Hogs::start(&[["0"; 2].as_slice(), &["-5"; 6]].concat());
     pause(soak(20, 300));
     drop(hogs);
     pause(5);

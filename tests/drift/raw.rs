@@ -1,6 +1,6 @@
 //! The fed devices without any box: what they deliver, by their own stamps.
 
-use super::feeder::{Line, RATE, SIZE, seconds};
+use super::feeder::{Pointer, RATE, SIZE, seconds};
 use super::support::film::clicks;
 use alsa::pcm::{Access, Format as SampleFormat, HwParams, PCM, TstampType};
 use alsa::{Direction, ValueOr};
@@ -33,7 +33,7 @@ pub fn flashes(number: u32, end: Monotonic) -> Vec<f64> {
 }
 
 /// The instants, in seconds, of the clicks that `card` delivers until `end`, and how fast its clock
-/// runs, in ppm: both by the line through the stamps of all its periods.
+/// runs, in ppm.
 pub fn heard(card: &str, end: Monotonic) -> (Vec<f64>, f64) {
     let pcm = PCM::new(&format!("hw:CARD={card},DEV=1"), Direction::Capture, false).unwrap();
     let hardware = HwParams::any(&pcm).unwrap();
@@ -51,7 +51,7 @@ pub fn heard(card: &str, end: Monotonic) -> (Vec<f64>, f64) {
     software.set_tstamp_type(TstampType::Monotonic).unwrap();
     pcm.sw_params(&software).unwrap();
     pcm.start().unwrap();
-    let (mut left, mut line) = (Vec::new(), Line::default());
+    let (mut left, mut pointer) = (Vec::new(), Pointer::default());
     let mut block = vec![0; 2 * PERIOD];
     while clock::now() < end {
         clock::sleep(Duration::from_millis(10));
@@ -60,7 +60,7 @@ pub fn heard(card: &str, end: Monotonic) -> (Vec<f64>, f64) {
             let waiting = status.get_avail();
             let captured = left.len() as f64 + waiting as f64;
             if captured > 0.0 {
-                line.add(seconds(&status.get_htstamp()), captured);
+                pointer.add(seconds(&status.get_htstamp()), captured);
             }
             if waiting < PERIOD as i64 {
                 break;
@@ -70,9 +70,6 @@ pub fn heard(card: &str, end: Monotonic) -> (Vec<f64>, f64) {
         }
     }
     let found = clicks(&left);
-    let at = |frame: &usize| line.x_at(*frame as f64);
-    (
-        found.iter().map(at).collect(),
-        (line.slope() / RATE - 1.0) * 1e6,
-    )
+    let at = |frame: &usize| pointer.time_of(*frame);
+    (found.iter().map(at).collect(), pointer.ppm())
 }

@@ -14,6 +14,7 @@ use hallcast::media::{Monotonic, Picture};
 use hallcast::source::{Pattern, Source};
 use std::collections::VecDeque;
 use std::f64::consts::TAU;
+use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,9 +80,12 @@ impl<T> Drop for Fed<T> {
 /// Writes the box's own test pattern into /dev/video`number`, each picture at its tick. Gives how late
 /// each was written.
 pub fn camera(number: u32) -> Fed<Vec<Duration>> {
-    let mut device = Device::with_path(format!("/dev/video{number}")).unwrap();
+    let path = format!("/dev/video{number}");
+    // Not by way of `Device` alone: the processes started later would inherit it, and the camera
+    // would never be without its feeder.
+    let mut device = File::options().read(true).write(true).open(&path).unwrap();
     let format = Format::new(SIZE.0, SIZE.1, FourCC::new(b"YU12"));
-    let got = Output::set_format(&device, &format).unwrap();
+    let got = Output::set_format(&Device::with_path(&path).unwrap(), &format).unwrap();
     assert_eq!(
         (got.width, got.height, got.fourcc),
         (SIZE.0, SIZE.1, format.fourcc)

@@ -102,7 +102,7 @@ fn deviations(clicks: &[usize]) -> Vec<f64> {
     let every = EVERY as f64;
     let off = |click: &usize| {
         let turns = (*click as f64 - first) / every;
-        (turns - turns.round()) * every
+        ((turns - turns.round()) * every).round()
     };
     clicks.iter().map(off).collect()
 }

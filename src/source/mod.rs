@@ -18,6 +18,8 @@ mod tone;
 
 #[cfg(feature = "alsa")]
 mod alsa;
+#[cfg(feature = "alsa")]
+mod alsa_cards;
 #[cfg(feature = "replay")]
 mod replay;
 #[cfg(feature = "v4l2")]

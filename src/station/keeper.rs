@@ -120,8 +120,6 @@ pub struct Keeper {
     running: Option<Running>,
     /// What the disk let down.
     abandoned: Abandoned,
-    /// Left by an earlier run without an end, which the disk has not taken yet.
-    endless: BTreeSet<RecordingId>,
     /// The last span of the recording that is about to be taken up.
     past: Option<Past>,
     utc: Utc,
@@ -165,7 +163,6 @@ impl Keeper {
             recorder,
             running: None,
             abandoned: Abandoned::default(),
-            endless: BTreeSet::new(),
             past: None,
             utc: Utc::default(),
             looked: None,

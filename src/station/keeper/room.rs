@@ -84,7 +84,6 @@ impl Keeper {
         let wall = self.utc.at(now);
         self.spool().set_rate(bits / 8);
         self.parts.custody.release(wall);
-        self.end_what_was_left();
         let room = self.spool().room();
         match room {
             Ok(room) => self.has_room(room),

@@ -54,13 +54,6 @@ impl Keeper {
         }
     }
 
-    /// Tries again to end what the disk would not let end.
-    pub(super) fn end_what_was_left(&mut self) {
-        for recording in std::mem::take(&mut self.endless) {
-            self.end_later(recording);
-        }
-    }
-
     /// Ends a recording that nobody will take up.
     fn end_unattended(&mut self, recording: RecordingId, past: Past) {
         let (span, facts) = match self.spool().state(recording) {
@@ -73,9 +66,7 @@ impl Keeper {
         let (at, now) = ((span, past.kept_nanos), clock::now());
         let reason = StopReason::AwayTooLong;
         let outcome = self.parts.custody.end(recording, facts, at, reason, now);
-        if outcome.is_err() {
-            self.endless.insert(recording);
-        }
+        // What the disk refuses now the spool owes, and writes later.
         self.check(recording, outcome.map(drop));
     }
 }

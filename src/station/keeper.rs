@@ -363,6 +363,7 @@ impl Keeper {
                     }
                 }
                 Word::Erased(recording) => self.erased(recording),
+                Word::TakenUp(recording) => self.end_later(recording),
                 Word::Alarm {
                     recording,
                     code,

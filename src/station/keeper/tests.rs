@@ -44,6 +44,10 @@ impl Bench {
     fn over(disk: Arc<dyn Disk>, directory: TempDir, epoch: u64) -> Self {
         let config = Config::new(directory.path());
         let (spool, recovered) = Spool::open(disk, config).unwrap();
+        Self::with(spool, &recovered, directory, epoch)
+    }
+
+    fn with(spool: Spool, recovered: &[spool::Recovered], directory: TempDir, epoch: u64) -> Self {
         let (syncs, jobs) = channel();
         let parts = Parts {
             custody: Custody::new(
@@ -63,7 +67,7 @@ impl Bench {
             wall: unset,
         };
         let mut bench = Self {
-            keeper: Keeper::new(parts, &recovered),
+            keeper: Keeper::new(parts, recovered),
             jobs,
             now: clock::now(),
             _directory: directory,
@@ -295,6 +299,42 @@ fn what_is_known_to_be_too_old_at_start_is_ended_and_not_taken_up() {
     bench.settle();
     assert_eq!(bench.running(), None);
     assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+}
+
+/// What an earlier run left open gets its end, though the disk refuses everything at the start: before
+/// the spool is read, or between that and the keeper's start.
+#[test]
+fn what_the_disk_does_not_let_end_at_start_is_ended_once_it_does() {
+    for before in [true, false] {
+        let disk = TwinDisk::default();
+        let directory = tempfile::tempdir().unwrap();
+        let folder = "/spool";
+        let open = || Spool::open(Arc::new(disk.clone()), Config::new(folder)).unwrap();
+        let older = RecordingId([4; 16]);
+        for (epoch, recording) in [(1, older), (2, OLD)] {
+            let spool = Arc::new(Mutex::new(open().0));
+            let mut custody = Custody::new(spool, epoch, custody::Config::default());
+            custody.begin(recording, 0).unwrap();
+            custody.append(recording, &chunk(recording, 0, 0)).unwrap();
+            let job = custody.start_sync(clock::now().plus(Duration::from_secs(1)));
+            let _ = custody.synced(job.unwrap().run());
+        }
+        disk.set_read_only(before);
+        let (spool, recovered) = open();
+        disk.set_read_only(true);
+        let mut bench = Bench::with(spool, &recovered, directory, 3);
+        // What a power cut would leave.
+        let ended = || {
+            let (left, _) = Spool::look(Arc::new(disk.crash(0)), folder).unwrap();
+            left.state(older).is_some_and(|state| state.ended)
+        };
+        assert!(!ended());
+        disk.set_read_only(false);
+        (0..4).for_each(|_| wait(&mut bench));
+        assert!(ended(), "refused before the spool was read: {before}");
+        let reason = bench.end_of(older);
+        assert_eq!(reason, Some(StopReason::AwayTooLong));
+    }
 }
 
 #[test]

@@ -615,7 +615,7 @@ fn a_disk_that_is_full_at_once_ends_the_recording_with_what_was_kept() {
                 .collect();
             assert_eq!(kept, [(0, 20_000, true), (1, 20_000, true)]);
         }
-        let lamp = bench.keeper.recorder.lamp(true, true, bench.now);
+        let lamp = bench.keeper.lamp(bench.now);
         assert_eq!(lamp, crate::panel::Lamp::FastBlink);
         assert!(matches!(bench.start(), Reply::Refused(why) if why.contains("too full")));
         disk.set_room(None);

@@ -152,7 +152,7 @@ impl Station {
                 } = &mut self.ends;
                 card.tidy(&mut self.custody, disk, &mut history.lock().unwrap(), wall);
             }
-            self.carry_out().await;
+            self.carry_out().await?;
             if syncing.is_none()
                 && let Some(job) = self.custody.start_sync(now)
             {
@@ -453,7 +453,7 @@ impl Station {
     }
 
     /// Does what custody asks for.
-    async fn carry_out(&mut self) {
+    async fn carry_out(&mut self) -> Outcome {
         while let Some(word) = self.custody.next_word() {
             match word {
                 Word::Offer(offer) => {
@@ -508,6 +508,8 @@ impl Station {
                     plan.recording &= !ours;
                     plan.erased += 1;
                 }
+                // Nobody goes on with it.
+                Word::TakenUp(recording) => self.end_late(recording)?,
                 // It is sent again, or was let go before; the history knows which.
                 Word::Alarm {
                     code: "receiver-forgot",
@@ -519,6 +521,24 @@ impl Station {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Ends a recording that could not be read when the process started.
+    fn end_late(&mut self, recording: RecordingId) -> Outcome {
+        let span = match self.custody.spool().state(recording) {
+            Some(state) if !state.ended => state.opened.map_or(0, |opened| opened.span),
+            _ => return Ok(()),
+        };
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|r| r.recording == recording)
+        {
+            return Ok(());
+        }
+        self.end(recording, span, Vec::new(), StopReason::AwayTooLong)
+            .map(drop)
     }
 
     fn fact(&mut self, recording: RecordingId, event: Event) {

@@ -5,6 +5,8 @@
 //! stamped by the kernel's own pair of a CLOCK_MONOTONIC time and the number of frames that wait, so
 //! that neither scheduling nor buffering shows in it.
 
+use super::alsa_cards::{self as cards, microphones, missing};
+use super::port::{Choice, Port};
 use super::{AudioSettings, Error, Losses, Source};
 use crate::board::AlsaMicrophone;
 use crate::clock;
@@ -12,7 +14,6 @@ use crate::media::{Monotonic, Samples};
 use alsa::pcm::{Access, Format, Frames, HwParams, PCM, State, TstampType};
 use alsa::{Direction, ValueOr};
 use rustix::io::Errno;
-use std::fs;
 use std::time::Duration;
 
 /// The formats that we can use, the cheapest first, and their bytes per sample.
@@ -49,19 +50,29 @@ pub(super) struct Alsa {
 }
 
 impl Alsa {
-    /// Opens, configures and starts the card.
-    pub(super) fn open(asked: &AlsaMicrophone) -> Result<Self, Error> {
-        let device = asked.alsa_name();
-        if !is_present(asked) {
+    /// Opens, configures and starts the card on `port`, which is where the configured name leads to
+    /// when it is opened for the first time.
+    pub(super) fn open(asked: &AlsaMicrophone, port: &Port) -> Result<Self, Error> {
+        let name = asked.alsa_name();
+        let (device, card, unit) = match cards::choose(asked, port)? {
+            Choice::Open(found) if found.at == name => (name, found.at, Some(found.unit)),
+            // It is called otherwise than when it was configured.
+            Choice::Open(found) => (
+                format!("{name} (now {})", found.at),
+                found.at,
+                Some(found.unit),
+            ),
+            Choice::AsNamed if cards::is_present(asked) => (name.clone(), name, None),
             // alsa-lib would print on standard error besides.
-            return Err(missing(device));
-        }
+            Choice::AsNamed => return Err(missing(name, "")),
+            Choice::Empty(port) => return Err(missing(name, &format!(" into port {port}"))),
+        };
         let failed = |what: &'static str| {
             let device = device.clone();
             move |error: alsa::Error| open_error(&device, what, &error)
         };
         // Without blocking: a card in use would be waited for without end.
-        let pcm = PCM::new(&device, Direction::Capture, true).map_err(failed("opening"))?;
+        let pcm = PCM::new(&card, Direction::Capture, true).map_err(failed("opening"))?;
         let chosen = configure(&pcm, asked, &device)?;
         let software = || -> Result<(), alsa::Error> {
             let parameters = pcm.sw_params_current()?;
@@ -74,6 +85,9 @@ impl Alsa {
         let period = usize::try_from(chosen.period).unwrap_or(1);
         pcm.prepare().map_err(failed("preparing"))?;
         pcm.start().map_err(failed("starting"))?;
+        if let Some(unit) = unit {
+            port.opened(unit);
+        }
         Ok(Self {
             settings: AudioSettings {
                 rate_hz: chosen.rate_hz,
@@ -306,62 +320,11 @@ fn offers(any: &HwParams) -> Vec<String> {
     ]
 }
 
-/// A capture device that is present.
-struct Present {
-    /// The card's number, as text.
-    number: String,
-    /// The card's id.
-    id: String,
-    device: u32,
-    name: String,
-}
-
-/// The capture devices that are present; `None` where the system does not say.
-fn present() -> Option<Vec<Present>> {
-    let list = fs::read_to_string("/proc/asound/pcm").ok()?;
-    // "00-01: Loopback PCM : Loopback PCM : playback 8 : capture 8"
-    let lines = list.lines().filter(|line| line.contains(": capture"));
-    let found = lines.filter_map(|line| {
-        let (place, rest) = line.split_once(':')?;
-        let (card, device) = place.split_once('-')?;
-        let number = card.parse::<u32>().ok()?.to_string();
-        let id = fs::read_to_string(format!("/proc/asound/card{number}/id")).ok()?;
-        Some(Present {
-            number,
-            id: id.trim().into(),
-            device: device.parse().ok()?,
-            name: rest.split(':').next().unwrap_or("").trim().into(),
-        })
-    });
-    Some(found.collect())
-}
-
-fn is_present(asked: &AlsaMicrophone) -> bool {
-    let is = |one: &Present| {
-        (one.id == asked.card || one.number == asked.card) && one.device == asked.device
-    };
-    present().is_none_or(|present| present.iter().any(is))
-}
-
-/// `hw:CARD=Loopback,DEV=1 (Loopback PCM)` and so on.
-fn microphones() -> Vec<String> {
-    let line = |one: &Present| format!("hw:CARD={},DEV={} ({})", one.id, one.device, one.name);
-    present().unwrap_or_default().iter().map(line).collect()
-}
-
-fn missing(device: String) -> Error {
-    Error::Missing {
-        device,
-        advice: "Plug it in, or name one of those that are present.".into(),
-        present: microphones(),
-    }
-}
-
 /// What went wrong before the card ran.
 fn open_error(device: &str, what: &str, error: &alsa::Error) -> Error {
     let device = device.to_owned();
     match Errno::from_raw_os_error(error.errno()) {
-        Errno::NOENT | Errno::NXIO | Errno::NODEV => missing(device),
+        Errno::NOENT | Errno::NXIO | Errno::NODEV => missing(device, ""),
         Errno::BUSY | Errno::AGAIN => Error::Busy {
             device,
             advice: "End it (`fuser -v /dev/snd/*` names it), or name another microphone.".into(),
@@ -382,7 +345,7 @@ mod tests {
     #[test]
     fn a_card_that_is_not_there_is_missing() {
         let asked = AlsaMicrophone::at("hw:NoSuchCard,0").unwrap();
-        let Err(error) = Alsa::open(&asked) else {
+        let Err(error) = Alsa::open(&asked, &Port::default()) else {
             panic!("it is not there")
         };
         assert_eq!(error.code(), "missing");

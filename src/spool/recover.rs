@@ -133,8 +133,8 @@ impl Spool {
     }
 
     /// Takes up, now and then, what could not be read or made durable when it was recovered; gives what
-    /// is taken up now. It is for the receiver; nobody goes on with it before the next start. Call it
-    /// every few seconds.
+    /// is taken up now. It is for the receiver, and nobody goes on with it: one without an end is to be
+    /// ended. Call it every few seconds.
     pub fn try_again(&mut self) -> Vec<Recovered> {
         let (left, wait) = self.again;
         self.again.0 = left.saturating_sub(1);

@@ -67,6 +67,8 @@ pub(crate) enum Word {
     Fact(RecordingId, Event),
     /// The copy of this recording is gone: it was erased at the receiver.
     Erased(RecordingId),
+    /// What could not be read or made durable at the start of this recording was taken up now.
+    TakenUp(RecordingId),
     /// Trouble that lasts, and the recording it concerns.
     Alarm {
         recording: RecordingId,
@@ -425,6 +427,8 @@ impl Custody {
             // Of the others the uplink may know more by now than the spool has on record.
             let meant = |id| taken_up.iter().any(|found| found.recording == id);
             self.name(&taken_up, meant);
+            let late = taken_up.iter().map(|found| Word::TakenUp(found.recording));
+            self.words.extend(late);
         }
         let released = self.spool().release(wall);
         for gone in released.into_iter().filter(|released| released.whole) {

@@ -615,18 +615,42 @@ fn what_recovery_could_not_make_durable_is_offered_once_it_could() {
     };
     let (mut custody, _) = open(1);
     record(&mut custody, 3);
+    let other = RecordingId([0xff; 16]);
+    custody.begin(other, 0).unwrap();
+    let marked = Fact {
+        span: 0,
+        at_nanos: 0,
+        event: Event::Mark,
+    };
+    custody
+        .write_facts(other, &[marked], Monotonic::default())
+        .unwrap();
+    sync(&mut custody);
     drop(custody);
     // Neither the file nor any copy of it can be synced.
     disk.fail_syncs(6);
     let (mut custody, recovered) = open(2);
     custody.take_up(&recovered);
     assert_eq!(offered(&words(&mut custody)), []);
+    let mut said = Vec::new();
     let calls = (0..100).find(|_| {
         custody.release(None);
-        !offered(&words(&mut custody)).is_empty()
+        said = words(&mut custody);
+        !offered(&said).is_empty()
     });
     println!("offered with call {calls:?}");
     assert!(calls.is_some());
+    // Of the other one the uplink may know more by now than the start of the process did.
+    let of_other = format!("{other:?}");
+    assert!(
+        said.iter()
+            .all(|word| !format!("{word:?}").contains(&of_other)),
+        "{said:?}"
+    );
+    assert!(
+        said.contains(&Word::TakenUp(RECORDING)),
+        "it is to be ended"
+    );
     let (mut again, recovered) = open(3);
     again.take_up(&recovered);
     assert_eq!(

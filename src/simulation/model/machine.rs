@@ -173,27 +173,32 @@ impl Machine {
             .collect();
         open.sort_unstable();
         let latest = open.pop_if(|_| !random.per_million(150_000));
-        for (_, span, recording) in open {
-            let lost: Vec<_> = {
-                let spool = self.custody.spool();
-                spool
-                    .state(recording)
-                    .map(|state| state.lost().collect())
-                    .unwrap_or_default()
-            };
-            let facts = lost.into_iter().map(|(track, range, reason)| Event::Lost {
-                track,
-                first: range.first,
-                last: range.last,
-                reason,
-            });
-            let facts = facts.map(|event| fact(span, event)).collect();
-            let reason = StopReason::AwayTooLong;
-            self.end(recording, span, facts, reason, history, now);
+        for (_, _, recording) in open {
+            self.end_unattended(recording, history, now);
         }
         if let Some((_, _, recording)) = latest {
             self.begin(recording, history, counts, random);
         }
+    }
+
+    /// Ends a recording that nobody goes on with.
+    fn end_unattended(&mut self, recording: RecordingId, history: &mut History, now: Time) {
+        let (span, lost): (_, Vec<_>) = match self.custody.spool().state(recording) {
+            Some(state) if !state.ended => {
+                let span = state.opened.map_or(0, |opened| opened.span);
+                (span, state.lost().collect())
+            }
+            _ => return,
+        };
+        let facts = lost.into_iter().map(|(track, range, reason)| Event::Lost {
+            track,
+            first: range.first,
+            last: range.last,
+            reason,
+        });
+        let facts = facts.map(|event| fact(span, event)).collect();
+        let reason = StopReason::AwayTooLong;
+        self.end(recording, span, facts, reason, history, now);
     }
 
     /// Lets go what may go, and notes it.
@@ -549,6 +554,12 @@ impl Machine {
                     let ours = |running: &&mut Running| running.recording == recording;
                     if self.running.as_mut().filter(ours).is_some() {
                         self.running = None;
+                    }
+                }
+                Word::TakenUp(recording) => {
+                    let running = self.running.as_ref().map(|running| running.recording);
+                    if running != Some(recording) {
+                        self.end_unattended(recording, history, now);
                     }
                 }
                 Word::Alarm { .. } => {

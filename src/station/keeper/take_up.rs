@@ -45,18 +45,28 @@ impl Keeper {
         self.hear();
     }
 
+    /// A recording of an earlier run that could not be read, or made durable, until now: nobody goes on
+    /// with it, so that it shall have an end.
+    pub(super) fn end_later(&mut self, recording: RecordingId) {
+        if !self.runs(recording) && self.abandoned.find(recording).is_none() {
+            let past = Past::read(&self.spool(), recording);
+            self.end_unattended(recording, past.unwrap_or_default());
+        }
+    }
+
     /// Ends a recording that nobody will take up.
     fn end_unattended(&mut self, recording: RecordingId, past: Past) {
         let (span, facts) = match self.spool().state(recording) {
-            Some(state) => {
+            Some(state) if !state.ended => {
                 let span = state.opened.map_or(0, |opened| opened.span);
                 (span, lost_facts(state, span))
             }
-            None => return,
+            _ => return,
         };
         let (at, now) = ((span, past.kept_nanos), clock::now());
         let reason = StopReason::AwayTooLong;
         let outcome = self.parts.custody.end(recording, facts, at, reason, now);
+        // What the disk refuses now the spool owes, and writes later.
         self.check(recording, outcome.map(drop));
     }
 }

@@ -158,7 +158,7 @@ fn flash_and_click_coincide_at_the_devices() {
             "{card}, told to be {:.2} ppm fast: {:.2} ppm as played, {heard_ppm:.2} as heard; \
              {} marks, click after flash by {least:.3} to {most:.3} ms; {} underruns",
             (pace - 1.0) * 1e6,
-            played.ppm,
+            played.clock.ppm(0.0, f64::MAX),
             offsets.len(),
             played.underruns,
         );

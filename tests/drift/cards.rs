@@ -7,6 +7,7 @@ use super::support::programs::{CaptureBox, Receiver, alone, pause, soak};
 use super::support::rig;
 use super::{OFFSET_MS, board, figures, guest_home, leave, tell_lateness, track, wait_open};
 use hallcast::clock;
+use hallcast::media::Monotonic;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -98,12 +99,14 @@ fn record_the_halls(results: &Path) {
             .partition(|one: &Running| seconds >= one.hall.seconds);
         running = on;
         for one in over {
-            end(results, &receiver, one);
+            end(results, &receiver, one, began);
         }
     }
 }
 
-fn end(results: &Path, receiver: &Receiver, one: Running) {
+fn end(results: &Path, receiver: &Receiver, one: Running, began: Monotonic) {
+    let seconds = |at: Monotonic| at.as_nanos() as f64 / 1e9;
+    let (began, ended) = (seconds(began), seconds(clock::now()));
     assert_eq!(one.capture_box.stop(), one.recording);
     let status = one.capture_box.status();
     let manifest = receiver.wait_complete(&one.recording, 60);
@@ -111,7 +114,7 @@ fn end(results: &Path, receiver: &Receiver, one: Running) {
     let played = one.sound.end();
     tell_lateness(one.hall.name, &one.camera.end());
     let figures = json!({
-        "set_ppm": one.set, "played_ppm": played.ppm, "underruns": played.underruns,
+        "set_ppm": one.set, "played_ppm": played.clock.ppm(began, ended), "underruns": played.underruns,
         "estimates": one.estimates, "status": status, "manifest": manifest,
     });
     let film = receiver.film(&one.recording);

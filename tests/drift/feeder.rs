@@ -123,8 +123,9 @@ pub enum Clicks {
 /// What a card did while it played.
 #[derive(Debug)]
 pub struct Played {
-    /// How fast its clock ran, by its own pointer: the truth that a box has to find.
-    pub ppm: f64,
+    /// Its clock: the truth that a box has to find. It is near what it was told; snd-aloop rounds
+    /// twice while it plays and captures at once.
+    pub clock: Pointer,
     /// How often the player fell behind.
     pub underruns: u64,
 }
@@ -208,7 +209,7 @@ impl Player {
             }
         }
         Played {
-            ppm: self.pointer.ppm(),
+            clock: self.pointer,
             underruns: self.underruns,
         }
     }
@@ -275,77 +276,54 @@ pub fn seconds(time: &libc::timespec) -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// The clock of a card, from stamps of its pointer: the line through the earliest of each second.
+/// The clock of a card, from stamps of its pointer: the earliest of each second.
 ///
 /// The pointer moves with the kernel's ticks, and a tick may be late when the machine is busy: a stamp
 /// is never too early, and too late by as much as the load of the moment makes it.
 #[derive(Debug, Default)]
-pub struct Pointer {
-    line: Line,
-    /// Second, stamp and frames of the earliest stamp of that second.
-    earliest: Option<(f64, f64, f64)>,
-}
+pub struct Pointer(Vec<(f64, f64)>);
 
 impl Pointer {
     pub fn add(&mut self, at: f64, frames: f64) {
         let lead = |at: f64, frames: f64| frames / RATE - at;
-        match &mut self.earliest {
-            Some(earliest) if earliest.0 == at.floor() => {
-                // Within a second the card's error does not matter.
-                if lead(at, frames) > lead(earliest.1, earliest.2) {
-                    *earliest = (at.floor(), at, frames);
+        match self.0.last_mut() {
+            // Within a second the card's error does not matter.
+            Some(earliest) if earliest.0.floor() == at.floor() => {
+                if lead(at, frames) > lead(earliest.0, earliest.1) {
+                    *earliest = (at, frames);
                 }
             }
-            earliest => {
-                if let Some((_, at, frames)) = earliest.replace((at.floor(), at, frames)) {
-                    self.line.add(at, frames);
-                }
-            }
+            _ => self.0.push((at, frames)),
         }
     }
 
-    /// How fast the clock runs.
-    pub fn ppm(&self) -> f64 {
-        (self.line.slope() / RATE - 1.0) * 1e6
+    /// The line through the stamps between two seconds, by least squares: a time, the frames by then,
+    /// and frames per second.
+    fn line(&self, from: f64, to: f64) -> (f64, f64, f64) {
+        let within: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(at, _)| (from..to).contains(at))
+            .collect();
+        let n = within.len() as f64;
+        let mean = |value: fn(&(f64, f64)) -> f64| within.iter().map(|p| value(p)).sum::<f64>() / n;
+        let (at, frames) = (mean(|point| point.0), mean(|point| point.1));
+        let (mut xx, mut xy) = (0.0, 0.0);
+        for point in within {
+            xx += (point.0 - at).powi(2);
+            xy += (point.0 - at) * (point.1 - frames);
+        }
+        (at, frames, xy / xx)
+    }
+
+    /// How fast the clock ran between two seconds.
+    pub fn ppm(&self, from: f64, to: f64) -> f64 {
+        (self.line(from, to).2 / RATE - 1.0) * 1e6
     }
 
     /// When the card's frame was played or captured.
     pub fn time_of(&self, frame: usize) -> f64 {
-        self.line.x_at(frame as f64)
-    }
-}
-
-/// The line through points, by least squares, from running sums.
-#[derive(Debug, Default)]
-struct Line {
-    first: Option<(f64, f64)>,
-    n: f64,
-    x: f64,
-    y: f64,
-    xx: f64,
-    xy: f64,
-}
-
-impl Line {
-    fn add(&mut self, x: f64, y: f64) {
-        let (first_x, first_y) = *self.first.get_or_insert((x, y));
-        let (x, y) = (x - first_x, y - first_y);
-        self.n += 1.0;
-        self.x += x;
-        self.y += y;
-        self.xx += x * x;
-        self.xy += x * y;
-    }
-
-    fn slope(&self) -> f64 {
-        (self.n * self.xy - self.x * self.y) / (self.n * self.xx - self.x * self.x)
-    }
-
-    /// The line's x where it passes `y`.
-    fn x_at(&self, y: f64) -> f64 {
-        let (first_x, first_y) = self.first.unwrap();
-        let slope = self.slope();
-        let base = (self.y - slope * self.x) / self.n;
-        first_x + (y - first_y - base) / slope
+        let (at, frames, rate) = self.line(0.0, f64::MAX);
+        at + (frame as f64 - frames) / rate
     }
 }

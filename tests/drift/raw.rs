@@ -71,5 +71,5 @@ pub fn heard(card: &str, end: Monotonic) -> (Vec<f64>, f64) {
     }
     let found = clicks(&left);
     let at = |frame: &usize| pointer.time_of(*frame);
-    (found.iter().map(at).collect(), pointer.ppm())
+    (found.iter().map(at).collect(), pointer.ppm(0.0, f64::MAX))
 }

@@ -513,6 +513,7 @@ fn the_fields_of_the_status_are_those_that_are_documented() {
         Lamp::ShortBlink,
         Lamp::Solid,
         Lamp::Wink,
+        Lamp::DoubleWink,
         Lamp::SlowBlink,
         Lamp::FastBlink,
     ];

@@ -13,6 +13,9 @@ pub enum Lamp {
     Solid,
     /// Solid with a brief wink every two seconds: the same, but the server is away.
     Wink,
+    /// Solid with two brief winks every two seconds: kept on the box, but a camera or the microphone
+    /// gives nothing.
+    DoubleWink,
     /// Half a second on, half a second off: paused.
     SlowBlink,
     /// Five times a second: a fault.
@@ -27,6 +30,7 @@ impl Lamp {
             Self::ShortBlink => "short-blink",
             Self::Solid => "solid",
             Self::Wink => "wink",
+            Self::DoubleWink => "double-wink",
             Self::SlowBlink => "slow-blink",
             Self::FastBlink => "fast-blink",
         }
@@ -41,6 +45,7 @@ impl Lamp {
             Self::Off | Self::Solid => &[],
             Self::ShortBlink => &const { [ms(100), ms(1900)] },
             Self::Wink => &const { [ms(1850), ms(150)] },
+            Self::DoubleWink => &const { [ms(1550), ms(150), ms(150), ms(150)] },
             Self::SlowBlink => &const { [ms(500), ms(500)] },
             Self::FastBlink => &const { [ms(100), ms(100)] },
         }
@@ -72,11 +77,12 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    const ALL: [Lamp; 6] = [
+    const ALL: [Lamp; 7] = [
         Lamp::Off,
         Lamp::ShortBlink,
         Lamp::Solid,
         Lamp::Wink,
+        Lamp::DoubleWink,
         Lamp::SlowBlink,
         Lamp::FastBlink,
     ];
@@ -106,6 +112,7 @@ mod tests {
         assert_eq!(seen(Lamp::Solid), (10_000, 0));
         assert_eq!(seen(Lamp::ShortBlink), (500, 9));
         assert_eq!(seen(Lamp::Wink), (9_250, 9));
+        assert_eq!(seen(Lamp::DoubleWink), (8_500, 19));
         assert_eq!(seen(Lamp::SlowBlink), (5_000, 19));
         assert_eq!(seen(Lamp::FastBlink), (5_000, 99));
         let different: BTreeSet<(u128, u32)> = ALL.into_iter().map(seen).collect();

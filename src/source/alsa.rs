@@ -5,7 +5,8 @@
 //! stamped by the kernel's own pair of a CLOCK_MONOTONIC time and the number of frames that wait, so
 //! that neither scheduling nor buffering shows in it.
 
-use super::alsa_cards::{is_present, microphones, missing};
+use super::alsa_cards::{self as cards, microphones, missing};
+use super::port::{Choice, Port};
 use super::{AudioSettings, Error, Losses, Source};
 use crate::board::AlsaMicrophone;
 use crate::clock;
@@ -49,19 +50,29 @@ pub(super) struct Alsa {
 }
 
 impl Alsa {
-    /// Opens, configures and starts the card.
-    pub(super) fn open(asked: &AlsaMicrophone) -> Result<Self, Error> {
-        let device = asked.alsa_name();
-        if !is_present(asked) {
+    /// Opens, configures and starts the card on `port`, which is where the configured name leads to
+    /// when it is opened for the first time.
+    pub(super) fn open(asked: &AlsaMicrophone, port: &Port) -> Result<Self, Error> {
+        let name = asked.alsa_name();
+        let (device, card, unit) = match cards::choose(asked, port)? {
+            Choice::Open(found) if found.at == name => (name, found.at, Some(found.unit)),
+            // It is called otherwise than when it was configured.
+            Choice::Open(found) => (
+                format!("{name} (now {})", found.at),
+                found.at,
+                Some(found.unit),
+            ),
+            Choice::AsNamed if cards::is_present(asked) => (name.clone(), name, None),
             // alsa-lib would print on standard error besides.
-            return Err(missing(device));
-        }
+            Choice::AsNamed => return Err(missing(name, "")),
+            Choice::Empty(port) => return Err(missing(name, &format!(" into port {port}"))),
+        };
         let failed = |what: &'static str| {
             let device = device.clone();
             move |error: alsa::Error| open_error(&device, what, &error)
         };
         // Without blocking: a card in use would be waited for without end.
-        let pcm = PCM::new(&device, Direction::Capture, true).map_err(failed("opening"))?;
+        let pcm = PCM::new(&card, Direction::Capture, true).map_err(failed("opening"))?;
         let chosen = configure(&pcm, asked, &device)?;
         let software = || -> Result<(), alsa::Error> {
             let parameters = pcm.sw_params_current()?;
@@ -74,6 +85,9 @@ impl Alsa {
         let period = usize::try_from(chosen.period).unwrap_or(1);
         pcm.prepare().map_err(failed("preparing"))?;
         pcm.start().map_err(failed("starting"))?;
+        if let Some(unit) = unit {
+            port.opened(unit);
+        }
         Ok(Self {
             settings: AudioSettings {
                 rate_hz: chosen.rate_hz,
@@ -310,7 +324,7 @@ fn offers(any: &HwParams) -> Vec<String> {
 fn open_error(device: &str, what: &str, error: &alsa::Error) -> Error {
     let device = device.to_owned();
     match Errno::from_raw_os_error(error.errno()) {
-        Errno::NOENT | Errno::NXIO | Errno::NODEV => missing(device),
+        Errno::NOENT | Errno::NXIO | Errno::NODEV => missing(device, ""),
         Errno::BUSY | Errno::AGAIN => Error::Busy {
             device,
             advice: "End it (`fuser -v /dev/snd/*` names it), or name another microphone.".into(),
@@ -331,7 +345,7 @@ mod tests {
     #[test]
     fn a_card_that_is_not_there_is_missing() {
         let asked = AlsaMicrophone::at("hw:NoSuchCard,0").unwrap();
-        let Err(error) = Alsa::open(&asked) else {
+        let Err(error) = Alsa::open(&asked, &Port::default()) else {
             panic!("it is not there")
         };
         assert_eq!(error.code(), "missing");

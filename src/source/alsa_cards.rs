@@ -1,8 +1,10 @@
-//! Which sound cards are present, as `/proc/asound` names them.
+//! Which sound cards are present, as `/proc/asound` names them, and which port each is on.
 
 use super::Error;
+use super::port::{Choice, Found, Port, SYSFS, unit};
 use crate::board::AlsaMicrophone;
 use std::fs;
+use std::path::Path;
 
 /// A capture device that is present.
 struct Present {
@@ -12,6 +14,21 @@ struct Present {
     id: String,
     device: u32,
     name: String,
+}
+
+impl Present {
+    fn is(&self, asked: &AlsaMicrophone) -> bool {
+        (self.id == asked.card || self.number == asked.card) && self.device == asked.device
+    }
+
+    /// It as something to open by the name `at`; `None` where sysfs does not tell its port.
+    fn found(&self, at: String) -> Option<Found> {
+        let folder = Path::new(SYSFS).join(format!("class/sound/card{}", self.number));
+        Some(Found {
+            at,
+            unit: unit(&folder, &format!("pcm{}", self.device), &self.name)?,
+        })
+    }
 }
 
 /// The capture devices that are present; `None` where the system does not say.
@@ -34,11 +51,23 @@ fn present() -> Option<Vec<Present>> {
     Some(found.collect())
 }
 
-pub(super) fn is_present(asked: &AlsaMicrophone) -> bool {
-    let is = |one: &Present| {
-        (one.id == asked.card || one.number == asked.card) && one.device == asked.device
+/// The card to open: what the configured name leads to, or what sits on the track's port.
+pub(super) fn choose(asked: &AlsaMicrophone, port: &Port) -> Result<Choice, Error> {
+    let present = present().unwrap_or_default();
+    let named = present.iter().find(|one| one.is(asked));
+    let name = asked.alsa_name();
+    let on = |port: &str| {
+        // Ids and numbers go by the order of plugging: it is opened by what it is called now.
+        let at = |one: &Present| format!("hw:CARD={},DEV={}", one.id, one.device);
+        let mut found = present.iter().filter_map(|one| one.found(at(one)));
+        found.find(|found| found.unit.port == port)
     };
-    present().is_none_or(|present| present.iter().any(is))
+    port.choose(&name, named.and_then(|one| one.found(name.clone())), on)
+}
+
+/// Whether the card is there, or the system does not say.
+pub(super) fn is_present(asked: &AlsaMicrophone) -> bool {
+    present().is_none_or(|present| present.iter().any(|one| one.is(asked)))
 }
 
 /// `hw:CARD=Loopback,DEV=1 (Loopback PCM)` and so on.
@@ -47,10 +76,11 @@ pub(super) fn microphones() -> Vec<String> {
     present().unwrap_or_default().iter().map(line).collect()
 }
 
-pub(super) fn missing(device: String) -> Error {
+/// `place` says where to plug it in, if that is known.
+pub(super) fn missing(device: String, place: &str) -> Error {
     Error::Missing {
         device,
-        advice: "Plug it in, or name one of those that are present.".into(),
+        advice: format!("Plug it in{place}, or name one of those that are present."),
         present: microphones(),
     }
 }

@@ -15,6 +15,21 @@ pub enum Error {
         /// Devices of the same kind that are there, one line each.
         present: Vec<String>,
     },
+    /// The configured name leads to a device on another port than the track's, whose own is empty.
+    /// Reopen with backoff: the device may be plugged in where it was.
+    #[error(
+        "{device}: now leads to the device on port {leads_to}, while this track's device was on port \
+         {port}, which is empty. Plug the device in there again, or restart hallcast to use the other \
+         one from now on"
+    )]
+    Elsewhere {
+        /// The device's name as configured.
+        device: String,
+        /// The track's port.
+        port: String,
+        /// The other port, and the device on it.
+        leads_to: String,
+    },
     /// Another program has it. Reopen with backoff: the program may end.
     #[error(
         "{device}: busy: another program uses it. {advice}{}",
@@ -82,6 +97,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Missing { .. } => "missing",
+            Self::Elsewhere { .. } => "elsewhere",
             Self::Busy { .. } => "busy",
             Self::NotPermitted { .. } => "not-permitted",
             Self::CannotDo { .. } => "cannot-do",

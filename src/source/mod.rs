@@ -13,6 +13,11 @@
 
 mod error;
 mod pattern;
+#[cfg_attr(
+    not(any(feature = "v4l2", feature = "alsa")),
+    allow(dead_code, reason = "no back end that is built in has ports")
+)]
+mod port;
 mod pump;
 mod tone;
 
@@ -26,9 +31,12 @@ mod replay;
 mod v4l2;
 #[cfg(feature = "v4l2")]
 mod v4l2_offers;
+#[cfg(feature = "v4l2")]
+mod v4l2_ports;
 
 pub use error::Error;
 pub use pattern::{Pattern, read_counter};
+pub use port::Port;
 pub use pump::{AudioPump, Block, Pump, Received, VideoPump};
 pub use tone::Tone;
 
@@ -86,12 +94,19 @@ pub struct Losses {
     pub damaged: u64,
 }
 
-/// Opens a camera. It blocks for as long as the device takes to answer.
+/// Opens a camera, wherever it is. It blocks for as long as the device takes to answer.
 pub fn open_camera(camera: &Camera) -> Result<VideoSource, Error> {
+    open_camera_on(&Port::default(), camera)
+}
+
+/// Opens a camera again on the port where it was opened first. It blocks for as long as the device
+/// takes to answer.
+#[allow(unused_variables, reason = "back ends that features add have ports")]
+pub fn open_camera_on(port: &Port, camera: &Camera) -> Result<VideoSource, Error> {
     match camera {
         Camera::Pattern(settings) => Ok(Box::new(Pattern::open(settings))),
         #[cfg(feature = "v4l2")]
-        Camera::V4l2(settings) => Ok(Box::new(v4l2::V4l2::open(settings)?)),
+        Camera::V4l2(settings) => Ok(Box::new(v4l2::V4l2::open(settings, port)?)),
         #[cfg(not(feature = "v4l2"))]
         Camera::V4l2(settings) => Err(Error::not_built(&settings.device.display(), "v4l2")),
         #[cfg(feature = "replay")]
@@ -101,12 +116,19 @@ pub fn open_camera(camera: &Camera) -> Result<VideoSource, Error> {
     }
 }
 
-/// Opens a microphone. It blocks for as long as the device takes to answer.
+/// Opens a microphone, wherever it is. It blocks for as long as the device takes to answer.
 pub fn open_microphone(microphone: &Microphone) -> Result<AudioSource, Error> {
+    open_microphone_on(&Port::default(), microphone)
+}
+
+/// Opens a microphone again on the port where it was opened first. It blocks for as long as the device
+/// takes to answer.
+#[allow(unused_variables, reason = "back ends that features add have ports")]
+pub fn open_microphone_on(port: &Port, microphone: &Microphone) -> Result<AudioSource, Error> {
     match microphone {
         Microphone::Tone(settings) => Ok(Box::new(Tone::open(settings))),
         #[cfg(feature = "alsa")]
-        Microphone::Alsa(settings) => Ok(Box::new(alsa::Alsa::open(settings)?)),
+        Microphone::Alsa(settings) => Ok(Box::new(alsa::Alsa::open(settings, port)?)),
         #[cfg(not(feature = "alsa"))]
         Microphone::Alsa(settings) => Err(Error::not_built(&settings.alsa_name(), "alsa")),
         #[cfg(feature = "replay")]

@@ -5,8 +5,9 @@
 //! was set is read back, because drivers answer with what they can. Pictures carry the driver's
 //! CLOCK_MONOTONIC stamp where it vouches for one, else the time of their arrival.
 
-use super::v4l2_offers as offers;
+use super::port::{Choice, Port};
 use super::{Error, Losses, Source, VideoSettings};
+use super::{v4l2_offers as offers, v4l2_ports as ports};
 use crate::board::V4l2Camera;
 use crate::clock;
 use crate::media::{Monotonic, Picture, PictureLayout, PixelFormat, Rate};
@@ -50,11 +51,24 @@ pub(super) struct V4l2 {
 }
 
 impl V4l2 {
-    /// Opens, configures and starts the camera.
-    pub(super) fn open(asked: &V4l2Camera) -> Result<Self, Error> {
-        let device = asked.device.display().to_string();
+    /// Opens, configures and starts the camera on `port`, which is where the configured name leads to
+    /// when it is opened for the first time.
+    pub(super) fn open(asked: &V4l2Camera, port: &Port) -> Result<Self, Error> {
+        let name = asked.device.display().to_string();
+        let (device, path, unit) =
+            match port.choose(&name, ports::named(&asked.device), ports::on)? {
+                Choice::Open(found) if found.at == name => (name, found.at, Some(found.unit)),
+                // Its number is another one than when it was configured.
+                Choice::Open(found) => (
+                    format!("{name} (now {})", found.at),
+                    found.at,
+                    Some(found.unit),
+                ),
+                Choice::AsNamed => (name.clone(), name, None),
+                Choice::Empty(port) => return Err(missing(name, &format!(" into port {port}"))),
+            };
         let failed = |what: &str, error: io::Error| open_error(&device, what, &error);
-        let node = Device::with_path(&asked.device).map_err(|error| failed("opening", error))?;
+        let node = Device::with_path(path).map_err(|error| failed("opening", error))?;
         let pixels = offers::choose(&node, asked).ok_or_else(|| Error::CannotDo {
             device: device.clone(),
             asked: wish(asked),
@@ -98,6 +112,9 @@ impl V4l2 {
             }
         }
         stream.start().map_err(|error| failed("starting", error))?;
+        if let Some(unit) = unit {
+            port.opened(unit);
+        }
         Ok(Self {
             device,
             settings: VideoSettings { layout, rate },
@@ -259,15 +276,19 @@ fn errno(error: &io::Error) -> Option<Errno> {
     Errno::from_io_error(error)
 }
 
+fn missing(device: String, place: &str) -> Error {
+    Error::Missing {
+        device,
+        advice: format!("Plug it in{place}, or name one of those that are present."),
+        present: offers::cameras(),
+    }
+}
+
 /// What went wrong before the camera ran.
 fn open_error(device: &str, what: &str, error: &io::Error) -> Error {
     let device = device.to_owned();
     match errno(error) {
-        Some(Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::NOTDIR) => Error::Missing {
-            device,
-            advice: "Plug it in, or name one of those that are present.".into(),
-            present: offers::cameras(),
-        },
+        Some(Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::NOTDIR) => missing(device, ""),
         Some(Errno::BUSY) => Error::Busy {
             advice: format!("End it (`fuser -v {device}` names it), or name another camera."),
             device,
@@ -343,7 +364,8 @@ mod tests {
 
     #[test]
     fn a_camera_that_is_not_there_is_missing_and_a_file_is_no_camera() {
-        let Err(error) = V4l2::open(&V4l2Camera::at("/dev/hallcast/nobody")) else {
+        let Err(error) = V4l2::open(&V4l2Camera::at("/dev/hallcast/nobody"), &Port::default())
+        else {
             panic!("it is not there")
         };
         assert_eq!(error.code(), "missing");
@@ -353,7 +375,7 @@ mod tests {
                 .starts_with("/dev/hallcast/nobody: not found."),
             "{error}"
         );
-        let Err(error) = V4l2::open(&V4l2Camera::at("/dev/null")) else {
+        let Err(error) = V4l2::open(&V4l2Camera::at("/dev/null"), &Port::default()) else {
             panic!("it is no camera")
         };
         assert_eq!(error.code(), "cannot-do", "{error}");

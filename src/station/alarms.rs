@@ -9,6 +9,11 @@ use std::collections::BTreeMap;
 /// Whom an alarm concerns: a recording, or none for the box; and a track.
 pub(super) type Concern = (Option<RecordingId>, Option<TrackId>);
 
+/// The microphone gives digital silence.
+pub(super) const MICROPHONE_SILENT: &str = "microphone-silent";
+/// How the code ends of a camera whose track shows a slate: `presenter-no-signal`.
+pub(super) const NO_SIGNAL: &str = "-no-signal";
+
 /// The alarms that stand.
 #[derive(Debug, Default)]
 pub(super) struct Alarms(BTreeMap<(String, Concern), String>);
@@ -46,6 +51,12 @@ impl Alarms {
         of_the_box
             .map(|((code, concern), message)| event(code, *concern, true, message))
             .collect()
+    }
+
+    /// Whether something is recorded that is not there: silence, or a slate.
+    pub(super) fn want_attention(&self) -> bool {
+        let mut codes = self.0.keys().map(|(code, _)| code);
+        codes.any(|code| code == MICROPHONE_SILENT || code.ends_with(NO_SIGNAL))
     }
 
     /// All of them, for people.
@@ -94,5 +105,22 @@ mod tests {
         assert_eq!(alarms.clear("camera-missing", camera, "back"), None);
         alarms.forget(RecordingId([1; 16]));
         assert!(alarms.texts().is_empty());
+    }
+
+    #[test]
+    fn silence_and_a_slate_want_attention_and_nothing_else_does() {
+        for (code, wanted) in [
+            ("microphone-silent", true),
+            ("presenter-no-signal", true),
+            ("slides-no-signal", true),
+            ("clock-unknown", false),
+            ("link-slow", false),
+        ] {
+            let mut alarms = Alarms::default();
+            alarms.raise(code, (None, Some(TrackId(1))), "for people");
+            assert_eq!(alarms.want_attention(), wanted, "{code}");
+            alarms.clear(code, (None, Some(TrackId(1))), "well");
+            assert!(!alarms.want_attention(), "{code}");
+        }
     }
 }

@@ -135,6 +135,8 @@ pub(super) struct Ends {
     view: Arc<Mutex<View>>,
     failures: u32,
     alarm: Option<String>,
+    /// Where its device is plugged in.
+    pub(super) port: Arc<source::Port>,
     /// Alarms that stand whether or not the device works.
     standing: BTreeSet<String>,
 }
@@ -173,6 +175,7 @@ impl Ends {
                 view,
                 failures: 0,
                 alarm: None,
+                port: Arc::default(),
                 standing: BTreeSet::new(),
             },
             seen,
@@ -225,6 +228,7 @@ impl Ends {
             view.status.error = None;
         });
         self.calm("");
+        self.stand(&format!("{}-changed", self.name), self.port.notice());
     }
 
     /// The device failed: says so once per kind of error and tells when to try again.
@@ -338,9 +342,10 @@ impl Ends {
             .for_each(|given| self.give(Input::Given(recording, given)));
     }
 
-    /// Ends the segment in hand and gives all that is left.
+    /// Ends the segment in hand and gives all that is left. The recording has said it when another device
+    /// than before was used: the next one begins with that device.
     pub(super) fn give_last(
-        &self,
+        &mut self,
         recording: RecordingId,
         segmenter: &mut Segmenter,
         given: &mut Vec<Segmented>,
@@ -348,6 +353,8 @@ impl Ends {
         segmenter.set_skipping(false);
         let flushed = segmenter.flush(&mut |part| given.push(part));
         self.give_all(recording, segmenter, given);
+        self.port.accept();
+        self.stand(&format!("{}-changed", self.name), None);
         self.give(Input::Finished(recording, self.track));
         flushed.map_err(|error| error.to_string())
     }

@@ -69,6 +69,17 @@ pub enum Input {
     Fault,
 }
 
+/// What the lamp depends on beside the recorder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct World {
+    /// Some device is open.
+    pub ready: bool,
+    /// The receiver is reachable, or none is configured.
+    pub reachable: bool,
+    /// A camera or the microphone gives nothing: somebody should look.
+    pub attention: bool,
+}
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -130,17 +141,19 @@ impl Recorder {
         self.state
     }
 
-    /// What the lamp shows at `now`. `reachable` is whether the receiver is.
-    pub fn lamp(&self, ready: bool, reachable: bool, now: Monotonic) -> Lamp {
+    /// What the lamp shows at `now`, by what is known of the world. Of what a recording may show at
+    /// once, a fault comes before a device that gives nothing, and that before the receiver.
+    pub fn lamp(&self, world: World, now: Monotonic) -> Lamp {
         match self.state {
             State::Fault => Lamp::FastBlink,
             State::Idle if !self.room => Lamp::FastBlink,
             // The disk does not answer: what is captured is not being kept.
             State::Recording(running) if now.since(running.kept) > UNKEPT => Lamp::FastBlink,
-            State::Recording(_) | State::Stopping(_) if reachable => Lamp::Solid,
+            State::Recording(_) | State::Stopping(_) if world.attention => Lamp::DoubleWink,
+            State::Recording(_) | State::Stopping(_) if world.reachable => Lamp::Solid,
             State::Recording(_) | State::Stopping(_) => Lamp::Wink,
             // Not solid yet: nothing is kept.
-            State::Idle | State::Starting(_) if ready => Lamp::ShortBlink,
+            State::Idle | State::Starting(_) if world.ready => Lamp::ShortBlink,
             State::Idle | State::Starting(_) => Lamp::Off,
         }
     }
@@ -231,6 +244,15 @@ mod tests {
     const FIRST: RecordingId = RecordingId([1; 16]);
     const SECOND: RecordingId = RecordingId([2; 16]);
     const HOUR: Duration = Duration::from_secs(3600);
+    const WELL: World = World {
+        ready: true,
+        reachable: true,
+        attention: false,
+    };
+    const AWAY: World = World {
+        reachable: false,
+        ..WELL
+    };
 
     fn at(seconds: u64) -> Monotonic {
         Monotonic::from_nanos(seconds * 1_000_000_000)
@@ -307,15 +329,36 @@ mod tests {
     #[test]
     fn the_lamp_is_solid_only_while_chunks_are_kept() {
         let mut recorder = started();
-        assert_eq!(recorder.lamp(true, true, at(1)), Lamp::ShortBlink);
+        assert_eq!(recorder.lamp(WELL, at(1)), Lamp::ShortBlink);
         recorder.handle(Input::Kept, at(1)).unwrap();
-        assert_eq!(recorder.lamp(true, true, at(2)), Lamp::Solid);
-        assert_eq!(recorder.lamp(true, false, at(3)), Lamp::Wink);
-        assert_eq!(recorder.lamp(true, true, at(4)), Lamp::FastBlink);
+        assert_eq!(recorder.lamp(WELL, at(2)), Lamp::Solid);
+        assert_eq!(recorder.lamp(AWAY, at(3)), Lamp::Wink);
+        assert_eq!(recorder.lamp(WELL, at(4)), Lamp::FastBlink);
         recorder.handle(Input::Kept, at(5)).unwrap();
-        assert_eq!(recorder.lamp(true, true, at(5)), Lamp::Solid);
+        assert_eq!(recorder.lamp(WELL, at(5)), Lamp::Solid);
         recorder.handle(Input::Fault, at(6)).unwrap();
-        assert_eq!(recorder.lamp(true, true, at(6)), Lamp::FastBlink);
+        assert_eq!(recorder.lamp(WELL, at(6)), Lamp::FastBlink);
+    }
+
+    #[test]
+    fn a_device_that_gives_nothing_shows_before_the_receiver_and_after_a_fault() {
+        for world in [WELL, AWAY] {
+            let world = World {
+                attention: true,
+                ..world
+            };
+            let mut recorder = Recorder::new(HOUR);
+            assert_eq!(recorder.lamp(world, at(0)), Lamp::ShortBlink, "idle");
+            let start = Input::Start(FIRST, StartedBy::Button);
+            recorder.handle(start, at(0)).unwrap();
+            assert_eq!(recorder.lamp(world, at(0)), Lamp::ShortBlink, "not kept");
+            recorder.handle(Input::Kept, at(1)).unwrap();
+            assert_eq!(recorder.lamp(world, at(1)), Lamp::DoubleWink);
+            assert_eq!(recorder.lamp(world, at(4)), Lamp::FastBlink, "not kept");
+            recorder.handle(Input::Kept, at(4)).unwrap();
+            recorder.handle(Input::Fault, at(4)).unwrap();
+            assert_eq!(recorder.lamp(world, at(4)), Lamp::FastBlink);
+        }
     }
 
     #[test]
@@ -323,11 +366,11 @@ mod tests {
         let mut recorder = started();
         recorder.set_room(false);
         recorder.handle(Input::Kept, at(1)).unwrap();
-        assert_eq!(recorder.lamp(true, true, at(1)), Lamp::Solid);
+        assert_eq!(recorder.lamp(WELL, at(1)), Lamp::Solid);
         let stop = Input::Stop(StopReason::Button);
         recorder.handle(stop, at(2)).unwrap();
         recorder.handle(Input::Finished, at(2)).unwrap();
-        assert_eq!(recorder.lamp(true, true, at(3)), Lamp::FastBlink);
+        assert_eq!(recorder.lamp(WELL, at(3)), Lamp::FastBlink);
         let start = Input::Start(SECOND, StartedBy::Button);
         assert_eq!(recorder.handle(start, at(3)), Err(Refusal::NoRoom));
         recorder.set_room(true);

@@ -41,13 +41,14 @@ impl SoundLane {
     /// Works until the keeper is gone.
     pub(super) fn run(mut self) {
         let microphone = self.track.microphone.clone();
-        let pump =
-            match AudioPump::start(self.ends.name, move || source::open_microphone(&microphone)) {
-                Ok(pump) => pump,
-                Err(error) => {
-                    return log::error!("{}: cannot start its thread: {error}", self.ends.name);
-                }
-            };
+        let port = self.ends.port.clone();
+        let open = move || source::open_microphone_on(&port, &microphone);
+        let pump = match AudioPump::start(self.ends.name, open) {
+            Ok(pump) => pump,
+            Err(error) => {
+                return log::error!("{}: cannot start its thread: {error}", self.ends.name);
+            }
+        };
         let (mut settings, mut running) = (None::<AudioSettings>, None::<Running>);
         while self.ends.obey(&mut running, |running| &mut running.end) {
             if running.is_none()
@@ -275,7 +276,7 @@ impl SoundLane {
             ..
         } = &mut running;
         let mut outcome = Ok(());
-        let ends = &self.ends;
+        let ends = &mut self.ends;
         let finished = encoder.finish(&mut |unit| {
             if let Err(message) = ends.push(unit, segmenter, given) {
                 outcome = Err(message);

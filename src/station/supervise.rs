@@ -14,6 +14,7 @@ pub(super) fn reopen_after(error: &source::Error, failures: u32) -> Duration {
         source::Error::Stalled { .. } if failures <= 1 => Duration::ZERO,
         source::Error::Stalled { .. }
         | source::Error::Missing { .. }
+        | source::Error::Elsewhere { .. }
         | source::Error::Vanished { .. }
         | source::Error::Busy { .. }
         | source::Error::Other { .. } => (FIRST * 2u32.pow(failures.clamp(1, 4) - 1)).min(LONGEST),

@@ -74,7 +74,9 @@ impl VideoLane {
     /// Works until the keeper is gone.
     pub(super) fn run(mut self) {
         let camera = self.track.camera.clone();
-        let pump = match VideoPump::start(self.ends.name, move || source::open_camera(&camera)) {
+        let port = self.ends.port.clone();
+        let open = move || source::open_camera_on(&port, &camera);
+        let pump = match VideoPump::start(self.ends.name, open) {
             Ok(pump) => pump,
             Err(error) => {
                 return log::error!("{}: cannot start its thread: {error}", self.ends.name);

@@ -2,13 +2,13 @@
 
 use super::Keeper;
 use crate::clock;
-use crate::media::{RecordingId, StartedBy, StopReason};
-use crate::panel::Press;
+use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
+use crate::panel::{Lamp, Press};
 use crate::spool::Level;
 use crate::station::control::{Reply, Request};
 use crate::station::lane::LaneView;
 use crate::station::random;
-use crate::station::recorder::{Input as Happening, Refusal, State};
+use crate::station::recorder::{Input as Happening, Refusal, State, World};
 use crate::station::status::{self, Lateness, Status};
 use std::sync::mpsc::Sender;
 
@@ -95,7 +95,6 @@ impl Keeper {
     fn status(&self) -> Status {
         let now = clock::now();
         let spool = self.spool();
-        let ready = self.parts.lanes.iter().any(LaneView::is_open);
         let (state, running) = match self.recorder.state() {
             State::Idle => ("idle", None),
             State::Starting(running) => ("starting", Some(running)),
@@ -111,11 +110,7 @@ impl Keeper {
             board: self.parts.board.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             state: state.into(),
-            lamp: self
-                .recorder
-                .lamp(ready, self.reachable || self.parts.offers.is_none(), now)
-                .name()
-                .into(),
+            lamp: self.lamp(now).name().into(),
             recording: running.map(|running| status::Recording {
                 id: running.recording.to_string(),
                 seconds: now.since(running.since).as_secs(),
@@ -151,6 +146,17 @@ impl Keeper {
             resident_bytes: status::resident_bytes(),
             cpu_seconds: status::cpu_seconds(),
         }
+    }
+
+    /// What the lamp shows.
+    pub(super) fn lamp(&self, now: Monotonic) -> Lamp {
+        let lanes = &self.parts.lanes;
+        let world = World {
+            ready: lanes.iter().any(LaneView::is_open),
+            reachable: self.reachable || self.parts.offers.is_none(),
+            attention: self.alarms.want_attention() || !lanes.iter().all(LaneView::is_open),
+        };
+        self.recorder.lamp(world, now)
     }
 
     fn track(&self, lane: &LaneView) -> status::Track {

@@ -59,8 +59,10 @@ pub enum State {
 pub struct SpanFact {
     /// The box's boot epoch.
     pub epoch: u64,
-    /// Its start in UTC, as far as it is known.
+    /// Its start in UTC, as far as it is known: the last word.
     pub wall: Option<WallClock>,
+    /// The same by the first word that knew UTC: what a playlist that grows has said stands.
+    pub first_wall: Option<WallClock>,
     /// Nanoseconds after its start from which UTC was known; `None` before it is.
     pub known_from: Option<u64>,
     /// How long the box was away before it.
@@ -232,6 +234,7 @@ impl Recording {
                     let span = SpanFact {
                         epoch,
                         wall,
+                        first_wall: wall.filter(|_| known),
                         known_from,
                         gap,
                     };
@@ -240,6 +243,7 @@ impl Recording {
                 Event::SpanPlaced { span, wall, gap } => {
                     if let Some(placed) = spans.get_mut(&span) {
                         placed.wall = Some(wall);
+                        placed.first_wall.get_or_insert(wall);
                         placed.gap = gap;
                         // A later span knows it too late for what was shown of this one.
                         let from = if fact.span == span {

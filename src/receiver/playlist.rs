@@ -186,12 +186,13 @@ pub fn media(recording: &Recording, track: TrackId) -> Option<String> {
             span = stored.span;
             if dated != Some(span) {
                 // What a growing playlist has said stands: a clock that became known in the middle of
-                // a span dates the segments from there on, and all of it once the playlist is whole.
+                // a span dates the segments from there on, and all of it once the playlist is whole;
+                // a correction shows only then.
                 let known = spans.get(&span).filter(|span| {
                     let from = span.known_from.map(|nanos| nanos / 1000);
                     over || from.is_some_and(|from| from <= start_micros(stored))
                 });
-                let wall = known.and_then(|span| span.wall);
+                let wall = known.and_then(|span| if over { span.wall } else { span.first_wall });
                 if let Some(date) = wall.and_then(|wall| date(wall, start_micros(stored))) {
                     let _ = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{date}");
                     dated = Some(span);

@@ -191,6 +191,26 @@ fn a_clock_known_in_the_middle_of_a_span_dates_what_follows_and_all_of_it_in_the
     let manifest = crate::receiver::manifest::Manifest::of(RecordingId([1; 16]), &recording);
     assert_eq!(manifest.spans[1].away_ns, Some(600_000_000_000));
     assert_eq!(manifest.spans[1].start_uncertainty_ns, Some(5_000_000));
+
+    // The box's clock was wrong by a day: what was shown stands until the recording is whole.
+    recording.complete = false;
+    let right = WallClock {
+        unix_nanos: wall().unix_nanos - 86_400_000_000_000,
+        ..wall()
+    };
+    let corrected = Event::SpanPlaced {
+        span: 1,
+        wall: right,
+        gap: None,
+    };
+    let before = media(&recording, VIDEO).unwrap();
+    let events = stored(TrackId::EVENTS, 3, 1, 0);
+    recording.insert(3, TrackId::EVENTS, events, vec![fact(1, corrected)]);
+    assert_eq!(media(&recording, VIDEO).unwrap(), before);
+    recording.complete = true;
+    let whole = media(&recording, VIDEO).unwrap();
+    assert!(whole.contains("TIME:2026-11-17T11:06:40.000Z"), "{whole}");
+    assert_eq!(recording.spans()[&1].wall, Some(right));
 }
 
 #[test]

@@ -105,6 +105,8 @@ struct Running {
     waiting: Vec<Sender<Reply>>,
     /// Where the span begins on the clocks that outlive the process.
     place: Place,
+    /// When that was last put right.
+    placed: Option<Monotonic>,
     /// The span before it, in a recording that was taken up.
     past: Option<Past>,
     /// The machine slept: the span ends here, and another one begins.
@@ -455,8 +457,13 @@ impl Keeper {
         if !running.unfinished.is_empty() || running.end.is_some() {
             return;
         }
-        let Some(reason) = running.ending else {
+        let reason = running.ending;
+        self.place_span(clock::now(), true);
+        let Some(reason) = reason else {
             return self.next_span();
+        };
+        let Some(running) = &mut self.running else {
+            return;
         };
         let (recording, span, start) = (
             running.take.recording,

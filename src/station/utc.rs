@@ -12,6 +12,8 @@ use std::time::Duration;
 const DRIFT: u32 = 10_000;
 /// An NTP client slews less than this between two looks; what is more is a step.
 const STEP: i64 = 100_000_000;
+/// What is noted is put right where it is off by more than this, or can be known better by more.
+const WORTH: Duration = Duration::from_millis(100);
 
 /// The engine.
 #[derive(Debug, Default)]
@@ -75,9 +77,20 @@ impl Utc {
     }
 }
 
+/// Whether `wall` puts right what was `noted` of the same instant: it is off by more than it said and
+/// by more than the new word may be off itself; or it is known far better now.
+pub(super) fn corrects(wall: WallClock, noted: WallClock) -> bool {
+    let (Some(error), Some(said)) = (wall.uncertainty, noted.uncertainty) else {
+        return wall.uncertainty.is_some();
+    };
+    let off = Duration::from_nanos(wall.unix_nanos.abs_diff(noted.unix_nanos));
+    off > said.max(error).max(WORTH) || (said > error * 4 && said.saturating_sub(error) > WORTH)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const SECOND: i64 = 1_000_000_000;
     const DAY: i64 = 86_400 * SECOND;
@@ -132,5 +145,84 @@ mod tests {
         utc.look(wall(2000, Some(5)), at(1));
         utc.hear(wall(1001, Some(50)), at(1));
         assert_eq!(utc.at(at(1)), Some(wall(2000, Some(5))));
+    }
+
+    #[test]
+    fn what_was_noted_is_put_right_only_where_it_was_wrong_or_far_less_well_known() {
+        let word = |ms: i64, error: Option<u64>| WallClock {
+            unix_nanos: 1000 * SECOND + ms * 1_000_000,
+            uncertainty: error.map(Duration::from_millis),
+        };
+        for (noted, later, right) in [
+            ((0, None), (0, Some(900)), true),
+            ((0, None), (5000, None), false),
+            ((0, Some(20)), (86_400_000, None), false),
+            ((0, Some(20)), (86_400_000, Some(20)), true),
+            ((0, Some(20)), (-86_400_000, Some(20)), true),
+            // Off, but by less than a tenth of a second; or by no more than was said.
+            ((0, Some(20)), (99, Some(5)), false),
+            ((0, Some(300)), (299, Some(250)), false),
+            // Off, but by no more than the new word may be off itself.
+            ((0, Some(20)), (500, Some(500)), false),
+            // Not off, but known better.
+            ((0, Some(900)), (100, Some(20)), true),
+            ((0, Some(900)), (100, Some(300)), false),
+            ((0, Some(100)), (10, Some(1)), false),
+        ] {
+            let of = |(ms, error)| word(ms, error);
+            assert_eq!(corrects(of(later), of(noted)), right, "{noted:?} {later:?}");
+        }
+    }
+
+    /// A word of the clock: after how many seconds, what its keeper says (by how many days it is wrong,
+    /// how far off it may be, how much of that it is off), or what it was set to by hand.
+    type Word = (u64, Option<(i64, i64, i64)>, i64);
+
+    fn words() -> impl Strategy<Value = Vec<Word>> {
+        let kept = (-1..=1i64, 1..800i64, -100..=100i64);
+        let word = (1..600u64, proptest::option::of(kept), -90_000..90_000i64);
+        proptest::collection::vec(word, 1..100)
+    }
+
+    proptest! {
+        /// A clock is set again and again, by days and by hairs, by its keeper or by hand. What is noted of
+        /// a span's start is then as right as its keeper's last word, in no more facts than there are
+        /// days and some for what became known better.
+        #[test]
+        fn the_noted_start_is_as_right_as_the_last_word(words in words()) {
+            let truth = |seconds: u64| (1_800_000_000 + seconds as i64) * SECOND;
+            let (mut utc, mut noted, mut facts) = (Utc::default(), None::<WallClock>, 0);
+            let (mut seconds, mut last_days, mut changes) = (0, None, 0);
+            for (later, kept, by_hand) in words {
+                seconds += later;
+                let days = kept.map(|(days, ..)| days);
+                let wall = match kept {
+                    Some((days, error_ms, per_cent)) => WallClock {
+                        unix_nanos: truth(seconds) + days * DAY + error_ms * per_cent * 10_000,
+                        uncertainty: Some(Duration::from_millis(error_ms as u64)),
+                    },
+                    None => WallClock {
+                        unix_nanos: truth(seconds) + by_hand * SECOND,
+                        uncertainty: None,
+                    },
+                };
+                utc.look(wall, at(seconds));
+                if let Some(wall) = utc.at(at(0))
+                    && noted.is_none_or(|noted| corrects(wall, noted))
+                {
+                    (noted, facts) = (Some(wall), facts + 1);
+                }
+                if days.is_some() && days != last_days {
+                    (last_days, changes) = (days, changes + 1);
+                }
+                if let (Some(noted), Some(days)) = (noted, last_days) {
+                    let off = noted.unix_nanos.abs_diff(truth(0) + days * DAY);
+                    let error = utc.at(at(0)).and_then(|wall| wall.uncertainty).unwrap();
+                    let may = noted.uncertainty.unwrap().max(error).max(WORTH) + error;
+                    prop_assert!(u128::from(off) <= may.as_nanos(), "{off} {may:?}");
+                }
+            }
+            prop_assert!(facts <= 3 * changes, "{facts} facts, {changes} changes");
+        }
     }
 }

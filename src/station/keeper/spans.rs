@@ -1,7 +1,8 @@
 //! Spans: where each begins on the clocks that outlive a process, and what ends one.
 //!
 //! Media time counts from a span's start and is never corrected. Where the span lies in UTC, and how
-//! long the box was away before it, are facts that may come later: [`Event::SpanPlaced`].
+//! long the box was away before it, are facts that may come later, and again when the clock turns out to
+//! have been wrong: [`Event::SpanPlaced`].
 
 use super::{IDLE, Keeper, Running};
 use crate::clock;
@@ -11,6 +12,7 @@ use crate::media::{
 use crate::station::lane::{Command, LaneView, Take};
 use crate::station::past::{Past, Place, is_too_long};
 use crate::station::recorder::Input as Happening;
+use crate::station::utc::corrects;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const SLEPT: Duration = Duration::from_millis(500);
 /// A box that does not know UTC for so long after its start says so.
 const CLOCK_DUE: Duration = Duration::from_secs(60);
+/// However often the clock is set, a span's place is put right no more often than this; and in the end.
+const CORRECT: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Begins a recording, or the next span of one (`past` is the one before it).
@@ -68,6 +72,7 @@ impl Keeper {
             full: false,
             waiting: before.map(|running| running.waiting).unwrap_or_default(),
             place,
+            placed: None,
             past,
             broken: None,
             wanted: None,
@@ -131,7 +136,7 @@ impl Keeper {
             self.alarm("clock-unknown", (None, None), message);
         }
         self.tell_utc(now);
-        self.place_span();
+        self.place_span(now, false);
         let slept = slept();
         if slept.saturating_sub(self.slept) > SLEPT {
             self.woke(now, slept.saturating_sub(self.slept));
@@ -155,21 +160,36 @@ impl Keeper {
         }
     }
 
-    /// Notes where the running span lies, as soon as that is known; a recording that should not have
-    /// been taken up ends then.
-    fn place_span(&mut self) {
-        let Some(running) = self.running.as_mut().filter(|r| r.place.wall.is_none()) else {
+    /// Notes where the running span lies, as soon as that is known and whenever it was wrong. A recording
+    /// that should not have been taken up ends when it is first known, not by a correction: a clock
+    /// that is set wrong ends no lecture. `over`: it is the last chance to say it.
+    pub(super) fn place_span(&mut self, now: Monotonic, over: bool) {
+        let Some(running) = self.running.as_mut().filter(|r| r.end.is_none()) else {
             return;
         };
         let Some(wall) = self.utc.at(running.take.start) else {
             return;
         };
-        running.place.wall = Some(wall);
+        let noted = running.place.wall.replace(wall);
+        if let Some(noted) = noted {
+            let soon = |at: Monotonic| now.since(at) < CORRECT;
+            if !corrects(wall, noted) || (!over && running.placed.is_some_and(soon)) {
+                running.place.wall = Some(noted);
+                return;
+            }
+        }
+        running.placed = Some(now);
         let gap = running.past.map(|past| past.away(&running.place));
         let (recording, span) = (running.take.recording, running.take.span);
-        log::info!("recording {recording}, span {span}: UTC is known now, {gap:?}");
+        match noted {
+            None => log::info!("recording {recording}, span {span}: UTC is known now, {gap:?}"),
+            Some(noted) => {
+                let by = Duration::from_nanos(wall.unix_nanos.abs_diff(noted.unix_nanos));
+                log::info!("recording {recording}, span {span}: its place was off by {by:?}");
+            }
+        }
         self.note(Event::SpanPlaced { span, wall, gap });
-        if let Some(gap) = gap {
+        if let Some(gap) = gap.filter(|_| noted.is_none() && !over) {
             self.judge(recording, gap);
         }
     }

@@ -81,6 +81,8 @@ impl Bench {
         // No interval is waited for.
         for _ in 0..10 {
             self.now = self.now.plus(Duration::from_secs(1));
+            let (off, error, _) = SET.get();
+            SET.set((off, error, self.now));
             self.keeper.turn(self.now);
             for job in self.jobs.try_iter().collect::<Vec<_>>() {
                 let result = job.run();
@@ -220,7 +222,11 @@ fn a_gap_of_unknown_length_is_told_once_utc_is_known_and_no_kept_byte_changes() 
     assert_eq!(spans(&bench), [(0, None), unknown, (101, Some(known))]);
     assert_eq!(bench.running(), Some(OLD), "it goes on");
     bench.hear_utc(THEN + 600 * SECOND);
-    assert_eq!(spans(&bench).len(), 3, "a span is placed once");
+    assert_eq!(
+        spans(&bench).len(),
+        3,
+        "a span is placed once by the same word"
+    );
     let after = logs(&path);
     for (file, bytes) in before {
         assert_eq!(after[&file], bytes, "{}", file.display());
@@ -396,6 +402,97 @@ fn a_step_of_the_clock_is_a_fact_and_nothing_else() {
     )));
     let after = &bench.keeper.running.as_ref().unwrap().take;
     assert_eq!((after.span, after.start), (before.span, before.start));
+}
+
+thread_local! {
+    /// How far the machine's clock is off the monotonic one, by whose error it is kept, and the time.
+    static SET: std::cell::Cell<(i64, Option<Duration>, Monotonic)> =
+        const { std::cell::Cell::new((0, None, Monotonic::from_nanos(0))) };
+}
+
+fn as_set() -> WallClock {
+    let (off, uncertainty, now) = SET.get();
+    WallClock {
+        unix_nanos: now.as_nanos() as i64 + off,
+        uncertainty,
+    }
+}
+
+/// Virtual seconds pass with the clock off by this.
+fn run_with(bench: &mut Bench, off: i64, error_ms: Option<u64>, seconds: u64) {
+    bench.keeper.parts.wall = as_set;
+    for _ in 0..seconds {
+        bench.now = bench.now.plus(Duration::from_secs(1));
+        SET.set((off, error_ms.map(Duration::from_millis), bench.now));
+        bench.keeper.turn(bench.now);
+    }
+}
+
+fn placed(bench: &Bench, recording: RecordingId) -> Vec<WallClock> {
+    let facts = bench.facts(recording).into_iter();
+    facts
+        .filter_map(|fact| match fact.event {
+            Event::SpanPlaced { wall, .. } => Some(wall),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Five steps of a day, forth and back, each for `seconds`, made by hand or by an NTP client; then the
+/// truth. Gives how the start of the recording was corrected, and how far off the last word is.
+fn step_by_days(kept: Option<u64>, seconds: u64) -> (Vec<WallClock>, i64) {
+    const TRUTH: i64 = 1_800_000_000 * SECOND;
+    const DAY: i64 = 86_400 * SECOND;
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    // An NTP client that is wrong.
+    run_with(&mut bench, TRUTH + DAY, Some(20), 5);
+    bench.start();
+    let recording = bench.running().unwrap();
+    let take = bench.keeper.running.as_ref().unwrap().take.clone();
+    for days in [0, 2, 0, 2, 0] {
+        let off = days * DAY;
+        run_with(&mut bench, TRUTH + off, kept, seconds);
+    }
+    run_with(&mut bench, TRUTH, Some(10), 1);
+    let (reply, answer) = channel();
+    bench.keeper.handle(Input::Request(Request::Stop, reply));
+    bench.settle();
+    assert!(matches!(answer.recv().unwrap(), Reply::Done { .. }));
+    let facts = bench.facts(recording);
+    let steps = facts
+        .iter()
+        .filter(|fact| matches!(fact.event, Event::ClockStepped { .. }));
+    assert!(steps.count() >= 5);
+    let spans = facts
+        .iter()
+        .filter(|fact| matches!(fact.event, Event::Span { .. }));
+    assert_eq!(spans.count(), 1, "one span, whatever the clock says");
+    let truth = take.start.as_nanos() as i64 + TRUTH;
+    let placed = placed(&bench, recording);
+    let last = placed.last().unwrap();
+    let off = last.unix_nanos - truth;
+    let said = last.uncertainty.unwrap();
+    println!(
+        "{} corrections, the last off by {off} ns of {said:?}",
+        placed.len()
+    );
+    assert!(u128::from(off.unsigned_abs()) <= said.as_nanos());
+    (placed, off)
+}
+
+#[test]
+fn a_clock_set_by_hand_corrects_nothing_and_its_keeper_corrects_what_was_noted() {
+    let (by_hand, _) = step_by_days(None, 30);
+    assert_eq!(by_hand.len(), 1, "{by_hand:?}");
+    let (by_keeper, _) = step_by_days(Some(20), 30);
+    // The start was right by the first, third and fifth step, and wrong by the others.
+    assert!((5..=6).contains(&by_keeper.len()), "{by_keeper:?}");
+}
+
+#[test]
+fn a_clock_that_jumps_every_second_is_no_fact_every_second() {
+    let (placed, _) = step_by_days(Some(20), 1);
+    assert!(placed.len() <= 2, "{placed:?}");
 }
 
 #[test]

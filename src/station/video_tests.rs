@@ -1,5 +1,7 @@
 //! The picture lane beside an encoder that fails, in real time.
 
+#![allow(clippy::unwrap_used, reason = "a test ends by panicking")]
+
 use super::*;
 use crate::board::{Camera, PatternCamera};
 use crate::media::{RecordingId, TrackId};

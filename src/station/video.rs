@@ -3,6 +3,9 @@
 //! Once its span has begun the grid has no hole: ticks that lack a picture of their own repeat the last
 //! one, and show a slate after that (see [`super::absence`]). A camera that is not there at the start
 //! joins when it opens; where its pictures are laid out as nobody expected, with an init of its own.
+//!
+//! Longer than most files: camera, slate and encoder may each fail at any tick, and every tick is
+//! accounted for in one place.
 
 use super::absence::{Absence, GAP, Gap, Show, since_text};
 use super::alarms::NO_SIGNAL;
@@ -618,3 +621,7 @@ fn describe(ends: &Ends, running: &mut Running, coder: &Coder) -> Result<(), Str
     }
     Ok(())
 }
+
+#[cfg(all(test, feature = "software"))]
+#[path = "video_tests.rs"]
+mod tests;

@@ -65,7 +65,7 @@ hex_id!(
 );
 
 /// A track within its recording. 0 is always the events track.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrackId(pub u8);
 
 impl TrackId {

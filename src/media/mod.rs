@@ -6,6 +6,7 @@
 
 mod access_unit;
 mod event;
+pub mod health;
 mod id;
 mod picture;
 mod samples;

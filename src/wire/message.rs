@@ -3,6 +3,7 @@
 
 use super::ErrorCode;
 use super::framing::FramingError;
+use crate::media::health::Health;
 use crate::media::{
     BoxId, Hash, LostReason, RecordingId, SegmentKey, Sequences, TrackId, WallClock,
 };
@@ -35,8 +36,8 @@ pub enum Message {
     /// Receiver: a recording is whole: its manifest is durable and every segment is durable or
     /// covered by a LOST fact.
     Complete(Complete),
-    /// Box: how it is.
-    Status(Status),
+    /// Box: how it is. Not kept: a fact that must last is in the events track.
+    Status(Health),
     /// Receiver: do this.
     Command(Command),
     /// Box: segments will never come, of a recording to whose events track nothing can be added
@@ -252,60 +253,6 @@ pub struct Complete {
     /// The recording.
     #[n(0)]
     pub recording: RecordingId,
-}
-
-/// Body of [`Message::Status`]. Not kept: a fact that must last is in the events track.
-#[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
-#[cbor(map)]
-pub struct Status {
-    /// The recording being made now.
-    #[n(0)]
-    pub recording: Option<RecordingId>,
-    /// Sound levels of the tracks that have any.
-    #[n(1)]
-    #[cbor(default)]
-    pub levels: Vec<Level>,
-    /// Alarms that are raised now.
-    #[n(2)]
-    #[cbor(default)]
-    pub alarms: Vec<Alarm>,
-    /// Bytes in the spool that are not durable at the receiver.
-    #[n(3)]
-    pub spool_bytes: Option<u64>,
-    /// Seconds that could still be recorded at the present rate.
-    #[n(4)]
-    pub seconds_left: Option<u64>,
-}
-
-/// The loudness of a track over the last second, in hundredths of a decibel below full scale
-/// (0 is full scale, -6000 is -60 dB).
-#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
-#[cbor(map)]
-pub struct Level {
-    /// The track.
-    #[n(0)]
-    pub track: TrackId,
-    /// The loudest sample.
-    #[n(1)]
-    pub peak: i32,
-    /// The root of the mean square.
-    #[n(2)]
-    pub rms: i32,
-}
-
-/// Trouble that lasts.
-#[derive(Clone, Debug, PartialEq, Encode, Decode)]
-#[cbor(map)]
-pub struct Alarm {
-    /// Stable name, such as `camera-missing`.
-    #[n(0)]
-    pub code: String,
-    /// The track concerned.
-    #[n(1)]
-    pub track: Option<TrackId>,
-    /// For people.
-    #[n(2)]
-    pub message: String,
 }
 
 /// Body of [`Message::Command`]. A box does none of them unless its site settings allow it.

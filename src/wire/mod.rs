@@ -22,6 +22,7 @@ mod cbor;
 pub mod error_code;
 pub mod event;
 pub mod framing;
+mod health;
 pub mod message;
 pub mod stream;
 

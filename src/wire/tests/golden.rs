@@ -2,6 +2,9 @@
 //! until it says in its notes that it does not.
 
 use super::{header, read_control, read_stream, segment_stream};
+use crate::media::health::{
+    Alarm, Drops, Health, LATENESS_BOUNDS_US, Lateness, Level, Repeats, TrackHealth,
+};
 use crate::media::{
     BoxId, Codec, Event, Fact, GapCause, GapLength, Hash, LostReason, MediaTime, Rate, RecordingId,
     StartedBy, StopReason, Timescale, TrackId, TrackInfo, TrackKind, TrackTotal, WallClock,
@@ -88,7 +91,7 @@ fn conversation() -> Vec<Message> {
         Message::Complete(Complete {
             recording: RECORDING,
         }),
-        Message::Status(Status {
+        Message::Status(Health {
             recording: Some(RECORDING),
             levels: vec![Level {
                 track: TrackId(2),
@@ -99,9 +102,11 @@ fn conversation() -> Vec<Message> {
                 code: "camera-missing".into(),
                 track: Some(TrackId(1)),
                 message: "unplugged".into(),
+                seconds: None,
             }],
-            spool_bytes: Some(1_000_000),
+            waiting_bytes: Some(1_000_000),
             seconds_left: Some(36_000),
+            ..Health::default()
         }),
         Message::Command(Command {
             id: 1,
@@ -280,6 +285,99 @@ const SEGMENT_0_1: &str = "
 
 const INIT_0_1: &str = "
 02ea04fc591fad5203fb55ccc5289bc71f9b3cc96673ebd87dd37f80e0c87c5c2a0000000966747970206d6f6f76";
+
+/// How a box is, with every field.
+fn health() -> Health {
+    Health {
+        recording: Some(RECORDING),
+        levels: vec![Level {
+            track: TrackId(3),
+            peak: -310,
+            rms: -1820,
+        }],
+        alarms: vec![Alarm {
+            code: "presenter-missing".into(),
+            track: Some(TrackId(1)),
+            message: "unplugged".into(),
+            seconds: Some(12),
+        }],
+        waiting_bytes: Some(1_000_000),
+        seconds_left: Some(36_000),
+        state: "recording".into(),
+        lamp: "solid".into(),
+        recording_seconds: Some(61),
+        tracks: vec![
+            TrackHealth {
+                track: TrackId(1),
+                name: "presenter".into(),
+                open: true,
+                ticks: 1830,
+                repeats: Repeats {
+                    slower_source: 1,
+                    no_picture: 2,
+                    before_first: 3,
+                },
+                drops: Drops {
+                    faster_source: 4,
+                    late: 5,
+                    before_start: 6,
+                    out_of_order: 7,
+                    not_polled: 8,
+                },
+                gaps: 1,
+                gap_ms: 2040,
+                lateness: Some(Lateness {
+                    p50: 60,
+                    p99: 200,
+                    p999: 900,
+                    max: 1000,
+                    sum: 120_000,
+                    counts: std::array::from_fn(|at| at as u64),
+                }),
+                ring_waiting: 1,
+                ring_dropped: 9,
+                device_lost: 10,
+                keeper_waits: 11,
+                ..TrackHealth::default()
+            },
+            TrackHealth {
+                track: TrackId(3),
+                name: "microphone".into(),
+                ppm: Some(-2012),
+                xruns: 1,
+                silence: 960,
+                ..TrackHealth::default()
+            },
+        ],
+        spool_level: "normal".into(),
+        sync_p99_ms: Some(9),
+        offers_waiting: 2,
+        software: "hallcast 0.1.0".into(),
+        resident_bytes: 30_000_000,
+    }
+}
+
+const HEALTH: &str = "
+000000f28307f4ae0050111111111111111111111111111111110181a30003013901350239071b0281a4007170726573
+656e7465722d6d697373696e6701010269756e706c7567676564030c031a000f424004198ca005697265636f7264696e
+670665736f6c696407183d0882ad0001016970726573656e74657202f503190726048301020305850405060708060107
+1907f80894183c18c81903841903e81a0001d4c0000102030405060708090a0b0c0d0e0c010d090e0a0f0ba50003016a
+6d6963726f70686f6e65093907db0a010b1903c009666e6f726d616c0a090b020c6e68616c6c6361737420302e312e30
+0d1a01c9c380";
+
+#[test]
+fn a_whole_report_of_health() {
+    assert_eq!(
+        LATENESS_BOUNDS_US.len(),
+        14,
+        "another length is another format"
+    );
+    let said = Message::Status(health());
+    let written = framing::encode(&said).unwrap();
+    println!("{} bytes", written.len());
+    assert_eq!(hex(&written), hex(&unhex(HEALTH)));
+    assert_eq!(read_control(&written, 11).unwrap(), [said]);
+}
 
 #[test]
 fn release_0_1_control() {

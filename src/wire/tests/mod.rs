@@ -352,3 +352,53 @@ fn an_error_text_beyond_the_limit_is_refused_by_its_writer() {
         Err(FramingError::Oversized(_))
     ));
 }
+
+#[test]
+fn a_report_beyond_its_bounds_is_cut_not_refused() {
+    use crate::media::health::{Alarm, Health, MOST_ALARMS, MOST_TEXT, MOST_TRACKS, TrackHealth};
+    // Written by hand: our own writer keeps to the bounds.
+    let mut body = Vec::new();
+    let mut e = minicbor::Encoder::new(&mut body);
+    e.array(3).unwrap().u16(7).unwrap().bool(false).unwrap();
+    e.map(4).unwrap();
+    e.u8(2).unwrap().array(5000).unwrap();
+    for _ in 0..5000 {
+        e.map(0).unwrap();
+    }
+    e.u8(5).unwrap().str(&"\u{e4}".repeat(1000)).unwrap();
+    e.u8(8).unwrap().array(5000).unwrap();
+    for _ in 0..5000 {
+        e.map(0).unwrap();
+    }
+    e.u16(4000).unwrap().str("of a later release").unwrap();
+    let read = read_control(&framed(&body), 4096).unwrap();
+    let expected = Health {
+        alarms: vec![Alarm::default(); MOST_ALARMS],
+        state: "\u{e4}".repeat(MOST_TEXT / 2),
+        tracks: vec![TrackHealth::default(); MOST_TRACKS],
+        ..Health::default()
+    };
+    assert_eq!(read, [Message::Status(expected)]);
+
+    // The longest report of all still is a message.
+    let text = "\u{e4}".repeat(MOST_TEXT);
+    let alarm = Alarm {
+        code: text.clone(),
+        message: text.clone(),
+        ..Alarm::default()
+    };
+    let track = TrackHealth {
+        name: text.clone(),
+        lateness: Some(Default::default()),
+        ..TrackHealth::default()
+    };
+    let longest = Health {
+        alarms: vec![alarm; 1000],
+        tracks: vec![track; 1000],
+        state: text,
+        ..Health::default()
+    };
+    let written = framing::encode(&Message::Status(longest)).unwrap();
+    println!("the longest report: {} bytes", written.len());
+    assert_eq!(read_control(&written, 4096).unwrap().len(), 1);
+}

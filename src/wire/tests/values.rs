@@ -1,5 +1,6 @@
 //! Arbitrary messages and facts.
 
+use crate::media::health::{Alarm, Drops, Health, Lateness, Level, Repeats, TrackHealth};
 use crate::media::{
     BoxId, Codec, Event, Fact, GapCause, GapLength, Hash, LostReason, MediaTime, Rate, RecordingId,
     SegmentKey, StartedBy, StopReason, Timescale, TrackId, TrackInfo, TrackKind, TrackTotal,
@@ -119,26 +120,88 @@ fn welcome() -> impl Strategy<Value = Message> {
     )
 }
 
+fn track_health() -> impl Strategy<Value = TrackHealth> {
+    let counts = any::<[u64; 7]>();
+    let reasons = any::<([u64; 3], [u64; 5])>();
+    let lateness = of(any::<([u64; 5], [u64; 15])>());
+    let rest = (track(), text(), any::<bool>(), of(any::<i32>()));
+    (counts, reasons, lateness, rest).prop_map(
+        |(counts, (repeats, drops), lateness, (track, name, open, ppm))| TrackHealth {
+            track,
+            name,
+            open,
+            ticks: counts[0],
+            repeats: Repeats {
+                slower_source: repeats[0],
+                no_picture: repeats[1],
+                before_first: repeats[2],
+            },
+            drops: Drops {
+                faster_source: drops[0],
+                late: drops[1],
+                before_start: drops[2],
+                out_of_order: drops[3],
+                not_polled: drops[4],
+            },
+            gaps: counts[1],
+            gap_ms: counts[2],
+            lateness: lateness.map(|(figures, counts)| Lateness {
+                p50: figures[0],
+                p99: figures[1],
+                p999: figures[2],
+                max: figures[3],
+                sum: figures[4],
+                counts,
+            }),
+            ppm,
+            xruns: counts[3],
+            silence: counts[4],
+            ring_waiting: counts[5],
+            ring_dropped: counts[6],
+            device_lost: counts[0],
+            keeper_waits: counts[1],
+        },
+    )
+}
+
 fn status() -> impl Strategy<Value = Message> {
     let level = (track(), any::<i32>(), any::<i32>()).prop_map(|(track, peak, rms)| Level {
         track,
         peak,
         rms,
     });
-    let alarm = (text(), of(track()), text()).prop_map(|(code, track, message)| Alarm {
-        code,
-        track,
-        message,
-    });
-    let numbers = any::<(Option<u64>, Option<u64>)>();
-    (of(recording()), vec(level, 0..3), vec(alarm, 0..3), numbers).prop_map(
-        |(recording, levels, alarms, (spool_bytes, seconds_left))| {
-            Message::Status(Status {
+    let alarm = (text(), of(track()), text(), of(any::<u64>())).prop_map(
+        |(code, track, message, seconds)| Alarm {
+            code,
+            track,
+            message,
+            seconds,
+        },
+    );
+    let lists = (
+        vec(level, 0..3),
+        vec(alarm, 0..3),
+        vec(track_health(), 0..3),
+    );
+    let numbers = any::<([Option<u64>; 4], [u64; 2])>();
+    let texts = (text(), text(), text(), text());
+    (of(recording()), lists, numbers, texts).prop_map(
+        |(recording, (levels, alarms, tracks), (some, all), texts)| {
+            Message::Status(Health {
                 recording,
                 levels,
                 alarms,
-                spool_bytes,
-                seconds_left,
+                waiting_bytes: some[0],
+                seconds_left: some[1],
+                state: texts.0,
+                lamp: texts.1,
+                recording_seconds: some[2],
+                tracks,
+                spool_level: texts.2,
+                sync_p99_ms: some[3],
+                offers_waiting: all[0],
+                software: texts.3,
+                resident_bytes: all[1],
             })
         },
     )

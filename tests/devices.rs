@@ -14,6 +14,10 @@
     feature = "receiver"
 ))]
 
+#[path = "devices/ports.rs"]
+mod ports;
+#[path = "devices/steps.rs"]
+mod steps;
 mod support;
 
 use hallcast::clock;

@@ -250,8 +250,8 @@ impl Station {
         open.sort_unstable();
         let lecture = lecture.filter(|_| away <= RESUME_WITHIN);
         let latest = lecture.and_then(|lecture| Some((lecture, open.pop()?.2)));
-        for (_, span, recording) in open {
-            self.end(recording, span, Vec::new(), StopReason::AwayTooLong)?;
+        for (_, _, recording) in open {
+            self.end_unattended(recording)?;
         }
         if let Some((lecture, recording)) = latest {
             self.begin(recording, lecture)?;
@@ -462,6 +462,13 @@ impl Station {
                             self.kept_whole(key);
                             self.note(Happening::Trailer { key, length, hash });
                         }
+                        Offer::Lost { ref lost, .. } => self.note(Happening::Lost {
+                            recording: lost.recording,
+                            track: lost.track,
+                            first: lost.first,
+                            last: lost.last,
+                            reason: lost.reason,
+                        }),
                         Offer::Chunk {
                             key, live: true, ..
                         } => self.wrote_facts(key),
@@ -509,7 +516,7 @@ impl Station {
                     plan.erased += 1;
                 }
                 // Nobody goes on with it.
-                Word::TakenUp(recording) => self.end_late(recording)?,
+                Word::TakenUp(recording) => self.end_unattended(recording)?,
                 // It is sent again, or was let go before; the history knows which.
                 Word::Alarm {
                     code: "receiver-forgot",
@@ -524,21 +531,31 @@ impl Station {
         Ok(())
     }
 
-    /// Ends a recording that could not be read when the process started.
-    fn end_late(&mut self, recording: RecordingId) -> Outcome {
-        let span = match self.custody.spool().state(recording) {
-            Some(state) if !state.ended => state.opened.map_or(0, |opened| opened.span),
-            _ => return Ok(()),
-        };
-        if self
-            .running
-            .as_ref()
-            .is_some_and(|r| r.recording == recording)
-        {
+    /// Ends a recording that nobody goes on with, unless it has its end.
+    fn end_unattended(&mut self, recording: RecordingId) -> Outcome {
+        let ours = |running: &Running| running.recording == recording;
+        if self.running.as_ref().is_some_and(ours) {
             return Ok(());
         }
-        self.end(recording, span, Vec::new(), StopReason::AwayTooLong)
-            .map(drop)
+        let (span, lost): (_, Vec<_>) = match self.custody.spool().state(recording) {
+            Some(state) if !state.ended => {
+                let span = state.opened.map_or(0, |opened| opened.span);
+                (span, state.lost().collect())
+            }
+            _ => return Ok(()),
+        };
+        let facts = lost.into_iter().map(|(track, range, reason)| Fact {
+            span,
+            at_nanos: 0,
+            event: Event::Lost {
+                track,
+                first: range.first,
+                last: range.last,
+                reason,
+            },
+        });
+        let reason = StopReason::AwayTooLong;
+        self.end(recording, span, facts.collect(), reason).map(drop)
     }
 
     fn fact(&mut self, recording: RecordingId, event: Event) {

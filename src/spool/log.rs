@@ -425,6 +425,14 @@ impl Spool {
         }))
     }
 
+    /// Whether some of the recording could not be read, or made durable, since the spool was opened:
+    /// what is known of it is not all, until [`Spool::try_again`] takes it up.
+    pub fn is_known_in_part(&self, recording: RecordingId) -> bool {
+        self.recordings
+            .get(&recording)
+            .is_some_and(|held| held.unread)
+    }
+
     /// Records that the receiver has the recording whole. Its place in the spool's memory is freed.
     /// False, and nothing is believed, while it has not ended, or holds what is neither acknowledged
     /// nor LOST.
@@ -434,7 +442,7 @@ impl Spool {
             return Ok(true);
         }
         let mut tracks = held.state.tracks.values();
-        if held.unread || !held.state.ended || !tracks.all(TrackState::is_settled) {
+        if !held.state.ended || !tracks.all(TrackState::is_settled) {
             self.stats.impossible_completions += 1;
             return Ok(false);
         }

@@ -86,6 +86,9 @@ pub(crate) struct Custody {
     feed: Feed,
     /// Erased at the receiver; the copy here would not go yet.
     erasing: BTreeSet<RecordingId>,
+    /// Taken up while a connection stood: of these the uplink may have heard more than the spool could
+    /// note, and the next greeting asks again.
+    taken_up_late: BTreeSet<RecordingId>,
     /// How often a segment was found damaged since it was offered.
     unreadable: BTreeMap<SegmentKey, u32>,
 }
@@ -100,6 +103,7 @@ impl Custody {
             words: VecDeque::new(),
             feed: Feed::new(config.window),
             erasing: BTreeSet::new(),
+            taken_up_late: BTreeSet::new(),
             unreadable: BTreeMap::new(),
         }
     }
@@ -344,6 +348,7 @@ impl Custody {
     pub(crate) fn report(&mut self, report: &Report) -> Result<(), Error> {
         match report {
             Report::Connected => {
+                self.taken_up_late.clear();
                 self.feed.connected(true);
                 self.join_live();
             }
@@ -400,7 +405,14 @@ impl Custody {
             }
             Report::Complete { recording } => {
                 self.unreadable.retain(|key, _| key.recording != *recording);
+                if self.spool().is_known_in_part(*recording) {
+                    // Nothing can be held against it; the receiver is asked again.
+                    return Ok(());
+                }
                 if !self.spool().complete(*recording)? {
+                    if self.taken_up_late.contains(recording) {
+                        return Ok(());
+                    }
                     self.words.push_back(Word::Alarm {
                         recording: *recording,
                         code: "receiver-ahead",
@@ -429,6 +441,8 @@ impl Custody {
             self.name(&taken_up, meant);
             let late = taken_up.iter().map(|found| Word::TakenUp(found.recording));
             self.words.extend(late);
+            let late = taken_up.iter().map(|found| found.recording);
+            self.taken_up_late.extend(late);
         }
         let released = self.spool().release(wall);
         for gone in released.into_iter().filter(|released| released.whole) {

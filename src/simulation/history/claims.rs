@@ -6,7 +6,8 @@ impl History {
     pub(super) fn segmented(&mut self, key: SegmentKey, offset: u64, bytes: &[u8]) {
         self.counts.bytes_segmented += bytes.len() as u64;
         let used = self.trailers.contains_key(&key) || self.objects.contains_key(&key);
-        let disputed = self.is_contested(key.recording);
+        // Of an erased one a crash may leave a part; nothing of it is taken any more.
+        let disputed = self.is_contested(key.recording) || self.erased.contains(&key.recording);
         let lives = self.lives.entry(key).or_default();
         if offset == 0 {
             let kept = lives.iter().any(|life| life.kept > 0 || !life.closed);

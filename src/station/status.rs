@@ -72,6 +72,7 @@ pub struct Track {
     /// hundred, and the latest.
     pub tick_lateness_us: Option<(u64, u64, u64)>,
     /// The same with more figures and a histogram; none for sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick_lateness: Option<TickLateness>,
     /// Repeats by reason.
     pub repeats_by: Repeats,

@@ -199,6 +199,11 @@ impl<B: Block, const N: usize> Pump<B, N> {
         self.shared.for_device.notify_one();
     }
 
+    /// Blocks that wait for their reader.
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().blocks.len()
+    }
+
     /// What went through so far.
     pub fn stats(&self) -> Stats {
         self.shared.lock().stats

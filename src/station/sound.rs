@@ -84,6 +84,7 @@ impl SoundLane {
                     self.ends.show(|view| {
                         view.status.delivered = stats.delivered;
                         view.status.dropped = stats.dropped;
+                        view.status.ring_waiting = pump.waiting() as u64;
                         view.status.lost = stats.losses.lost;
                     });
                     if let (Some(running), Some(open)) = (&mut running, settings) {

@@ -107,6 +107,7 @@ impl VideoLane {
                         view.rhythm = rate.map(|rate| (picture.captured, rate));
                         view.status.delivered = stats.delivered;
                         view.status.dropped = stats.dropped;
+                        view.status.ring_waiting = pump.waiting() as u64;
                         view.status.lost = stats.losses.lost + stats.losses.damaged;
                     });
                     match (&mut running, &device) {
@@ -317,6 +318,9 @@ impl VideoLane {
                 micros(lateness.p99()),
                 micros(lateness.max()),
             ));
+            view.status.repeats_by = stats.repeats_by();
+            view.status.drops_by = stats.drops_by();
+            view.status.tick_lateness = Some(lateness.health());
             view.status.encode_cpu_seconds += spent;
         });
         let unit = match encoded {

@@ -12,6 +12,11 @@
 //! within a quarter tick again. The slip itself still happens at half a tick exactly; jitter of less
 //! than a quarter tick, peak to peak, changes nothing after it. A first picture that is farther than a
 //! quarter tick from its tick counts as such a slip.
+//!
+//! **Stamps from the future.** Nothing is captured after it has arrived. A stamp more than a quarter
+//! tick later than that (drivers stamp by other timers, so some lead is usual) is taken to be that
+//! quarter tick ahead, and counted: believed, it would repeat every tick up to it at once, and leave
+//! out every picture until then. So no tick is decided more than one tick before its time.
 
 use super::grid::Grid;
 use super::stats::{DropReason, RepeatReason, Stats};
@@ -138,8 +143,12 @@ impl<P> Pacer<P> {
         self.config.source_rate = rate;
     }
 
-    /// Takes a picture into account. Poll until [`Action::Wait`] after each offer.
-    pub fn offer(&mut self, captured: Monotonic, picture: P) {
+    /// Takes a picture into account that arrived at `now`. Poll until [`Action::Wait`] after each
+    /// offer.
+    pub fn offer(&mut self, now: Monotonic, captured: Monotonic, picture: P) {
+        let latest = now.plus(Duration::from_nanos(self.half as u64 / 2));
+        self.stats.stamped_ahead += u64::from(captured > latest);
+        let captured = captured.min(latest);
         if self.newest.is_some_and(|newest| captured <= newest) {
             self.reject(picture, DropReason::OutOfOrder);
             return;
@@ -332,3 +341,7 @@ impl<P> Pacer<P> {
 #[cfg(test)]
 #[path = "policy_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "policy_properties.rs"]
+mod properties;

@@ -68,8 +68,8 @@ pub struct Track {
     /// Pictures that no tick wanted.
     pub drops: u64,
     /// From a tick to the decision which picture it shows, in microseconds: median, 99th of a
-    /// hundred, and the latest.
-    pub tick_lateness_us: Option<(u64, u64, u64)>,
+    /// hundred, 999th of a thousand, and the latest.
+    pub tick_lateness_us: Option<(u64, u64, u64, u64)>,
     /// Silence put in for samples that the device lost, in samples.
     pub silence: u64,
     /// CPU seconds spent in the encoder.

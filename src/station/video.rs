@@ -110,7 +110,9 @@ impl VideoLane {
                         view.status.lost = stats.losses.lost + stats.losses.damaged;
                     });
                     match (&mut running, &device) {
-                        (Some(running), Some(_)) => running.pacer.offer(picture.captured, picture),
+                        (Some(running), Some(_)) => {
+                            running.pacer.offer(clock::now(), picture.captured, picture)
+                        }
                         _ => pump.recycle(picture),
                     }
                 }
@@ -315,6 +317,7 @@ impl VideoLane {
             view.status.tick_lateness_us = Some((
                 micros(lateness.p50()),
                 micros(lateness.p99()),
+                micros(lateness.p999()),
                 micros(lateness.max()),
             ));
             view.status.encode_cpu_seconds += spent;

@@ -11,7 +11,8 @@
 //! point of comparison by a quarter tick to the side where the pictures now are, until their phase is
 //! within a quarter tick again. The slip itself still happens at half a tick exactly; jitter of less
 //! than a quarter tick, peak to peak, changes nothing after it. A first picture that is farther than a
-//! quarter tick from its tick counts as such a slip.
+//! quarter tick from its tick counts as such a slip, unless the nominal rates say that it drifts on
+//! towards half a tick.
 //!
 //! **Stamps from the future.** Nothing is captured after it has arrived. A stamp more than a quarter
 //! tick later than that (drivers stamp by other timers, so some lead is usual) is taken to be that
@@ -22,6 +23,7 @@ use super::grid::Grid;
 use super::stats::{DropReason, RepeatReason, Stats};
 use crate::media::{Monotonic, Rate};
 use heapless::Deque;
+use std::cmp::Ordering;
 use std::time::Duration;
 
 /// How a [`Pacer`] is set up.
@@ -246,8 +248,19 @@ impl<P> Pacer<P> {
         let quarter = self.half / 2;
         if phase.abs() <= quarter {
             self.shift = 0;
-        } else if self.nearly_equal_rates() {
+        } else if self.nearly_equal_rates() && !self.drifts_towards(phase) {
             self.shift = quarter * phase.signum();
+        }
+    }
+
+    /// Whether the rates say that pictures move on to this side of their ticks. Leaning there would
+    /// put off the slip for which they are bound, past half a tick.
+    fn drifts_towards(&self, phase: i64) -> bool {
+        let (tick, interval) = (self.config.rate, self.config.source_rate);
+        match interval.tick_nanos(1).cmp(&tick.tick_nanos(1)) {
+            Ordering::Greater => phase > 0,
+            Ordering::Less => phase < 0,
+            Ordering::Equal => false,
         }
     }
 

@@ -145,6 +145,14 @@ impl<P> Pacer<P> {
         self.config.source_rate = rate;
     }
 
+    /// Does not wait for a first picture any longer: ticks are repeats of nothing until one comes. For
+    /// a grid with a given start.
+    pub fn go_without(&mut self) {
+        if let Some(grid) = self.grid {
+            self.shown.get_or_insert(grid.start());
+        }
+    }
+
     /// Takes a picture into account that arrived at `now`. Poll until [`Action::Wait`] after each
     /// offer.
     pub fn offer(&mut self, now: Monotonic, captured: Monotonic, picture: P) {

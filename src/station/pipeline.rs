@@ -147,9 +147,8 @@ fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<La
     for ((id, name), track) in [(PRESENTER, &config.presenter), (SLIDES, &config.slides)] {
         if let Some(track) = track.clone() {
             let (ends, view) = Ends::new(id, name, keeper.clone());
-            spawn(&format!("{name} lane"), move || {
-                VideoLane { ends, track }.run()
-            })?;
+            let lane = VideoLane::new(ends, track);
+            spawn(&format!("{name} lane"), move || lane.run())?;
             lanes.push(view);
         }
     }

@@ -50,6 +50,8 @@ pub struct Stats {
     pub dropped_out_of_order: u64,
     /// Pictures displaced because the pacer was not polled.
     pub dropped_not_polled: u64,
+    /// Pictures that claimed to be captured after they arrived; in one of the other counts too.
+    pub stamped_ahead: u64,
     /// How long after its tick each decision fell.
     pub lateness: Lateness,
 }
@@ -195,6 +197,11 @@ impl Lateness {
             counts,
         }
     }
+
+    /// 999 of 1000 are no later.
+    pub fn p999(&self) -> Duration {
+        self.quantile(999)
+    }
 }
 
 fn bucket(lateness: Duration) -> usize {
@@ -255,6 +262,7 @@ mod tests {
         };
         close(lateness.p50(), 500);
         close(lateness.p99(), 990);
+        close(lateness.p999(), 999);
         assert_eq!(lateness.max(), Duration::from_secs(1));
         lateness.note(Duration::from_secs(100_000));
         assert_eq!(lateness.max(), Duration::from_secs(100_000));

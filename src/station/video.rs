@@ -176,8 +176,8 @@ impl VideoLane {
                     });
                     match (&mut running, settings) {
                         (Some(running), Some(VideoSettings { layout, .. })) => {
-                            let captured = picture.captured;
-                            running.pacer.offer(captured, Framed { layout, picture });
+                            let (now, captured) = (clock::now(), picture.captured);
+                            (running.pacer).offer(now, captured, Framed { layout, picture });
                         }
                         _ => {
                             self.ends.stand(&self.no_signal, None);
@@ -526,6 +526,7 @@ impl VideoLane {
             view.status.tick_lateness_us = Some((
                 micros(lateness.p50()),
                 micros(lateness.p99()),
+                micros(lateness.p999()),
                 micros(lateness.max()),
             ));
             view.status.repeats_by = stats.repeats_by();

@@ -469,7 +469,7 @@ fn how_a_box_is_shows_at_the_receiver_within_three_seconds() {
     std::fs::copy(&put, &film).unwrap();
     let board = home.path().join("board.toml");
     let text = format!(
-        "schema = 1\nname = \"bench-film\"\n[presenter.pattern]\nwidth = 320\nheight = 180\n\
+        "schema = 1\nname = \"board\"\n[presenter.pattern]\nwidth = 320\nheight = 180\n\
          rate = \"30\"\n[slides.replay]\nfile = \"{}\"\nat-end = \"loop\"\n[microphone.tone]\n\
          [panel.simulated]\n",
         film.display()
@@ -497,7 +497,11 @@ fn how_a_box_is_shows_at_the_receiver_within_three_seconds() {
     let mut took = Vec::new();
     for gone in [true, false] {
         match gone {
-            true => std::fs::remove_file(&film).unwrap(),
+            true => {
+                std::fs::remove_file(&film).unwrap();
+                let pid = capture_box.pid().to_string();
+                support::programs::run("pkill", &["-P", &pid, "ffmpeg"]);
+            }
             false => drop(std::fs::copy(&put, &film).unwrap()),
         }
         wait_until(30, "the box's own word", || {

@@ -11,7 +11,7 @@ use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use support::programs::{BOX, CaptureBox, RECEIVER, alone, outcome, run, small_bench};
+use support::programs::{BOX, CaptureBox, RECEIVER, alone, outcome, run, small_bench, wait_until};
 
 fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
@@ -479,6 +479,9 @@ fn the_fields_of_the_status_are_those_that_are_documented() {
     let board = small_bench(home.path());
     let capture_box = CaptureBox::start(home.path(), "hall", None, &["--board", &board]);
     let recording = capture_box.record();
+    wait_until(10, "a picture", || {
+        capture_box.status()["tracks"][0]["ticks"].as_u64() > Some(0)
+    });
     let mut found = BTreeMap::new();
     flatten("", &capture_box.status(), &mut found);
     assert_eq!(capture_box.stop(), recording);

@@ -19,6 +19,7 @@ use super::control::{self, Reply, Request};
 use super::custody::{self, Custody};
 use super::keeper::{Input, Keeper, Parts};
 use super::lane::{Ends, LaneView};
+use super::passing::PassingLane;
 use super::sound::SoundLane;
 use super::video::VideoLane;
 use crate::clock;
@@ -148,7 +149,10 @@ fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<La
         if let Some(track) = track.clone() {
             let (ends, view) = Ends::new(id, name, keeper.clone());
             spawn(&format!("{name} lane"), move || {
-                VideoLane { ends, track }.run()
+                match track.camera.is_passthrough() {
+                    true => PassingLane { ends, track }.run(),
+                    false => VideoLane { ends, track }.run(),
+                }
             })?;
             lanes.push(view);
         }

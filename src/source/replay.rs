@@ -226,7 +226,7 @@ fn ffmpeg(film: &Path, file: &str, at_end: AtEnd, how: &[&str]) -> Result<Film, 
 pub(super) fn copy(film: &Path, file: &str, how: &[&str]) -> Result<Film, Error> {
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-v", "error", "-i"]).arg(film);
-    command.args(how).args(["h264", "-"]);
+    command.args(how).args(["data", "-"]);
     running(command, file)
 }
 

@@ -176,6 +176,10 @@ impl PassingLane {
             self.lose(running, device);
         }
         let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
+        self.show(running, spent);
+    }
+
+    fn show(&self, running: &Running, spent: f64) {
         let (stats, left_out) = (running.passing.stats(), running.passing.left_out());
         self.ends.show(|view| {
             view.status.ticks = stats.units;
@@ -309,6 +313,7 @@ impl PassingLane {
         let end = running.end.map_or(running.until, |end| running.place(end));
         let passed = running.passing.end(end);
         self.give(passed, running, device);
+        self.show(running, 0.0);
         running.hole = false;
         self.note_gap(running, end);
         let moved = running.passing.moved();

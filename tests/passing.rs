@@ -59,7 +59,8 @@ fn times(film: &Path) -> (Vec<i64>, i64) {
     assert!(text.contains("time_base=1/90000"), "{text}");
     let field = |line: &str, name: &str| {
         let found = line.split('|').find_map(|field| field.strip_prefix(name));
-        found.map(|value| value.parse::<i64>().unwrap())
+        // ffprobe may leave open how long the last one of the archive lasts.
+        found.and_then(|value| value.parse::<i64>().ok())
     };
     let times = text.lines().filter_map(|line| field(line, "pts="));
     let lasts = text.lines().filter_map(|line| field(line, "duration="));

@@ -14,6 +14,10 @@
     feature = "receiver"
 ))]
 
+#[path = "devices/ports.rs"]
+mod ports;
+#[path = "devices/steps.rs"]
+mod steps;
 mod support;
 
 use hallcast::clock;
@@ -552,11 +556,11 @@ fn every_trouble(results: &Path) {
     pause(4);
     drop(holder);
     let freed = clock::now();
-    wait_until(20, "the camera's first tick", || {
-        track(&capture_box.status(), "presenter")["ticks"] != 0
+    wait_until(20, "the camera's first picture", || {
+        track(&capture_box.status(), "presenter")["delivered"] != 0
     });
     let took = clock::now().since(freed).as_secs_f64();
-    println!("camera-busy: its track joined {took:.2} s after it was free");
+    println!("camera-busy: its pictures joined {took:.2} s after it was free");
     assert!(took <= 3.0, "{took} s");
     pause(4);
     end(
@@ -636,13 +640,16 @@ fn a_device_that_cannot_be_had_is_named_and_the_other_one_is_recorded() {
         "camera-not-permitted",
     ] {
         let found = Found::open(results.path(), name);
-        assert_eq!(found.film.kinds(), ["audio"], "{name}");
+        assert_eq!(found.film.kinds(), ["video", "audio"], "{name}");
         let (start, end) = found.extent("microphone").unwrap();
-        assert!(found.extent("presenter").is_none(), "{name}");
         let seconds = found.film.sound_seconds();
         let hz = found.assert_tone();
-        println!("{name}: sound alone, {seconds:.2} s ({start:.3} to {end:.3}), {hz:.4} Hz");
+        println!("{name}: sound {seconds:.2} s ({start:.3} to {end:.3}), {hz:.4} Hz, and a slate");
         assert!(seconds >= 4.0 && (seconds - end).abs() <= 0.1, "{name}");
+        let (from, to) = found.extent("presenter").unwrap();
+        assert!(from == 0.0 && (to - end).abs() <= 0.1, "{name}: {to}");
+        assert_eq!(found.camera_gap(), (0.0, to), "{name}: all of it");
+        assert!(found.film.slates("presenter").iter().all(|slate| *slate));
     }
 
     let found = Found::open(results.path(), "microphone-missing");
@@ -676,11 +683,12 @@ fn a_device_that_cannot_be_had_is_named_and_the_other_one_is_recorded() {
         "camera-busy: a gap from {from:.2} s for {length:.2} s, {} pictures",
         found.film.pictures()
     );
-    assert_eq!(from, 0.0);
-    assert!(
-        (start - length).abs() < 0.001 && (4.0..=8.0).contains(&start),
-        "{start} s"
-    );
+    assert_eq!((start, from), (0.0, 0.0));
+    assert!((4.0..=8.0).contains(&length), "{length} s");
+    let tick = |seconds: f64| (seconds * 30.0).round() as usize;
+    for (at, slate) in found.film.slates("presenter").into_iter().enumerate() {
+        assert_eq!(slate, at < tick(length), "tick {at}");
+    }
     let well = &found.figures["alarms"].as_array().unwrap().last().unwrap()[1];
     assert_eq!(*well, false, "the alarm ends: {}", found.figures["alarms"]);
 
@@ -696,6 +704,20 @@ fn a_device_that_cannot_be_had_is_named_and_the_other_one_is_recorded() {
     let (from, length) = found.camera_gap();
     println!("camera-unplugged: a gap from {from:.2} s for {length:.2} s");
     assert!((2.0..=5.0).contains(&from) && (3.0..=7.0).contains(&length));
+    let slates = found.film.slates("presenter");
+    let shown = slates.iter().position(|slate| *slate).unwrap();
+    println!(
+        "camera-unplugged: the slate is there {:.2} s after the last picture",
+        shown as f64 / 30.0 - from
+    );
+    assert!((tick(from)..=tick(from + 2.0)).contains(&shown));
+    for (at, slate) in slates.into_iter().enumerate() {
+        assert_eq!(
+            slate,
+            (shown..tick(from + length)).contains(&at),
+            "tick {at}"
+        );
+    }
     let well = &found.figures["alarms"].as_array().unwrap().last().unwrap()[1];
     assert_eq!(*well, false, "the alarm ends: {}", found.figures["alarms"]);
 }

@@ -136,6 +136,116 @@ fn a_recording_arrives_whole_in_step_and_countable() {
     );
 }
 
+/// The presenter's gaps in seconds, first to last, with their causes.
+fn gaps(manifest: &serde_json::Value) -> Vec<(f64, f64, String)> {
+    let seconds = |value: &serde_json::Value| value.as_f64().unwrap() / 90_000.0;
+    let gaps = manifest["gaps"].as_array().unwrap().iter();
+    gaps.filter(|gap| gap["track"] == 1)
+        .map(|gap| {
+            let start = seconds(&gap["start"]);
+            let cause = gap["cause"].as_str().unwrap().to_owned();
+            (start, start + seconds(&gap["duration"]), cause)
+        })
+        .collect()
+}
+
+#[test]
+fn a_camera_that_comes_late_and_goes_again_leaves_slates_two_gaps_and_an_alarm() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    // A camera of one shade that can be plugged in and pulled: a file of raw pictures.
+    let (camera, away) = (home.path().join("camera.yuv"), home.path().join("away.yuv"));
+    let picture = [vec![180; 320 * 180], vec![128; 320 * 90]].concat();
+    std::fs::write(&away, picture.repeat(6 * 30)).unwrap();
+    let board = home.path().join("late.toml");
+    let text = format!(
+        "schema = 1\nname = \"late\"\n[presenter.replay]\nfile = \"{}\"\nwidth = 320\nheight = 180\n\
+         rate = \"30\"\nat-end = \"stop\"\n[microphone.tone]\n[panel.simulated]\n",
+        camera.display()
+    );
+    std::fs::write(&board, text).unwrap();
+    let arguments = ["--board", board.to_str().unwrap()];
+    let capture_box = CaptureBox::start(home.path(), "hall", Some(&receiver), &arguments);
+    let open = || capture_box.status()["tracks"][0]["open"] == true;
+    let alarmed = || {
+        capture_box.status()["alarms"]
+            .to_string()
+            .contains("presenter-no-signal")
+    };
+    wait_until(10, "the connection", || {
+        capture_box.status()["uplink"]["connected"] == true
+    });
+
+    let recording = capture_box.record();
+    pause(3);
+    assert_eq!(capture_box.status()["lamp"], "double-wink", "no camera");
+    std::fs::rename(&away, &camera).unwrap();
+    wait_until(10, "the camera", open);
+    std::fs::rename(&camera, &away).unwrap();
+    pause(2);
+    assert_eq!(capture_box.status()["lamp"], "solid");
+    assert!(!alarmed(), "less than ten seconds");
+    wait_until(20, "its end", || !open());
+    wait_until(30, "the alarm", alarmed);
+    assert_eq!(capture_box.status()["lamp"], "double-wink");
+    std::fs::rename(&away, &camera).unwrap();
+    wait_until(10, "the camera", open);
+    pause(2);
+    assert!(!alarmed());
+    assert_eq!(capture_box.status()["lamp"], "solid");
+    assert_eq!(capture_box.stop(), recording);
+    let manifest = receiver.wait_complete(&recording, 20);
+    assert_archive_is_the_spool(&receiver, &capture_box, &recording);
+
+    let alarms = support::archive::alarms(&receiver, &recording);
+    let signal: Vec<bool> = alarms
+        .iter()
+        .filter(|(code, ..)| code == "presenter-no-signal")
+        .map(|(_, raised, _)| *raised)
+        .collect();
+    assert_eq!(signal, [true, false], "{alarms:?}");
+
+    let segments = manifest["tracks"].as_array().unwrap();
+    let track = segments.iter().find(|track| track["name"] == "presenter");
+    let segments = track.unwrap()["segments"].as_array().unwrap();
+    let mut end = 0;
+    for segment in segments {
+        assert_eq!(segment["start"], end, "the track has no hole: {segment}");
+        assert_eq!(segment["init"], segments[0]["init"], "one init");
+        end = segment["start"].as_u64().unwrap() + segment["duration"].as_u64().unwrap();
+    }
+    let film = Film::open(&receiver.film(&recording));
+    film.assert_decodes();
+    assert_eq!(film.pictures() * 3000, end);
+    let found = gaps(&manifest);
+    println!("gaps: {found:?}");
+    let [(first, joined, why), (lost, again, and)] = &found[..] else {
+        panic!("one gap for each fault: {found:?}");
+    };
+    assert_eq!(
+        (*first, why.as_str(), and.as_str()),
+        (0.0, "device-missing", "device-missing")
+    );
+    assert!((2.5..8.0).contains(joined) && again - lost > 11.0);
+    let tick = |seconds: &f64| (seconds * 30.0).round() as usize;
+    let slates = film.slates("presenter");
+    let shown = slates
+        .iter()
+        .skip(tick(lost))
+        .position(|slate| *slate)
+        .unwrap();
+    println!(
+        "  the slate is there {:.2} s after the last picture",
+        shown as f64 / 30.0
+    );
+    assert!(shown <= 2 * 30, "{shown} ticks");
+    for (at, slate) in slates.iter().enumerate() {
+        let expected = at < tick(joined) || (tick(lost) + shown..tick(again)).contains(&at);
+        assert_eq!(*slate, expected, "tick {at}, {found:?}");
+    }
+}
+
 #[test]
 fn two_boxes_at_once_finish_though_one_is_killed() {
     let _alone = alone();

@@ -163,6 +163,8 @@ pub enum GapCause {
     Paused,
     /// The box was without power or its process was not running.
     BoxAway,
+    /// No encoder took the pictures.
+    EncoderFailed,
 }
 
 /// How long a box was away.

@@ -138,6 +138,14 @@ impl<P> Pacer<P> {
         self.config.source_rate = rate;
     }
 
+    /// Does not wait for a first picture any longer: ticks are repeats of nothing until one comes. For
+    /// a grid with a given start.
+    pub fn go_without(&mut self) {
+        if let Some(grid) = self.grid {
+            self.shown.get_or_insert(grid.start());
+        }
+    }
+
     /// Takes a picture into account. Poll until [`Action::Wait`] after each offer.
     pub fn offer(&mut self, captured: Monotonic, picture: P) {
         if self.newest.is_some_and(|newest| captured <= newest) {

@@ -128,7 +128,8 @@ pub struct Gap {
     pub start: i64,
     /// How long it lasts.
     pub duration: u64,
-    /// Why: `device-missing`, `device-stalled`, `overrun`, `paused` or `box-away`.
+    /// Why: `device-missing`, `device-stalled`, `overrun`, `paused`, `box-away` or
+    /// `encoder-failed`.
     pub cause: String,
 }
 
@@ -350,6 +351,7 @@ fn gaps(recording: &Recording) -> Vec<Gap> {
                 GapCause::Overrun => "overrun",
                 GapCause::Paused => "paused",
                 GapCause::BoxAway => "box-away",
+                GapCause::EncoderFailed => "encoder-failed",
             }
             .into(),
         }),

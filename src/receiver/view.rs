@@ -160,6 +160,7 @@ pub fn gaps(recording: &Recording) -> Vec<String> {
             GapCause::Overrun => "sound came faster than it was taken",
             GapCause::Paused => "paused",
             GapCause::BoxAway => "the box was away",
+            GapCause::EncoderFailed => "no encoder took the pictures",
         };
         Some(format!(
             "{} at {}: {}.{:03} s, {why}",

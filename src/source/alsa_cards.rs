@@ -56,13 +56,15 @@ pub(super) fn choose(asked: &AlsaMicrophone, port: &Port) -> Result<Choice, Erro
     let present = present().unwrap_or_default();
     let named = present.iter().find(|one| one.is(asked));
     let name = asked.alsa_name();
-    let on = |port: &str| {
-        // Ids and numbers go by the order of plugging: it is opened by what it is called now.
-        let at = |one: &Present| format!("hw:CARD={},DEV={}", one.id, one.device);
-        let mut found = present.iter().filter_map(|one| one.found(at(one)));
-        found.find(|found| found.unit.port == port)
+    // Ids and numbers go by the order of plugging: it is opened by what it is called now.
+    let at = |one: &Present| format!("hw:CARD={},DEV={}", one.id, one.device);
+    let all = || {
+        present
+            .iter()
+            .filter_map(|one| one.found(at(one)))
+            .collect()
     };
-    port.choose(&name, named.and_then(|one| one.found(name.clone())), on)
+    port.choose(&name, named.and_then(|one| one.found(name.clone())), all)
 }
 
 /// Whether the card is there, or the system does not say.

@@ -19,6 +19,7 @@ mod pattern;
 )]
 mod port;
 mod pump;
+mod slate;
 mod tone;
 
 #[cfg(feature = "alsa")]
@@ -40,10 +41,11 @@ pub use error::Error;
 pub use pattern::{Pattern, read_counter};
 pub use port::Port;
 pub use pump::{AudioPump, Block, PassingPump, Pump, Received, VideoPump};
+pub use slate::slate;
 pub use tone::Tone;
 
 use crate::board::{Camera, Microphone};
-use crate::media::{Picture, PictureLayout, Rate, Samples};
+use crate::media::{Picture, PictureLayout, PixelFormat, Rate, Samples};
 
 /// One blocking device that was opened and configured.
 pub trait Source: Send {
@@ -120,6 +122,20 @@ pub fn open_camera_on(port: &Port, camera: &Camera) -> Result<VideoSource, Error
         #[cfg(not(feature = "replay"))]
         Camera::Replay(settings) => Err(Error::not_built(&settings.file.display(), "replay")),
     }
+}
+
+/// What a camera will report once it is open, as far as its board says; `None` where only the device
+/// knows. How its points are encoded is the device's choice.
+pub fn expected(camera: &Camera) -> Option<VideoSettings> {
+    let (width, height, rate) = match camera {
+        Camera::Pattern(camera) => (camera.width, camera.height, camera.rate),
+        Camera::V4l2(camera) => (camera.width, camera.height, camera.rate),
+        Camera::Replay(camera) => (camera.width?, camera.height?, camera.rate?),
+    };
+    Some(VideoSettings {
+        layout: PictureLayout::tight(width, height, PixelFormat::I420),
+        rate,
+    })
 }
 
 /// Opens a microphone, wherever it is. It blocks for as long as the device takes to answer.

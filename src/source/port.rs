@@ -61,19 +61,28 @@ impl Port {
         &self,
         device: &str,
         named: Option<Found>,
-        on: impl FnOnce(&str) -> Option<Found>,
+        present: impl FnOnce() -> Vec<Found>,
     ) -> Result<Choice, Error> {
         let mut state = self.lock();
         state.astray = None;
         let Some(first) = state.first.clone() else {
             return Ok(named.map_or(Choice::AsNamed, Choice::Open));
         };
-        let (named, astray) = match named {
-            Some(named) if named.unit.port == first.port => return Ok(Choice::Open(named)),
-            Some(other) => (on(&first.port), Some(other.unit)),
-            None => (on(&first.port), None),
+        if let Some(named) = named.as_ref().filter(|named| named.unit == first) {
+            return Ok(Choice::Open(named.clone()));
+        }
+        // Some drivers put several devices on one port: the same unit goes before another one there.
+        let mut here = present();
+        here.retain(|found| found.unit.port == first.port);
+        let unit = here.iter().position(|found| found.unit == first);
+        let astray = named.as_ref().map(|named| named.unit.clone());
+        let astray = astray.filter(|unit| unit.port != first.port);
+        let here = match (unit, named) {
+            (None, Some(named)) if astray.is_none() => Some(named),
+            (unit, _) if !here.is_empty() => Some(here.swap_remove(unit.unwrap_or(0))),
+            _ => None,
         };
-        match (named, astray) {
+        match (here, astray) {
             (Some(found), astray) => {
                 state.astray = astray;
                 Ok(Choice::Open(found))
@@ -196,7 +205,7 @@ mod tests {
     fn taken() -> Port {
         let port = Port::default();
         let first = found("/dev/video0", "1-1", "A");
-        let choice = port.choose("presenter", Some(first.clone()), |_| {
+        let choice = port.choose("presenter", Some(first.clone()), || {
             panic!("it has none yet")
         });
         assert_eq!(choice.unwrap(), Choice::Open(first.clone()));
@@ -209,23 +218,29 @@ mod tests {
     fn the_port_is_followed_whatever_number_its_device_comes_back_with() {
         let port = taken();
         let moved = found("/dev/video2", "1-1", "A");
-        let choice = port.choose("/dev/video0", None, |_| Some(moved.clone()));
+        let choice = port.choose("/dev/video0", None, || vec![moved.clone()]);
         assert_eq!(choice.unwrap(), Choice::Open(moved.clone()));
         port.opened(moved.unit.clone());
         assert_eq!(port.notice(), None, "the same camera on its port");
 
         // Another camera got its number.
         let other = found("/dev/video0", "1-2", "B");
-        let choice = port.choose("/dev/video0", Some(other), |_| Some(moved.clone()));
+        let choice = port.choose("/dev/video0", Some(other), || vec![moved.clone()]);
         assert_eq!(choice.unwrap(), Choice::Open(moved.clone()));
-        port.opened(moved.unit);
+        port.opened(moved.unit.clone());
         let notice = port.notice().unwrap();
         assert!(
             notice.contains("port 1-2 (B)") && notice.contains("on port 1-1"),
             "{notice}"
         );
 
-        let empty = port.choose("/dev/video0", None, |_| None);
+        // Two of one driver on one port: the one that it was.
+        let beside = found("/dev/video3", "1-1", "C");
+        let both = || vec![beside, moved.clone()];
+        let choice = port.choose("/dev/video0", None, both).unwrap();
+        assert_eq!(choice, Choice::Open(moved.clone()));
+
+        let empty = port.choose("/dev/video0", None, Vec::new);
         assert_eq!(empty.unwrap(), Choice::Empty("1-1".into()));
     }
 
@@ -234,7 +249,7 @@ mod tests {
         let port = taken();
         let other = found("/dev/video0", "1-2", "A");
         let error = port
-            .choose("/dev/video0", Some(other), |_| None)
+            .choose("/dev/video0", Some(other), Vec::new)
             .unwrap_err();
         assert_eq!(error.code(), "elsewhere");
         let text = error.to_string();
@@ -250,7 +265,7 @@ mod tests {
     fn another_unit_on_the_port_is_used_and_said_until_it_is_accepted() {
         let port = taken();
         let other = found("/dev/video0", "1-1", "B");
-        let open = port.choose("/dev/video0", Some(other.clone()), |_| None);
+        let open = port.choose("/dev/video0", Some(other.clone()), Vec::new);
         assert_eq!(open.unwrap(), Choice::Open(other.clone()));
         port.opened(other.unit);
         let notice = port.notice().unwrap();

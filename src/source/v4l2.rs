@@ -56,7 +56,7 @@ impl V4l2 {
     pub(super) fn open(asked: &V4l2Camera, port: &Port) -> Result<Self, Error> {
         let name = asked.device.display().to_string();
         let (device, path, unit) =
-            match port.choose(&name, ports::named(&asked.device), ports::on)? {
+            match port.choose(&name, ports::named(&asked.device), ports::present)? {
                 Choice::Open(found) if found.at == name => (name, found.at, Some(found.unit)),
                 // Its number is another one than when it was configured.
                 Choice::Open(found) => (

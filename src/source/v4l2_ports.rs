@@ -14,14 +14,14 @@ pub(super) fn named(path: &Path) -> Option<Found> {
     found(&fs::canonicalize(folder).ok()?, at)
 }
 
-/// The camera that now sits on `port`.
-pub(super) fn on(port: &str) -> Option<Found> {
-    let entries = fs::read_dir(Path::new(SYSFS).join("class/video4linux")).ok()?;
-    let nodes = entries.flatten().filter_map(|entry| {
+/// All cameras, and what else has a node.
+pub(super) fn present() -> Vec<Found> {
+    let entries = fs::read_dir(Path::new(SYSFS).join("class/video4linux"));
+    let nodes = entries.into_iter().flatten().flatten().filter_map(|entry| {
         let at = PathBuf::from("/dev").join(entry.file_name());
         found(&entry.path(), at.display().to_string())
     });
-    nodes.into_iter().find(|found| found.unit.port == port)
+    nodes.collect()
 }
 
 fn found(folder: &Path, at: String) -> Option<Found> {

@@ -125,6 +125,8 @@ pub struct Keeper {
     /// The last span of the recording that is about to be taken up.
     past: Option<Past>,
     utc: Utc,
+    /// What the lanes were told of it.
+    utc_told: Option<i64>,
     /// When the clocks were last looked at.
     looked: Option<Monotonic>,
     /// How long the machine had slept since it booted, when it was last looked at.
@@ -167,6 +169,7 @@ impl Keeper {
             abandoned: Abandoned::default(),
             past: None,
             utc: Utc::default(),
+            utc_told: None,
             looked: None,
             slept: spans::slept(),
             started: clock::now(),

@@ -46,6 +46,8 @@ pub enum Command {
     },
     /// Leave out what begins from the next segment on, in this span and those that follow.
     GiveUp,
+    /// What UTC is at the monotonic clock's zero, in nanoseconds since the Unix epoch.
+    Utc(i64),
     /// Give again from the next segment on: the end of [`Command::GiveUp`].
     TakeUp,
 }
@@ -85,6 +87,8 @@ pub(super) struct View {
     pub(super) status: Track,
     /// When the camera captured its last picture, and its rate.
     pub(super) rhythm: Option<(Monotonic, Rate)>,
+    /// The rate that the track is configured for, until a camera says its own.
+    pub(super) rate: Option<Rate>,
     /// Bits per second that the track is encoded at when nothing is short; 0 while that is not known.
     pub(super) bit_rate: u32,
 }
@@ -103,6 +107,11 @@ impl LaneView {
     /// When its camera last captured a picture, and its rate.
     pub fn rhythm(&self) -> Option<(Monotonic, Rate)> {
         self.look(|view| view.rhythm)
+    }
+
+    /// The rate that its pictures are configured for.
+    pub fn rate(&self) -> Option<Rate> {
+        self.look(|view| view.rate)
     }
 
     /// Bits per second of the track when nothing is short.
@@ -128,6 +137,8 @@ pub(super) struct Ends {
     pub(super) begin: Option<Arc<Take>>,
     /// How much of its bit rate the track may have.
     pub(super) percent: u8,
+    /// What UTC is at the monotonic clock's zero, in Unix nanoseconds, once it is known.
+    pub(super) utc: Option<i64>,
     /// The track is given up.
     given_up: bool,
     commands: Receiver<Command>,
@@ -156,6 +167,7 @@ impl Ends {
         let view = Arc::new(Mutex::new(View {
             status,
             rhythm: None,
+            rate: None,
             bit_rate: 0,
         }));
         let seen = LaneView {
@@ -169,6 +181,7 @@ impl Ends {
                 name,
                 begin: None,
                 percent: LADDER[0],
+                utc: None,
                 given_up: false,
                 commands,
                 keeper,
@@ -200,6 +213,7 @@ impl Ends {
             (Ok(Command::Drop), running) => (*running, self.begin) = (None, None),
             (Ok(Command::BitRate { percent }), _) => self.percent = percent.clamp(1, 100),
             (Ok(Command::GiveUp), _) => self.given_up = true,
+            (Ok(Command::Utc(zero)), _) => self.utc = Some(zero),
             (Ok(Command::TakeUp), _) => self.given_up = false,
             (Err(TryRecvError::Empty), _) => {}
             (Err(TryRecvError::Disconnected), _) => return false,

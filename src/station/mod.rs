@@ -4,6 +4,7 @@
 //! stops, `keeper` carries it out, `config` says what to start with, `control` is how people
 //! ask. What does not belong here: anything a stage can do by itself.
 
+mod absence;
 mod alarms;
 mod config;
 mod control;

@@ -148,12 +148,14 @@ fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<La
     for ((id, name), track) in [(PRESENTER, &config.presenter), (SLIDES, &config.slides)] {
         if let Some(track) = track.clone() {
             let (ends, view) = Ends::new(id, name, keeper.clone());
-            spawn(&format!("{name} lane"), move || {
-                match track.camera.is_passthrough() {
-                    true => PassingLane { ends, track }.run(),
-                    false => VideoLane { ends, track }.run(),
-                }
-            })?;
+            if track.camera.is_passthrough() {
+                spawn(&format!("{name} lane"), move || {
+                    PassingLane { ends, track }.run()
+                })?;
+            } else {
+                let lane = VideoLane::new(ends, track);
+                spawn(&format!("{name} lane"), move || lane.run())?;
+            }
             lanes.push(view);
         }
     }

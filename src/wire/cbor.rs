@@ -51,7 +51,7 @@ macro_rules! numbered {
 
 numbered!(StartedBy: Button = 1, Socket = 2, Schedule = 3, Network = 4);
 numbered!(StopReason: Button = 1, Socket = 2, Schedule = 3, Network = 4, MaximumLength = 5, Shutdown = 6, AwayTooLong = 7, NoSpace = 8, DiskFailed = 9);
-numbered!(GapCause: DeviceMissing = 1, DeviceStalled = 2, Overrun = 3, Paused = 4, BoxAway = 5);
+numbered!(GapCause: DeviceMissing = 1, DeviceStalled = 2, Overrun = 3, Paused = 4, BoxAway = 5, EncoderFailed = 6);
 numbered!(LostReason: Damaged = 1, NoSpace = 2, ReceiverForgot = 3);
 
 /// Values that are one number.

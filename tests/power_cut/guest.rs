@@ -1,6 +1,7 @@
 //! What the guest of a power cut does: it runs a receiver and a box, and says what the host has to know.
 
 use super::support::archive::{alarms, assert_archive_is_the_spool};
+use super::support::clocks;
 use super::support::programs::{CaptureBox, Receiver, pause, run, wait_until};
 use super::support::rig;
 use super::{BEAT, DISK, text};
@@ -26,13 +27,9 @@ fn told(word: &str) -> Option<String> {
     words.find_map(|found| found.strip_prefix(word).map(str::to_owned))
 }
 
-/// What an NTP client does: the kernel's clock is right, within 10 ms. (adjtimex(2) with MAXERROR,
-/// ESTERROR and STATUS; no program for it is on every Debian, but perl is.)
+/// What an NTP client does, and what the clock says then.
 fn keep_the_clock(time: &str) {
-    run("date", &["-s", &format!("@{time}")]);
-    let call =
-        "$t = pack('L x4 q q q q l x204', 0x1c, 0, 0, 10000, 10000, 1); exit(syscall(159, $t) < 0)";
-    run("perl", &["-e", call]);
+    clocks::keep(time);
     say_the_clock();
 }
 
@@ -48,7 +45,7 @@ fn say_the_clock() {
 /// recording ends by itself when the clock is right.
 pub fn work(results: &Path) {
     if let Some(time) = told("clock=") {
-        run("date", &["-s", &format!("@{time}")]);
+        clocks::set(&time);
     }
     let to_the_end = told("deliver").is_some();
     if !to_the_end {

@@ -1,6 +1,7 @@
 //! Independent readers of a finished film: ffprobe and ffmpeg, as processes.
 
 use super::programs::{outcome, run};
+use hallcast::media::{PictureLayout, PixelFormat};
 use std::path::Path;
 
 /// What ffprobe says of a film.
@@ -175,6 +176,56 @@ impl Film {
             .chunks_exact(width * height)
             .map(<[u8]>::to_vec)
             .collect()
+    }
+
+    /// How far each picture is from a slate that speaks of this camera: the mean difference of luma, of
+    /// 255, above the line with the time.
+    pub fn slate_distances(&self, camera: &str) -> Vec<f64> {
+        let video = self.stream("video");
+        let [width, height] = ["width", "height"].map(|key| video[key].as_u64().unwrap());
+        let layout = PictureLayout::tight(width as u32, height as u32, PixelFormat::I420);
+        let whose = format!("from the {camera} camera");
+        let drawn = hallcast::source::slate(layout, &["No signal", &whose, "since 10:41"]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, drawn).unwrap();
+        let slate = raw(&[
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "yuv420p",
+            "-s",
+            &format!("{width}x{height}"),
+            "-i",
+            file.path().to_str().unwrap(),
+            "-vf",
+            &format!("scale={WIDTH}:{HEIGHT},format=gray"),
+            "-f",
+            "rawvideo",
+            "-",
+        ]);
+        let judged = WIDTH * HEIGHT * 60 / 100;
+        let distance = |luma: Vec<u8>| {
+            let pairs = luma[..judged].iter().zip(&slate);
+            let sum: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+            sum as f64 / judged as f64
+        };
+        self.lumas().into_iter().map(distance).collect()
+    }
+
+    /// Which of its pictures show that slate, where none may be in doubt; prints how sure it is.
+    pub fn slates(&self, camera: &str) -> Vec<bool> {
+        let distances = self.slate_distances(camera);
+        let (slates, others): (Vec<f64>, Vec<f64>) = distances.iter().partition(|far| **far < 8.0);
+        let most = slates.iter().copied().fold(0.0, f64::max);
+        // Where there are no others, none is too near.
+        let least = others.iter().copied().fold(255.0, f64::min);
+        println!(
+            "  {} slates, at most {most:.2} of 255 off what was drawn; {} others, at least {least:.2}",
+            slates.len(),
+            others.len()
+        );
+        assert!(most < 4.0 && least > 16.0, "{distances:?}");
+        distances.into_iter().map(|far| far < 8.0).collect()
     }
 
     /// Seconds at which the test pattern flashes.

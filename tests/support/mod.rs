@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod chance;
+pub mod clocks;
 pub mod film;
 pub mod mounts;
 pub mod network;

@@ -48,12 +48,16 @@ impl Keeper {
             let next = self.parts.custody.next_sequence(recording, lane.track);
             (lane.track, next)
         };
+        let configured = || self.parts.lanes.iter().find_map(LaneView::rate);
         let take = Arc::new(Take {
             recording,
             epoch: self.parts.custody.epoch(),
             span,
             start,
-            rate: rhythm.map_or(Rate::THIRTY, |(_, rate)| rate),
+            rate: rhythm
+                .map(|(_, rate)| rate)
+                .or_else(configured)
+                .unwrap_or(Rate::THIRTY),
             first_sequences: self.parts.lanes.iter().map(next).collect(),
         });
         log::info!("recording {recording}, span {span}");
@@ -131,12 +135,29 @@ impl Keeper {
             let message = "nobody keeps the clock (no NTP, and no receiver that knows the time): dates are guesses until somebody does";
             self.alarm("clock-unknown", (None, None), message);
         }
+        self.tell_utc(now);
         self.place_span(now, false);
         let slept = slept();
         if slept.saturating_sub(self.slept) > SLEPT {
             self.woke(now, slept.saturating_sub(self.slept));
         }
         self.slept = slept;
+    }
+
+    /// Tells the lanes what UTC is, once it is known and when it has changed by what people notice.
+    fn tell_utc(&mut self, now: Monotonic) {
+        let Some(wall) = self.utc.at(now) else {
+            return;
+        };
+        let nanos = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+        let zero = wall.unix_nanos.saturating_sub(nanos);
+        let told = self.utc_told.map(|told| told.abs_diff(zero));
+        if told.is_none_or(|off| off > 1_000_000_000) {
+            self.utc_told = Some(zero);
+            for lane in &self.parts.lanes {
+                lane.tell(Command::Utc(zero));
+            }
+        }
     }
 
     /// Notes where the running span lies, as soon as that is known and whenever it was wrong. A recording

@@ -26,7 +26,7 @@ fn camera_lane(keeper: SyncSender<Input>) -> LaneView {
         bit_rate,
         rate,
     };
-    std::thread::spawn(move || VideoLane { ends, track }.run());
+    std::thread::spawn(move || VideoLane::new(ends, track).run());
     view
 }
 

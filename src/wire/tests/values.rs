@@ -346,6 +346,7 @@ fn event() -> impl Strategy<Value = Event> {
         GapCause::Overrun,
         GapCause::Paused,
         GapCause::BoxAway,
+        GapCause::EncoderFailed,
     ]);
     let total =
         (track(), any::<u64>(), any::<u64>(), hash()).prop_map(|(track, segments, bytes, root)| {

@@ -6,6 +6,7 @@
 // read and what is written again is asserted too, so that a parser that misreads quietly is found.
 
 use hallcast::board::Board;
+use hallcast::encoder;
 use hallcast::media::{AccessUnit, MediaTime, Monotonic};
 use hallcast::mp4::{self, Content, ProgressiveTrack, SegmentSource};
 use hallcast::receiver::config::{Config, Flags};
@@ -42,6 +43,7 @@ pub const TARGETS: &[Target] = &[
     ("board", 4, board),
     ("receiver_settings", 2, receiver_settings),
     ("manifest", 4, manifest),
+    ("annex_b", 1, annex_b),
 ];
 
 /// Runs one target; whether it understood the bytes.
@@ -57,6 +59,24 @@ pub fn finished(bytes: &[u8], piece: usize) -> Option<Finished> {
         while reader.next(&mut input).ok()?.is_some() {}
     }
     reader.finish().ok()
+}
+
+fn annex_b(bytes: &[u8]) -> bool {
+    let parsed = encoder::parse_annex_b(bytes);
+    // Given again between start codes it is the same picture.
+    let (mut again, mut rest) = (Vec::new(), parsed.data.as_slice());
+    while let Some((length, behind)) = rest.split_first_chunk() {
+        let (nal, behind) = behind.split_at(u32::from_be_bytes(*length) as usize);
+        again.extend([0, 0, 1]);
+        again.extend(nal);
+        rest = behind;
+    }
+    let read = encoder::parse_annex_b(&again);
+    assert_eq!(
+        (read.data, read.keyframe),
+        (parsed.data.clone(), parsed.keyframe && !again.is_empty())
+    );
+    !parsed.data.is_empty()
 }
 
 fn control(bytes: &[u8]) -> bool {

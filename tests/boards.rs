@@ -133,7 +133,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "width = 1920",
         "pixels = \"MJPG\"",
-        "x.toml:7: `presenter.v4l2.pixels`: `MJPG` is not allowed: `YU12`, `NV12` or `YUYV`",
+        "x.toml:7: `presenter.v4l2.pixels`: `MJPG` is not allowed: `YU12`, `NV12`, `YUYV` or `H264`",
     ),
     (
         "width = 1920",

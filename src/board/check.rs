@@ -27,8 +27,9 @@ pub(super) fn pixels<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PixelF
         "YU12" => Ok(Some(PixelFormat::I420)),
         "NV12" => Ok(Some(PixelFormat::Nv12)),
         "YUYV" => Ok(Some(PixelFormat::Yuyv)),
+        "H264" => Ok(Some(PixelFormat::H264)),
         other => Err(D::Error::custom(format!(
-            "`{other}` is not allowed: `YU12`, `NV12` or `YUYV`"
+            "`{other}` is not allowed: `YU12`, `NV12`, `YUYV` or `H264`"
         ))),
     }
 }

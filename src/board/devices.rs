@@ -18,6 +18,17 @@ pub enum Camera {
     Replay(ReplayCamera),
 }
 
+impl Camera {
+    /// It encodes by itself.
+    pub fn is_passthrough(&self) -> bool {
+        match self {
+            Self::V4l2(camera) => camera.pixels == Some(PixelFormat::H264),
+            Self::Pattern(_) => false,
+            Self::Replay(camera) => camera.passthrough,
+        }
+    }
+}
+
 /// Where the sound comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -78,7 +89,8 @@ pub struct V4l2Camera {
     /// Pictures per second; 30 unless given.
     #[serde(default = "rate", deserialize_with = "check::rate")]
     pub rate: Rate,
-    /// `YU12`, `NV12` or `YUYV`; unless given, whichever comes nearest to the rate.
+    /// `YU12`, `NV12` or `YUYV`; unless given, whichever comes nearest to the rate. `H264`: the camera
+    /// encodes, and its pictures are passed on as they are.
     #[serde(default, deserialize_with = "check::pixels")]
     pub pixels: Option<PixelFormat>,
 }
@@ -139,6 +151,9 @@ pub struct ReplayCamera {
     /// What happens at the film's end.
     #[serde(default)]
     pub at_end: AtEnd,
+    /// Gives the film's H.264 at its own times, like a camera that encodes by itself.
+    #[serde(default)]
+    pub passthrough: bool,
 }
 
 /// A film's sound as a microphone.

@@ -5,7 +5,7 @@ use super::{
 };
 #[cfg(feature = "software")]
 use super::{aac, software};
-use crate::media::{PictureLayout, Rate};
+use crate::media::{PictureLayout, PixelFormat, Rate};
 
 type OpenVideo = fn(&Config, PictureLayout, Rate) -> Result<Box<dyn VideoEncoder>, Error>;
 type OpenAudio = fn(&AudioConfig) -> Result<Box<dyn AudioEncoder>, Error>;
@@ -77,6 +77,9 @@ fn check(config: &Config, layout: PictureLayout) -> Result<(), Error> {
             "pictures of {width}x{height} ({pixels:?}, {stride} bytes per row): {why}"
         )))
     };
+    if pixels == PixelFormat::H264 {
+        return refuse("they are encoded already");
+    }
     if !width.is_multiple_of(2) || !height.is_multiple_of(2) {
         return refuse("width and height must be even; choose another size of the camera");
     }
@@ -98,7 +101,6 @@ fn check(config: &Config, layout: PictureLayout) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::encoder::Scene;
-    use crate::media::PixelFormat;
 
     #[test]
     fn odd_or_absurd_pictures_are_refused_with_the_reason() {

@@ -26,7 +26,7 @@ impl Converter {
     pub(super) fn new(layout: PictureLayout) -> Self {
         let points = layout.width as usize * layout.height as usize;
         let bytes = match layout.pixels {
-            PixelFormat::I420 => 0,
+            PixelFormat::I420 | PixelFormat::H264 => 0,
             PixelFormat::Nv12 => points / 2,
             PixelFormat::Yuyv => points * 3 / 2,
         };
@@ -105,6 +105,9 @@ impl Converter {
                     chroma_stride: width / 2,
                 })
             }
+            PixelFormat::H264 => Err(Error::Unsupported(
+                "pictures that are encoded already".into(),
+            )),
         }
     }
 }
@@ -150,6 +153,7 @@ mod tests {
                         bytes[row * stride + 2 * x] = y;
                         bytes[row * stride + 2 * x + 1] = if x % 2 == 0 { u } else { v };
                     }
+                    PixelFormat::H264 => unreachable!("it has no points"),
                 }
             }
         }

@@ -7,18 +7,20 @@
 //! What does not belong here: when a picture or a keyframe is due, resampling and silence (`pacer`), boxes (`segmenter`).
 //!
 //! Which encoder: `open_video` walks a table in order and takes the first that opens. A hardware
-//! encoder is one more file and one more row before the software; a passthrough source needs no
-//! encoder and meets the road behind this stage.
+//! encoder is one more file and one more row before the software; a camera that encodes by
+//! itself needs none: [`Passthrough`] makes access units of what it gives.
 
 #[cfg(feature = "software")]
 mod aac;
 mod candidates;
 #[cfg(feature = "software")]
 mod convert;
+mod passthrough;
 #[cfg(feature = "software")]
 mod software;
 
 pub use candidates::{open_audio, open_video};
+pub use passthrough::{Parsed, Passed, Passthrough, Refused, parse_annex_b};
 
 use crate::media::{AccessUnit, MediaTime, Monotonic, PictureLayout, Rate};
 

@@ -11,15 +11,18 @@ pub enum PixelFormat {
     Nv12,
     /// Packed 4:2:2: Y U Y V (V4L2 `YUYV`).
     Yuyv,
+    /// Encoded by the camera (H.264, ITU-T annex B): each picture has its own length.
+    H264,
 }
 
 impl PixelFormat {
-    /// Bytes of a picture of this format, `stride` bytes per row of its first plane.
+    /// Bytes of a picture of this format (0 where each has its own), `stride` bytes per row of its first plane.
     pub fn picture_bytes(self, stride: usize, height: usize) -> usize {
         match self {
             Self::I420 => stride * height + 2 * (stride / 2 * height.div_ceil(2)),
             Self::Nv12 => stride * height + stride * height.div_ceil(2),
             Self::Yuyv => stride * height,
+            Self::H264 => 0,
         }
     }
 
@@ -28,6 +31,7 @@ impl PixelFormat {
         match self {
             Self::I420 | Self::Nv12 => width,
             Self::Yuyv => 2 * width,
+            Self::H264 => 0,
         }
     }
 }
@@ -57,14 +61,14 @@ impl PictureLayout {
         }
     }
 
-    /// Bytes of one picture.
+    /// Bytes of one picture; 0 where each has its own.
     pub fn bytes(&self) -> usize {
         self.pixels
             .picture_bytes(self.stride as usize, self.height as usize)
     }
 }
 
-/// One uncompressed picture with the time at which it was captured.
+/// One picture, uncompressed or as the camera encoded it, with the time at which it was captured.
 #[derive(Clone, Debug)]
 pub struct Picture {
     /// When the device captured it, on the monotonic clock.

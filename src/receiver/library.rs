@@ -270,17 +270,17 @@ impl Library {
             Some(init) => self.keep_init(sender, key, init).await?,
             None => None,
         };
-        if playlist::is_too_long(&read.stored) {
-            log::warn!(
-                "segment {key} lasts {} units of 1/{} s: longer than the playlist promises ({} s); \
-                 check the box's segment length",
-                read.stored.duration,
-                read.stored.timescale.get(),
-                playlist::TARGET_SECONDS
-            );
-        }
         let name = archive::segment_path(&key);
         let enter = |recording: &mut Recording| {
+            let target = playlist::target_seconds(recording);
+            if playlist::is_too_long(&read.stored, target) {
+                log::warn!(
+                    "segment {key} lasts {} units of 1/{} s: longer than the playlist promises \
+                     ({target} s); check the box's segment length",
+                    read.stored.duration,
+                    read.stored.timescale.get(),
+                );
+            }
             recording.insert(key.sequence, key.track, read.stored, read.facts);
             recording.durable(key.track)
         };

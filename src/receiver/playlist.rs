@@ -10,14 +10,25 @@ use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// EXT-X-TARGETDURATION in seconds; it may not change while a playlist grows.
-pub const TARGET_SECONDS: u64 = 2;
+const TARGET_SECONDS: u64 = 2;
+/// The same of a recording with a camera that encodes: keyframes come when it likes.
+const PASSING_TARGET_SECONDS: u64 = 10;
 
 /// What a missing segment is taken to last where its neighbours do not tell.
 const NOMINAL_MICROS: u64 = TARGET_SECONDS * 1_000_000;
 
-/// True for a segment that rounds above [`TARGET_SECONDS`]: it breaks RFC 8216, section 4.3.3.1.
-pub fn is_too_long(stored: &Stored) -> bool {
-    micros(stored.duration, stored) >= TARGET_SECONDS * 1_000_000 + 500_000
+/// What all playlists of this recording promise (RFC 8216, section 6.2.4: each the same).
+pub fn target_seconds(recording: &Recording) -> u64 {
+    let passing = |info: &TrackInfo| matches!(info.codec, Codec::H264 { rate: None, .. });
+    match recording.tracks().into_values().any(passing) {
+        true => PASSING_TARGET_SECONDS,
+        false => TARGET_SECONDS,
+    }
+}
+
+/// True for a segment that rounds above `target` seconds: it breaks RFC 8216, section 4.3.3.1.
+pub fn is_too_long(stored: &Stored, target: u64) -> bool {
+    micros(stored.duration, stored) >= target * 1_000_000 + 500_000
 }
 
 fn micros(units: u64, stored: &Stored) -> u64 {
@@ -152,9 +163,10 @@ pub fn media(recording: &Recording, track: TrackId) -> Option<String> {
     // No box of ours makes a longer segment. Were there one, a playlist that still grows may not
     // change its word; one that is whole can tell the truth.
     let longest = listed.iter().map(|entry| entry.micros).max().unwrap_or(0);
+    let promised = target_seconds(recording);
     let target = match over {
-        true => TARGET_SECONDS.max((longest + 500_000) / 1_000_000),
-        false => TARGET_SECONDS,
+        true => promised.max((longest + 500_000) / 1_000_000),
+        false => promised,
     };
     let version = if listed.iter().any(|entry| entry.stored.is_none()) {
         8

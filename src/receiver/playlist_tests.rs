@@ -252,9 +252,37 @@ fn what_was_lost_at_the_end_is_a_gap_too() {
 fn a_segment_that_rounds_above_the_target_is_found() {
     let mut segment = stored(VIDEO, 0, 0, 0);
     segment.duration = 2 * 90_000 + 44_999;
-    assert!(!is_too_long(&segment));
+    assert!(!is_too_long(&segment, TARGET_SECONDS));
     segment.duration = 2 * 90_000 + 45_000;
-    assert!(is_too_long(&segment));
+    assert!(is_too_long(&segment, TARGET_SECONDS));
+}
+
+#[test]
+fn a_camera_that_encodes_is_given_ten_seconds_in_every_playlist() {
+    let mut recording = recording(3);
+    assert_eq!(parse(&recording, AUDIO).target_duration, TARGET_SECONDS);
+    let mut info = tracks()[0].clone();
+    info.codec = Codec::H264 {
+        width: 1280,
+        height: 720,
+        rate: None,
+    };
+    recording.insert(
+        1_000,
+        TrackId::EVENTS,
+        stored(TrackId::EVENTS, 1_000, 0, 0),
+        vec![crate::media::Fact {
+            span: 0,
+            at_nanos: 0,
+            event: Event::Track(info),
+        }],
+    );
+    for track in [VIDEO, AUDIO] {
+        assert_eq!(parse(&recording, track).target_duration, 10);
+    }
+    let mut segment = stored(VIDEO, 0, 0, 0);
+    segment.duration = 10 * 90_000;
+    assert!(!is_too_long(&segment, target_seconds(&recording)));
 }
 
 #[test]

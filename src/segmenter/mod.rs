@@ -10,7 +10,8 @@
 //!
 //! Where a segment ends: pictures run from keyframe to keyframe; sound is cut at the packet nearest
 //! to each multiple of the segment's length, so that the segments of all tracks begin together to
-//! within half a packet. A chunk is a fixed number of access units; only a segment's last is shorter.
+//! within half a packet. What a camera encoded by itself is cut by time, at keyframes. Otherwise a
+//! chunk is a fixed number of access units; only a segment's last is shorter.
 
 mod cut;
 mod events;
@@ -63,6 +64,10 @@ pub enum Error {
         /// When the one before it begins, or the span's start.
         before: MediaTime,
     },
+    /// Its segment would become longer than 10 s or greater than 8 MB. The segment has ended without
+    /// it: go on with the next keyframe.
+    #[error("track {0} has no keyframe within 10 s and 8 MB")]
+    TooLong(TrackId),
     /// The boxes cannot hold it (4 GiB and more): its chunk is not given.
     #[error("track {track}: {source}")]
     Boxes {
@@ -109,6 +114,8 @@ struct Open {
     skipped: bool,
     /// Which segment of the grid of sound it is; none for pictures.
     number: Option<u64>,
+    start: MediaTime,
+    bytes: u64,
     units: u64,
     chunks: u32,
     pending: Vec<AccessUnit>,
@@ -182,13 +189,22 @@ impl Segmenter {
         let number = self.config.cut.number(&unit, self.config.timescale);
         let ends_open = self.open.as_ref().is_some_and(|open| match number {
             Some(number) => open.number != Some(number),
-            None => unit.keyframe,
+            None => self.config.cut.ends_before(&unit, open.start),
         });
         if ends_open {
             self.flush(give)?;
         }
         if self.open.is_none() && !unit.keyframe {
             return Err(Error::WaitsForKeyframe(track));
+        }
+        let size = unit.data.len() as u64;
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|open| (self.config.cut).is_too_long(&unit, open.start, open.bytes + size))
+        {
+            self.flush(give)?;
+            return Err(Error::TooLong(track));
         }
         self.last = Some(unit.time);
         let after = self.config.cut.number_after(&unit, self.config.timescale);
@@ -197,17 +213,20 @@ impl Segmenter {
             init,
             skipped,
             number,
+            start: unit.time,
+            bytes: 0,
             units: 0,
             chunks: 0,
             pending: Vec::new(),
         });
+        open.bytes += size;
         if !open.skipped {
             open.pending.push(unit);
         }
         open.units += 1;
 
         let segment_complete = after != open.number;
-        let chunk_complete = open.pending.len() as u64 >= self.config.cut.chunk_units();
+        let chunk_complete = self.config.cut.is_chunk(&open.pending);
         let length_reached = self.config.cut.segment_units() == Some(open.units);
         if segment_complete {
             // Sound: whatever comes next belongs to the next segment, so nothing is waited for.

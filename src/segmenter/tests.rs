@@ -126,6 +126,55 @@ fn pictures_are_cut_at_keyframes_and_chunks_leave_as_soon_as_they_are_whole() {
     assert_eq!((segmenter.stats(), segmenter.sequence()), (stats, 42));
 }
 
+/// A camera that encodes, at any times: the lengths of the chunks in pictures.
+#[test]
+fn what_a_camera_encoded_is_cut_by_time_at_its_keyframes() {
+    let scale = Timescale::VIDEO;
+    let mut segmenter = segmenter(Cut::passing(scale, CHUNK, SEGMENT), scale);
+    let mut given = Vec::new();
+    segmenter
+        .set_init(vec![1], &mut |one| given.push(one))
+        .unwrap();
+    // Ten a second, a keyframe each second that comes a hair too early; then one picture in 400 ms.
+    for n in 0..45 {
+        let early = if n % 10 == 0 { 20 } else { 0 };
+        let (time, lasts) = match n {
+            44 => (44 * 9000, 36_000),
+            _ => (n * 9000, 9000),
+        };
+        let unit = unit((time - early).max(0), lasts, n % 10 == 0);
+        segmenter.push(unit, &mut |one| given.push(one)).unwrap();
+    }
+    segmenter.flush(&mut |one| given.push(one)).unwrap();
+    assert_eq!(short(&given), "I3,3,3,3,3,3,2|3,3,3,3,3,3,2|3,2|");
+}
+
+#[test]
+fn a_segment_without_a_keyframe_ends_at_ten_seconds_and_at_eight_megabytes() {
+    let scale = Timescale::VIDEO;
+    for (bytes, fits) in [(8, 100), (1_000_000, 8)] {
+        let mut segmenter = segmenter(Cut::passing(scale, CHUNK, SEGMENT), scale);
+        let mut given = Vec::new();
+        segmenter
+            .set_init(vec![1], &mut |one| given.push(one))
+            .unwrap();
+        for n in 0..110 {
+            let mut unit = unit(n * 9000, 9000, n == 0 || n == 105);
+            unit.data = vec![0; bytes];
+            let taken = segmenter.push(unit, &mut |one| given.push(one));
+            match taken {
+                Ok(()) => assert!(n < fits || (105..105 + fits).contains(&n), "{n}"),
+                Err(Error::TooLong(_)) => assert_eq!(n, fits),
+                Err(Error::WaitsForKeyframe(_)) => assert!(n > fits && n < 105),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        segmenter.flush(&mut |one| given.push(one)).unwrap();
+        let stats = segmenter.stats();
+        assert_eq!((stats.segments, stats.units as i64), (2, fits + 5));
+    }
+}
+
 #[test]
 fn a_new_init_seals_first_and_the_same_one_changes_nothing() {
     let mut segmenter = pictures();

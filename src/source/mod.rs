@@ -28,6 +28,8 @@ mod alsa;
 mod alsa_cards;
 #[cfg(feature = "replay")]
 mod replay;
+#[cfg(feature = "replay")]
+mod replay_encoded;
 #[cfg(feature = "v4l2")]
 mod v4l2;
 #[cfg(feature = "v4l2")]
@@ -38,7 +40,7 @@ mod v4l2_ports;
 pub use error::Error;
 pub use pattern::{Pattern, read_counter};
 pub use port::Port;
-pub use pump::{AudioPump, Block, Pump, Received, VideoPump};
+pub use pump::{AudioPump, Block, PassingPump, Pump, Received, VideoPump};
 pub use slate::slate;
 pub use tone::Tone;
 
@@ -111,6 +113,10 @@ pub fn open_camera_on(port: &Port, camera: &Camera) -> Result<VideoSource, Error
         Camera::V4l2(settings) => Ok(Box::new(v4l2::V4l2::open(settings, port)?)),
         #[cfg(not(feature = "v4l2"))]
         Camera::V4l2(settings) => Err(Error::not_built(&settings.device.display(), "v4l2")),
+        #[cfg(feature = "replay")]
+        Camera::Replay(settings) if settings.passthrough => {
+            Ok(Box::new(replay_encoded::ReplayEncoded::open(settings)?))
+        }
         #[cfg(feature = "replay")]
         Camera::Replay(settings) => Ok(Box::new(replay::ReplayVideo::open(settings)?)),
         #[cfg(not(feature = "replay"))]

@@ -62,6 +62,10 @@ impl Block for Samples {
 /// A camera's pump: 8 pictures, about a quarter of a second.
 pub type VideoPump = Pump<Picture, 8>;
 
+/// The pump of a camera that encodes: what is dropped would cost all up to the next keyframe, so it
+/// holds seconds; the pictures are small.
+pub type PassingPump = Pump<Picture, 128>;
+
 /// A microphone's pump: 64 blocks, more than a second of the usual 20 ms periods.
 pub type AudioPump = Pump<Samples, 64>;
 

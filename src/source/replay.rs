@@ -162,7 +162,7 @@ impl Source for ReplayAudio {
 }
 
 /// When the film that is being opened begins: with its other device if that was opened just now.
-fn begins(film: &Path) -> Monotonic {
+pub(super) fn begins(film: &Path) -> Monotonic {
     static NEXT: Mutex<Vec<(PathBuf, Monotonic)>> = Mutex::new(Vec::new());
     let now = clock::now();
     let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -198,10 +198,10 @@ impl Stream {
     }
 }
 
-/// An ffmpeg that is decoding; it ends with this value.
-struct Film {
+/// An ffmpeg that is at work; it ends with this value.
+pub(super) struct Film {
     child: Child,
-    output: ChildStdout,
+    pub(super) output: ChildStdout,
 }
 
 impl Drop for Film {
@@ -219,6 +219,18 @@ fn ffmpeg(film: &Path, file: &str, at_end: AtEnd, how: &[&str]) -> Result<Film, 
         command.args(["-stream_loop", "-1"]);
     }
     command.arg("-i").arg(film).args(how).arg("-");
+    running(command, file)
+}
+
+/// The film's H.264 as it is, without a loop; `how` ends with `-f`.
+pub(super) fn copy(film: &Path, file: &str, how: &[&str]) -> Result<Film, Error> {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-v", "error", "-i"]).arg(film);
+    command.args(how).args(["data", "-"]);
+    running(command, file)
+}
+
+fn running(mut command: Command, file: &str) -> Result<Film, Error> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command
         .spawn()
@@ -230,7 +242,7 @@ fn ffmpeg(film: &Path, file: &str, at_end: AtEnd, how: &[&str]) -> Result<Film, 
 }
 
 /// Width, height and rate of a film's pictures.
-fn probe(film: &Path, file: &str) -> Result<(u32, u32, Rate), Error> {
+pub(super) fn probe(film: &Path, file: &str) -> Result<(u32, u32, Rate), Error> {
     let mut command = Command::new("ffprobe");
     command.args(["-v", "error", "-select_streams", "v:0", "-show_entries"]);
     command.args(["stream=width,height,r_frame_rate", "-of", "csv=p=0"]);
@@ -250,7 +262,7 @@ fn probe(film: &Path, file: &str) -> Result<(u32, u32, Rate), Error> {
     }
 }
 
-fn present(path: &Path, file: &str) -> Result<(), Error> {
+pub(super) fn present(path: &Path, file: &str) -> Result<(), Error> {
     if path.is_file() {
         return Ok(());
     }
@@ -261,7 +273,7 @@ fn present(path: &Path, file: &str) -> Result<(), Error> {
     })
 }
 
-fn no_program(program: &str, file: &str, error: &io::Error) -> Error {
+pub(super) fn no_program(program: &str, file: &str, error: &io::Error) -> Error {
     let reason = match error.kind() {
         io::ErrorKind::NotFound => format!("{program} is not installed (apt install ffmpeg)"),
         _ => error.to_string(),
@@ -269,7 +281,7 @@ fn no_program(program: &str, file: &str, error: &io::Error) -> Error {
     Error::other(&file, &format!("starting {program}"), &reason)
 }
 
-fn ended(file: &str, error: &io::Error) -> Error {
+pub(super) fn ended(file: &str, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::Vanished {
             device: file.to_owned(),
@@ -296,6 +308,7 @@ mod tests {
             height: Some(16),
             rate: Some("200".parse().unwrap()),
             at_end,
+            passthrough: false,
         };
         (file, camera)
     }
@@ -380,6 +393,7 @@ mod tests {
             height: None,
             rate: None,
             at_end: AtEnd::Stop,
+            passthrough: false,
         })
         .unwrap();
         let settings = camera.settings();

@@ -109,6 +109,8 @@ fn ground(layout: PictureLayout) -> Vec<u8> {
                 *pair = [GROUND, cb, GROUND, cr];
             }
         }
+        // Of a camera that encodes there is no slate: its pictures are not made here.
+        PixelFormat::H264 => {}
     }
     bytes
 }
@@ -124,7 +126,7 @@ impl Canvas {
         let (width, height) = (self.layout.width as usize, self.layout.height as usize);
         // From luma to luma, in bytes.
         let step = match self.layout.pixels {
-            PixelFormat::I420 | PixelFormat::Nv12 => 1,
+            PixelFormat::I420 | PixelFormat::Nv12 | PixelFormat::H264 => 1,
             PixelFormat::Yuyv => 2,
         };
         for y in top..(top + side).min(height) {

@@ -164,7 +164,8 @@ impl V4l2 {
         } else {
             self.count += 1;
         }
-        let whole = meta.bytesused as usize >= self.settings.layout.bytes();
+        // A camera that encodes says how long each picture is.
+        let whole = meta.bytesused as usize >= self.settings.layout.bytes().max(1);
         if meta.flags.contains(Flags::ERROR) || !whole {
             self.losses.damaged += 1;
             return None;
@@ -185,6 +186,7 @@ impl Source for V4l2 {
     }
 
     fn next(&mut self, into: &mut Picture) -> Result<(), Error> {
+        let encoded = self.settings.layout.pixels == PixelFormat::H264;
         let bytes = self.settings.layout.bytes();
         loop {
             self.wait()?;
@@ -192,6 +194,11 @@ impl Source for V4l2 {
                 .map_err(|error| run_error(&self.device, "capturing", &error))?;
             let meta = *meta;
             let arrived = clock::now();
+            let bytes = if encoded {
+                meta.bytesused as usize
+            } else {
+                bytes
+            };
             // The mapping is longer than the picture.
             into.data.clear();
             into.data
@@ -259,6 +266,7 @@ pub(super) fn fourcc(pixels: PixelFormat) -> FourCC {
         PixelFormat::I420 => b"YU12",
         PixelFormat::Nv12 => b"NV12",
         PixelFormat::Yuyv => b"YUYV",
+        PixelFormat::H264 => b"H264",
     })
 }
 

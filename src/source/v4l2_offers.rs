@@ -12,7 +12,12 @@ use v4l::framesize::FrameSizeEnum;
 use v4l::video::Capture;
 
 /// The formats that we can use, the best first.
-const USABLE: [PixelFormat; 3] = [PixelFormat::I420, PixelFormat::Nv12, PixelFormat::Yuyv];
+const USABLE: [PixelFormat; 4] = [
+    PixelFormat::I420,
+    PixelFormat::Nv12,
+    PixelFormat::Yuyv,
+    PixelFormat::H264,
+];
 
 /// The longest table and the longest list of useless formats that help.
 const LINES: usize = 40;
@@ -27,7 +32,11 @@ pub(super) fn choose(node: &Device, asked: &V4l2Camera) -> Option<PixelFormat> {
     };
     USABLE
         .into_iter()
-        .filter(|pixels| asked.pixels.is_none_or(|wanted| wanted == *pixels))
+        .filter(|pixels| match asked.pixels {
+            Some(wanted) => wanted == *pixels,
+            // What a camera encodes is passed on unchanged: only who asks for it gets that.
+            None => *pixels != PixelFormat::H264,
+        })
         .filter(|pixels| offered.iter().any(|o| o.fourcc == fourcc(*pixels)))
         .filter(|pixels| has_size(node, fourcc(*pixels), asked.width, asked.height))
         // `min_by_key` takes the first of equals; a driver that lists no rates may do any.

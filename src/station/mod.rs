@@ -12,6 +12,7 @@ pub(crate) mod custody;
 mod export;
 mod keeper;
 pub(crate) mod lane;
+mod passing;
 mod past;
 mod pipeline;
 mod recorder;

@@ -19,6 +19,7 @@ use super::control::{self, Reply, Request};
 use super::custody::{self, Custody};
 use super::keeper::{Input, Keeper, Parts};
 use super::lane::{Ends, LaneView};
+use super::passing::PassingLane;
 use super::sound::SoundLane;
 use super::video::VideoLane;
 use crate::clock;
@@ -147,8 +148,14 @@ fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<La
     for ((id, name), track) in [(PRESENTER, &config.presenter), (SLIDES, &config.slides)] {
         if let Some(track) = track.clone() {
             let (ends, view) = Ends::new(id, name, keeper.clone());
-            let lane = VideoLane::new(ends, track);
-            spawn(&format!("{name} lane"), move || lane.run())?;
+            if track.camera.is_passthrough() {
+                spawn(&format!("{name} lane"), move || {
+                    PassingLane { ends, track }.run()
+                })?;
+            } else {
+                let lane = VideoLane::new(ends, track);
+                spawn(&format!("{name} lane"), move || lane.run())?;
+            }
             lanes.push(view);
         }
     }

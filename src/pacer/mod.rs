@@ -8,6 +8,7 @@
 //! Both [`crate::pacer::Pacer`] and [`crate::pacer::SoundPacer`] are engines: `now` is an argument,
 //! there is no clock, thread or device here. What does not belong here: pixel formats, codecs, waiting.
 
+mod drift;
 mod grid;
 mod meter;
 mod policy;

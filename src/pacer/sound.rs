@@ -1,12 +1,14 @@
 //! Samples at a card's rate to blocks of 1024 frames at 48 kHz, in media time.
 //!
 //! Media time counts from the span's start and follows the monotonic clock through the stamps of the
-//! blocks: the beginning is trimmed or padded to the start, lost samples become exactly the missing
-//! silence, and when the position that the stamps give is off by more than [`TOLERANCE`] it is put
-//! right by adding silence or leaving samples out, which is counted. So media time is the monotonic
-//! clock's within [`TOLERANCE`] and the error of the stamps.
+//! blocks: the card's rate is measured and its samples are resampled at the measured ratio, steered a
+//! little so that a remaining distance goes away without being heard. The beginning is trimmed or
+//! padded to the start and lost samples become exactly the missing silence. Only when stamps stay more
+//! than [`TOLERANCE`] away the position is put right by adding silence or leaving samples out, which is
+//! counted.
 
-use super::resample::Resample;
+use super::drift::Drift;
+use super::resample::{OUT_HZ, Resample};
 use crate::media::{GapCause, MediaTime, Monotonic, Samples, Timescale};
 use std::time::Duration;
 
@@ -16,7 +18,13 @@ pub const BLOCK_FRAMES: usize = 1024;
 /// How far the position may be from the stamps before it is put right.
 pub const TOLERANCE: Duration = Duration::from_millis(20);
 
-const NANOS: i128 = 1_000_000_000;
+/// In how many seconds a distance from the stamps is steered away: 1 ms is 100 ppm, which nobody hears.
+const STEERED_IN: f64 = 10.0;
+
+/// So many stamps in a row must be [`TOLERANCE`] away, to the same side, to be believed.
+const BELIEVED: u32 = 3;
+
+const NANOS: f64 = 1e9;
 
 /// How a [`SoundPacer`] is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,10 +104,12 @@ pub struct SoundPacer {
     block: Vec<i16>,
     /// Frames at 48 kHz taken out of `output`.
     taken: u64,
-    /// Media time, in nanoseconds, at which the card's present rate began.
-    anchor: i128,
-    /// Frames at the card's rate put in since then.
-    frames: i128,
+    /// The card's clock.
+    drift: Drift,
+    /// Frames that the card counted, lost ones included.
+    counted: u64,
+    /// Stamps in a row that were too far away, negative where they were early.
+    astray: i32,
     /// The next samples are placed exactly where their stamp says.
     align: bool,
     heard: bool,
@@ -121,8 +131,9 @@ impl SoundPacer {
             output: Vec::new(),
             block: vec![0; BLOCK_FRAMES * channels],
             taken: 0,
-            anchor: 0,
-            frames: 0,
+            drift: Drift::new(config.rate_hz),
+            counted: 0,
+            astray: 0,
             align: true,
             heard: false,
             open_gap: None,
@@ -140,8 +151,7 @@ impl SoundPacer {
             let position = MediaTime::from_nanos(self.position() as i64, Timescale::SOUND);
             self.flush_to(position.0)?;
             self.resample = resample;
-            self.anchor = i128::from(position.as_nanos(Timescale::SOUND));
-            self.frames = 0;
+            self.drift = Drift::new(rate_hz);
         }
         self.config.rate_hz = rate_hz;
         self.config.channels = channels;
@@ -157,15 +167,29 @@ impl SoundPacer {
         let ahead = self.frames_in(stamp - self.position());
         let off = self.duration_of(ahead - lost);
         let mut missing = lost;
-        if self.align {
-            missing = ahead;
-        } else {
+        let mut jumps = self.align;
+        if !self.align {
             self.stats.farthest_off = self.stats.farthest_off.max(off);
-            if off > TOLERANCE {
+            let side = (ahead - lost).signum() as i32;
+            self.astray = match off > TOLERANCE {
+                true if self.astray.signum() == -side => side,
+                true => self.astray.saturating_add(side),
+                false => 0,
+            };
+            // What was lost may be an estimate, by the same stamps.
+            if self.astray.unsigned_abs() >= BELIEVED || (lost > 0 && off > TOLERANCE) {
                 self.stats.corrections += 1;
-                missing = ahead;
+                jumps = true;
             }
         }
+        self.counted += lost as u64;
+        if jumps {
+            missing = ahead;
+            self.astray = 0;
+            self.drift.restart();
+        }
+        let smoothed = self.drift.observe(stamp, self.counted);
+        self.counted += frames as u64;
         let leave_out = (-missing).clamp(0, frames as i128) as usize;
         self.stats.trimmed_frames += leave_out as u64;
         if leave_out == frames && missing < 0 {
@@ -183,8 +207,11 @@ impl SoundPacer {
         self.close_gap();
         self.align = false;
         self.heard = true;
+        let first = self.position() - (self.frames_nanos(leave_out as i128)) as i128;
+        let away = (smoothed - first) as f64 / NANOS;
+        self.resample
+            .steer(self.drift.stretch() + away / STEERED_IN)?;
         self.take(&samples.data[leave_out * self.config.channels as usize..]);
-        self.frames += (frames - leave_out) as i128;
         self.resample.advance(&mut self.input, &mut self.output)
     }
 
@@ -244,23 +271,34 @@ impl SoundPacer {
         self.stats
     }
 
+    /// By how many millionths the card counts too fast; none until it is known.
+    pub fn ppm(&self) -> Option<f64> {
+        self.drift.ppm()
+    }
+
     fn track_channels(&self) -> usize {
         self.config.track_channels as usize
     }
 
     /// Media time, in nanoseconds, of the next frame that is put in.
     fn position(&self) -> i128 {
-        self.anchor + self.frames * NANOS / i128::from(self.config.rate_hz)
+        let out = self.output.len() / self.track_channels();
+        let waiting = (self.input.len() / self.track_channels()) as f64 * self.resample.ratio();
+        let frames = (self.taken + out as u64) as f64 + waiting + self.resample.behind();
+        (frames * NANOS / f64::from(OUT_HZ)).round() as i128
     }
 
-    /// Frames at the card's rate in `nanos`, rounded to the nearest.
+    /// Frames at the card's measured rate in `nanos`, rounded to the nearest.
     fn frames_in(&self, nanos: i128) -> i128 {
-        (nanos * i128::from(self.config.rate_hz) + NANOS / 2).div_euclid(NANOS)
+        (nanos as f64 / NANOS * f64::from(OUT_HZ) / self.resample.ratio()).round() as i128
+    }
+
+    fn frames_nanos(&self, frames: i128) -> f64 {
+        frames as f64 * self.resample.ratio() * NANOS / f64::from(OUT_HZ)
     }
 
     fn duration_of(&self, frames: i128) -> Duration {
-        let nanos = frames.abs() * NANOS / i128::from(self.config.rate_hz);
-        Duration::from_nanos(nanos as u64)
+        Duration::from_nanos(self.frames_nanos(frames.abs()) as u64)
     }
 
     /// Puts in `frames` of silence at the card's rate and notes the gap; the few that align the very
@@ -276,7 +314,6 @@ impl SoundPacer {
             self.resample.advance(&mut self.input, &mut self.output)?;
             left -= piece;
         }
-        self.frames += frames;
         let after = MediaTime::from_nanos(self.position() as i64, Timescale::SOUND);
         let duration = (after.0 - before.0) as u64;
         self.stats.silence_frames += duration;

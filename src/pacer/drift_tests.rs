@@ -61,34 +61,44 @@ fn sound_stays_with_the_clock_for_six_hours_whatever_the_card_does() {
     const HOURS: f64 = 6.0 * 3600.0;
     type Error = Box<dyn Fn(f64) -> f64>;
     let constant = |ppm: f64| -> Error { Box::new(move |_| ppm) };
-    let cases: [(&str, Error); 8] = [
-        ("-1000 ppm", constant(-1000.0)),
-        ("-200 ppm", constant(-200.0)),
-        ("0 ppm", constant(0.0)),
-        ("+200 ppm", constant(200.0)),
-        ("+1000 ppm", constant(1000.0)),
+    // How far off the estimate may be after 60 s. Of a rate that wanders it is behind: by the slope of the
+    // wander, half a ppm a second, times the memory of some twenty seconds that a steady one needs.
+    let (steady, wandering) = (5.0, 15.0);
+    let cases: [(&str, f64, Error); 8] = [
+        ("-1000 ppm", steady, constant(-1000.0)),
+        ("-200 ppm", steady, constant(-200.0)),
+        ("0 ppm", steady, constant(0.0)),
+        ("+200 ppm", steady, constant(200.0)),
+        ("+1000 ppm", steady, constant(1000.0)),
         (
             "steps between +-1000 and +-200 ppm",
+            steady,
             Box::new(|t| [1000.0, -200.0, 0.0, 200.0, -1000.0][(t / 900.0) as usize % 5]),
         ),
         (
             "+-50 ppm in ten minutes",
+            wandering,
             Box::new(|t| 50.0 * (t / 600.0 * std::f64::consts::TAU).sin()),
         ),
         (
             "a box that warms up by 80 ppm and breathes",
+            wandering,
             Box::new(|t| 80.0 * (1.0 - (-t / 1200.0).exp()) + 5.0 * (t / 97.0).sin()),
         ),
     ];
-    for (name, error) in cases {
+    for (name, within, error) in cases {
         for overruns in [false, true] {
             let found = follow(HOURS, &error, overruns);
             println!(
-                "{name}, overruns {overruns}: worst {:.2} ms of 20, estimate after 60 s off by {:+.2} ppm of 5",
+                "{name}, overruns {overruns}: worst {:.2} ms of 20, estimate after 60 s off by {:+.2} ppm of {within}",
                 found.worst_ms, found.off_ppm
             );
             assert!(found.worst_ms <= 20.0, "{name}: {} ms", found.worst_ms);
-            assert!(found.off_ppm.abs() <= 5.0, "{name}: {} ppm", found.off_ppm);
+            assert!(
+                found.off_ppm.abs() <= within,
+                "{name}: {} ppm",
+                found.off_ppm
+            );
         }
     }
 }

@@ -23,8 +23,12 @@ const USABLE: [(Format, usize, &str); 3] = [
     (Format::S243LE, 3, "S24_3LE"),
 ];
 
-/// How much sound the card keeps while nobody reads.
-const RING: Duration = Duration::from_millis(500);
+/// How much sound the card keeps while nobody reads, if it can: a process that is held up for less loses
+/// nothing. What comes out at once after that finds room in the pump.
+const RING: Duration = Duration::from_secs(1);
+
+/// After an overrun the oldest so many periods are not read: the card is about to write there.
+const MARGIN: u64 = 2;
 
 /// The least time for which a silent card is waited for.
 const WAIT: Duration = Duration::from_secs(1);
@@ -41,10 +45,12 @@ pub(super) struct Alsa {
     card_channels: usize,
     sample_bytes: usize,
     period: usize,
+    /// Frames that the card keeps.
+    ring: u64,
     raw: Vec<u8>,
     /// When the frame after the last one that was handed out is due.
     due: Option<Monotonic>,
-    /// An overrun or a suspension came after the last block.
+    /// The card was started again after the last block: by a suspension, or a driver that stops by itself.
     broken: bool,
     lost: u64,
 }
@@ -79,6 +85,8 @@ impl Alsa {
             parameters.set_tstamp_mode(true)?;
             parameters.set_tstamp_type(TstampType::Monotonic)?;
             parameters.set_avail_min(chosen.period)?;
+            // It never stops by itself: after an overrun its count of frames says how many are gone.
+            parameters.set_stop_threshold(parameters.get_boundary()?)?;
             pcm.sw_params(&parameters)
         };
         software().map_err(failed("setting its clock"))?;
@@ -96,6 +104,7 @@ impl Alsa {
             card_channels: chosen.channels as usize,
             sample_bytes: chosen.sample_bytes,
             period,
+            ring: u64::try_from(chosen.ring).unwrap_or(u64::MAX),
             raw: vec![0; period * chosen.channels as usize * chosen.sample_bytes],
             device,
             pcm,
@@ -105,8 +114,9 @@ impl Alsa {
         })
     }
 
-    /// Waits until a whole period can be read, whatever has to be put right for it.
-    fn wait(&mut self) -> Result<Monotonic, Error> {
+    /// Waits until a whole period can be read, whatever has to be put right for it; gives when the newest
+    /// frame was captured, and how many wait.
+    fn wait(&mut self) -> Result<(Monotonic, u64), Error> {
         let wait = WAIT.max(self.duration_of(self.period as u64) * 4);
         let mut deadline = clock::now().plus(wait);
         loop {
@@ -117,7 +127,7 @@ impl Alsa {
                     waited_ms: wait.as_millis() as u64,
                 });
             }
-            // Asked first: after an overrun, reading would hand out what is long overwritten.
+            // Asked before reading: where the card has stopped, that would hand out what is long overwritten.
             let ready = self.pcm.wait(Some(left.as_millis() as u32 + 1));
             let status = ready.and_then(|_| self.pcm.status());
             match status {
@@ -128,7 +138,7 @@ impl Alsa {
                         // Their width depends on the machine.
                         let seconds = u64::try_from(stamp.tv_sec).unwrap_or(0);
                         let nanos = u64::try_from(stamp.tv_nsec).unwrap_or(0);
-                        return Ok(self.first_frame(seconds, nanos, avail));
+                        return Ok((believed(seconds, nanos), avail));
                     }
                 }
                 Ok(status) if status.get_state() == State::Disconnected => {
@@ -151,7 +161,7 @@ impl Alsa {
         }
     }
 
-    /// After an overrun (EPIPE) or a suspension (ESTRPIPE): what waited in the card is gone.
+    /// After a suspension (ESTRPIPE), or where a driver has stopped (EPIPE): what waited in the card is gone.
     fn restart(&mut self, errno: i32) -> Result<(), Error> {
         self.broken = true;
         // Capture does not start again by itself.
@@ -162,14 +172,23 @@ impl Alsa {
         again.map_err(|error| self.run_error("restarting", &error))
     }
 
-    /// When the oldest of `avail` frames was captured, by the kernel's stamp of the newest.
-    fn first_frame(&self, seconds: u64, nanos: u64, avail: u64) -> Monotonic {
-        let now = clock::now();
-        let stamp = Monotonic::from_nanos(seconds * 1_000_000_000 + nanos);
-        // A driver without stamps leaves zero.
-        let believable = stamp <= now && now.since(stamp) <= STAMP_BEHIND;
-        let newest = if believable { stamp } else { now };
-        newest.minus(self.duration_of(avail))
+    /// Passes over the frames that were overwritten before anybody read them; gives how many.
+    fn pass_over(&mut self, avail: u64) -> Result<u64, alsa::Error> {
+        if avail <= self.ring {
+            return Ok(0);
+        }
+        let gone = avail - self.ring + MARGIN * self.period as u64;
+        let frame = self.card_channels * self.sample_bytes;
+        let mut left = gone;
+        while left > 0 {
+            let frames = (self.period as u64).min(left) as usize;
+            match self.pcm.io_bytes().readi(&mut self.raw[..frames * frame]) {
+                Ok(passed) => left -= passed as u64,
+                Err(error) if error.errno() == Errno::INTR.raw_os_error() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(gone)
     }
 
     fn duration_of(&self, frames: u64) -> Duration {
@@ -215,10 +234,13 @@ impl Source for Alsa {
 
     fn next(&mut self, into: &mut Samples) -> Result<(), Error> {
         loop {
-            let captured = self.wait()?;
-            let read = self.pcm.io_bytes().readi(&mut self.raw);
-            let frames = match read {
-                Ok(frames) => frames,
+            let (newest, avail) = self.wait()?;
+            let read = self.pass_over(avail).and_then(|gone| {
+                let frames = self.pcm.io_bytes().readi(&mut self.raw)?;
+                Ok((gone, frames))
+            });
+            let (gone, frames) = match read {
+                Ok(read) => read,
                 Err(error) if error.errno() == Errno::INTR.raw_os_error() => continue,
                 Err(error) if error.errno() == Errno::AGAIN.raw_os_error() => continue,
                 Err(error) => {
@@ -226,8 +248,9 @@ impl Source for Alsa {
                     continue;
                 }
             };
+            let captured = newest.minus(self.duration_of(avail - gone.min(avail)));
             into.captured = captured;
-            into.lost_before = self.frames_lost(captured);
+            into.lost_before = gone + self.frames_lost(captured);
             self.lost += into.lost_before;
             self.broken = false;
             self.due = Some(captured.plus(self.duration_of(frames as u64)));
@@ -257,12 +280,21 @@ impl Source for Alsa {
     }
 }
 
+/// The kernel's stamp of the newest frame, or now where a driver has none and leaves zero.
+fn believed(seconds: u64, nanos: u64) -> Monotonic {
+    let now = clock::now();
+    let stamp = Monotonic::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos));
+    let believable = stamp <= now && now.since(stamp) <= STAMP_BEHIND;
+    if believable { stamp } else { now }
+}
+
 /// What the card was set to.
 struct Chosen {
     rate_hz: u32,
     channels: u32,
     sample_bytes: usize,
     period: Frames,
+    ring: Frames,
 }
 
 fn configure(pcm: &PCM, asked: &AlsaMicrophone, device: &str) -> Result<Chosen, Error> {
@@ -293,11 +325,13 @@ fn configure(pcm: &PCM, asked: &AlsaMicrophone, device: &str) -> Result<Chosen, 
     let _ = any.set_buffer_time_near(RING.as_micros() as u32, ValueOr::Nearest);
     pcm.hw_params(&any).map_err(failed)?;
     let period = any.get_period_size().map_err(failed)?;
+    let ring = any.get_buffer_size().map_err(failed)?;
     Ok(Chosen {
         rate_hz,
         channels,
         sample_bytes,
         period: period.max(1),
+        ring,
     })
 }
 

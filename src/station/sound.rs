@@ -286,8 +286,9 @@ impl SoundLane {
             }
         }
         let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
-        let stats = running.pacer.stats();
+        let (stats, ppm) = (running.pacer.stats(), running.pacer.ppm());
         self.ends.show(|view| {
+            view.status.ppm = ppm;
             view.status.ticks = stats.blocks;
             view.status.silence = stats.silence_frames;
             view.status.encode_cpu_seconds += spent;

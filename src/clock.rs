@@ -6,11 +6,13 @@
 #![allow(clippy::disallowed_methods)]
 
 use crate::media::{Monotonic, WallClock};
-use rustix::thread::{ClockId, clock_nanosleep_absolute};
+use rustix::thread::{ClockId, clock_nanosleep_absolute, futex};
 use rustix::time::{Timespec, clock_gettime};
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use std::future::Future;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// CLOCK_MONOTONIC now.
@@ -80,17 +82,58 @@ pub fn thread_cpu() -> Duration {
 
 /// Blocks the calling thread until `deadline`, absolutely: being interrupted adds no error.
 pub fn sleep_until(deadline: Monotonic) {
-    let nanos = deadline.as_nanos();
-    let request = Timespec {
-        tv_sec: (nanos / 1_000_000_000) as i64,
-        tv_nsec: (nanos % 1_000_000_000) as i64,
-    };
+    let request = timespec(deadline);
     while clock_nanosleep_absolute(ClockId::Monotonic, &request) == Err(rustix::io::Errno::INTR) {}
 }
 
 /// Blocks the calling thread for `duration`.
 pub fn sleep(duration: Duration) {
     sleep_until(now().plus(duration));
+}
+
+/// Where one thread waits for the word of others, until an absolute instant at most.
+///
+/// An absolute wait on a futex: being held up between reading a clock and waiting adds no error, as it
+/// does with the relative wait of a condition variable. A `timerfd` and an `eventfd` in one `poll` were
+/// measured beside it: 50 us earlier at the median (the thread's timer slack, which they escape), the
+/// same from p99 up, for a sixth more CPU time and two descriptors. Not worth it at 33 ms a tick.
+#[derive(Debug, Default)]
+pub struct Bell {
+    /// Counts the rings, and goes round.
+    rung: AtomicU32,
+}
+
+/// How often a [`Bell`] had been rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rings(u32);
+
+impl Bell {
+    /// How often it was rung so far. Ask before looking at what the others change: what they change
+    /// after that rings again, and [`Bell::wait`] returns at once.
+    pub fn rings(&self) -> Rings {
+        Rings(self.rung.load(Ordering::Acquire))
+    }
+
+    /// Wakes the thread that waits here. Ring after each change that it waits for.
+    pub fn ring(&self) {
+        self.rung.fetch_add(1, Ordering::Release);
+        // It fails only for addresses that are none.
+        let _ = futex::wake(&self.rung, futex::Flags::PRIVATE, 1);
+    }
+
+    /// Blocks the calling thread until the bell is rung after `heard`, or until `deadline`; without
+    /// one until it is rung. It may return early.
+    pub fn wait(&self, heard: Rings, deadline: Option<Monotonic>) {
+        let deadline = deadline.map(timespec);
+        // Rung since, woken, interrupted or past the deadline: the caller looks again in any case.
+        let _ = futex::wait_bitset(
+            &self.rung,
+            futex::Flags::PRIVATE,
+            heard.0,
+            deadline.as_ref(),
+            NonZeroU32::MAX,
+        );
+    }
 }
 
 /// CLOCK_MONOTONIC as tokio's timer sees it: real time, or the paused clock of a test, which starts
@@ -141,6 +184,14 @@ fn cpu(clock: rustix::time::ClockId) -> Duration {
     Duration::from_nanos(u64::try_from(nanos_of(clock_gettime(clock))).unwrap_or(0))
 }
 
+fn timespec(at: Monotonic) -> Timespec {
+    let nanos = at.as_nanos();
+    Timespec {
+        tv_sec: (nanos / 1_000_000_000) as i64,
+        tv_nsec: (nanos % 1_000_000_000) as i64,
+    }
+}
+
 #[allow(
     clippy::unnecessary_cast,
     reason = "the fields are 32 bits wide on armv7"
@@ -160,6 +211,30 @@ mod tests {
         let deadline = now().plus(Duration::from_millis(2));
         sleep_until(deadline);
         assert!(now() >= deadline);
+    }
+
+    #[test]
+    fn a_bell_wakes_and_a_deadline_ends_the_wait() {
+        let bell = Bell::default();
+        let heard = bell.rings();
+        let deadline = now().plus(Duration::from_millis(2));
+        while now() < deadline {
+            bell.wait(heard, Some(deadline));
+        }
+        assert_eq!(bell.rings(), heard);
+        // Rung between the question and the wait: it does not wait at all.
+        bell.ring();
+        bell.wait(heard, None);
+        let heard = bell.rings();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sleep(Duration::from_millis(5));
+                bell.ring();
+            });
+            while bell.rings() == heard {
+                bell.wait(heard, None);
+            }
+        });
     }
 
     #[test]

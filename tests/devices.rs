@@ -347,7 +347,7 @@ fn assert_on_the_grid(results: &Path, name: &str, expected: &str) {
         count(microphone, "lost"),
     );
     println!(
-        "  tick to decision (p50, p99, worst): {} us; capture to RECEIVED (p50, p99, chunks): {} ms; \
+        "  tick to decision (p50, p99, p99.9, worst): {} us; capture to RECEIVED (p50, p99, chunks): {} ms; \
          {} objects, each as in the spool",
         presenter["tick_lateness_us"],
         presenter["capture_to_received_ms"],

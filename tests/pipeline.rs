@@ -433,3 +433,121 @@ fn a_box_that_is_asked_to_end_seals_its_recording() {
         "an ended recording is not taken up"
     );
 }
+
+/// The value of a line of OpenMetrics text that begins with `name` and has all of `labels`. Fails on
+/// lines that are neither a comment nor a sample.
+fn metric(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    assert!(text.ends_with("\n# EOF\n"), "{text}");
+    let mut found = None;
+    for line in text.lines().filter(|line| !line.starts_with("# ")) {
+        let (series, value) = line.rsplit_once(' ').expect("a name and a value");
+        let value: f64 = value.parse().expect("a number");
+        let (known, rest) = series.split_once('{').unwrap_or((series, "}"));
+        assert!(
+            known.starts_with("hallcast_") && rest.ends_with('}'),
+            "{line}"
+        );
+        if known == name && labels.iter().all(|label| rest.contains(label)) {
+            assert_eq!(found.replace(value), None, "{line}: twice");
+        }
+    }
+    found
+}
+
+#[test]
+fn how_a_box_is_shows_at_the_receiver_within_three_seconds() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    let (film, put) = (home.path().join("slides.mp4"), home.path().join("put.mp4"));
+    let source = "testsrc2=size=320x180:rate=30:duration=2";
+    let made = put.to_str().unwrap();
+    support::programs::run(
+        "ffmpeg",
+        &["-loglevel", "error", "-f", "lavfi", "-i", source, made],
+    );
+    std::fs::copy(&put, &film).unwrap();
+    let board = home.path().join("board.toml");
+    let text = format!(
+        "schema = 1\nname = \"bench-film\"\n[presenter.pattern]\nwidth = 320\nheight = 180\n\
+         rate = \"30\"\n[slides.replay]\nfile = \"{}\"\nat-end = \"loop\"\n[microphone.tone]\n\
+         [panel.simulated]\n",
+        film.display()
+    );
+    std::fs::write(&board, text).unwrap();
+    let board = board.to_str().unwrap();
+    let mut capture_box =
+        CaptureBox::start(home.path(), "Hall 1", Some(&receiver), &["--board", board]);
+    let said = || -> serde_json::Value {
+        let all: serde_json::Value = serde_json::from_slice(&receiver.get("/boxes.json")).unwrap();
+        all["boxes"][0].clone()
+    };
+    wait_until(10, "the first report", || said()["state"] == "idle");
+    let recording = capture_box.record();
+    wait_until(3, "the recording's state", || {
+        said()["recording"] == recording.as_str() && said()["state"] == "recording"
+    });
+    wait_until(3, "ticks", || {
+        said()["tracks"][0]["ticks"].as_u64() > Some(30)
+    });
+
+    // A device that goes: the time from the box's own word to the receiver's.
+    let alarm =
+        |status: &serde_json::Value| status["alarms"].to_string().contains("slides-missing");
+    let mut took = Vec::new();
+    for gone in [true, false] {
+        match gone {
+            true => std::fs::remove_file(&film).unwrap(),
+            false => drop(std::fs::copy(&put, &film).unwrap()),
+        }
+        wait_until(30, "the box's own word", || {
+            alarm(&capture_box.status()) == gone
+        });
+        let began = hallcast::clock::now();
+        wait_until(3, "the receiver's word", || alarm(&said()) == gone);
+        took.push(hallcast::clock::now().since(began));
+        if gone {
+            let text = String::from_utf8(receiver.get("/metrics")).unwrap();
+            let labels = ["room=\"Hall 1\"", "code=\"slides-missing\"", "track=\"2\""];
+            assert_eq!(metric(&text, "hallcast_box_alarm", &labels), Some(1.0));
+        }
+    }
+    println!(
+        "an alarm's way to /boxes.json: raised {:.0?}, cleared {:.0?}",
+        took[0], took[1]
+    );
+
+    let text = String::from_utf8(receiver.get("/metrics")).unwrap();
+    let presenter = ["name=\"presenter\""];
+    let ticks = metric(&text, "hallcast_track_ticks_total", &presenter).unwrap();
+    let lateness = "hallcast_track_tick_lateness_seconds_count";
+    assert!(
+        ticks > 30.0 && metric(&text, lateness, &presenter) == Some(ticks),
+        "{text}"
+    );
+    assert_eq!(
+        metric(&text, "hallcast_box_up", &["room=\"Hall 1\""]),
+        Some(1.0)
+    );
+    assert_eq!(
+        metric(&text, "hallcast_box_alarm", &["code=\"slides-missing\""]),
+        None
+    );
+    let page = String::from_utf8(receiver.get("/boxes")).unwrap();
+    assert!(
+        page.contains("Hall 1") && page.contains("recording "),
+        "{page}"
+    );
+
+    capture_box.kill();
+    wait_until(25, "the box marked as gone", || said()["current"] == false);
+    let text = String::from_utf8(receiver.get("/metrics")).unwrap();
+    assert_eq!(
+        metric(&text, "hallcast_box_up", &["room=\"Hall 1\""]),
+        Some(0.0)
+    );
+    assert_eq!(
+        metric(&text, "hallcast_track_ticks_total", &presenter),
+        None
+    );
+}

@@ -3,6 +3,7 @@
 use super::check;
 use crate::media::{PixelFormat, Rate};
 use serde::Deserialize;
+use std::fmt;
 use std::path::PathBuf;
 
 /// Where a track's pictures come from.
@@ -27,6 +28,28 @@ pub enum Microphone {
     Tone(ToneMicrophone),
     /// The sound of a film file, for development.
     Replay(ReplayMicrophone),
+}
+
+impl Microphone {
+    /// How many channels are asked of it.
+    pub fn channels(&self) -> u32 {
+        match self {
+            Self::Alsa(microphone) => microphone.channels,
+            Self::Tone(microphone) => microphone.channels,
+            Self::Replay(microphone) => microphone.channels,
+        }
+    }
+}
+
+impl fmt::Display for Microphone {
+    /// What people call it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alsa(microphone) => f.write_str(&microphone.alsa_name()),
+            Self::Tone(_) => f.write_str("the test tone"),
+            Self::Replay(microphone) => write!(f, "{}", microphone.file.display()),
+        }
+    }
 }
 
 /// Where the button and the lamp are.

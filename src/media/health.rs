@@ -4,6 +4,7 @@
 //! track are those of the running recording, or of the last one, unless said otherwise.
 
 use super::{RecordingId, TrackId};
+use serde::{Deserialize, Serialize};
 
 /// The most tracks, alarms and bytes of one text that a report carries: whoever takes a report from a
 /// box holds no more for it than this.
@@ -115,7 +116,7 @@ pub struct TrackHealth {
 }
 
 /// Ticks that show the picture of the tick before, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repeats {
     /// The camera is slower than the grid.
     pub slower_source: u64,
@@ -126,7 +127,7 @@ pub struct Repeats {
 }
 
 /// Pictures in no tick, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drops {
     /// The camera is faster than the grid.
     pub faster_source: u64,
@@ -141,7 +142,7 @@ pub struct Drops {
 }
 
 /// From a tick to the decision which picture it shows, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lateness {
     /// Half are no later.
     pub p50: u64,

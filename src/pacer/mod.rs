@@ -9,12 +9,14 @@
 //! there is no clock, thread or device here. What does not belong here: pixel formats, codecs, waiting.
 
 mod grid;
+mod meter;
 mod policy;
 mod resample;
 mod sound;
 mod stats;
 
 pub use grid::Grid;
+pub use meter::{Loudness, Meter};
 pub use policy::{Action, Config, Pacer};
 pub use sound::{
     BLOCK_FRAMES, SoundBlock, SoundConfig, SoundError, SoundGap, SoundPacer, SoundStats, TOLERANCE,

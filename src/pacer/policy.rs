@@ -11,12 +11,19 @@
 //! point of comparison by a quarter tick to the side where the pictures now are, until their phase is
 //! within a quarter tick again. The slip itself still happens at half a tick exactly; jitter of less
 //! than a quarter tick, peak to peak, changes nothing after it. A first picture that is farther than a
-//! quarter tick from its tick counts as such a slip.
+//! quarter tick from its tick counts as such a slip, unless the nominal rates say that it drifts on
+//! towards half a tick.
+//!
+//! **Stamps from the future.** Nothing is captured after it has arrived. A stamp more than a quarter
+//! tick later than that (drivers stamp by other timers, so some lead is usual) is taken to be that
+//! quarter tick ahead, and counted: believed, it would repeat every tick up to it at once, and leave
+//! out every picture until then. So no tick is decided more than one tick before its time.
 
 use super::grid::Grid;
 use super::stats::{DropReason, RepeatReason, Stats};
 use crate::media::{Monotonic, Rate};
 use heapless::Deque;
+use std::cmp::Ordering;
 use std::time::Duration;
 
 /// How a [`Pacer`] is set up.
@@ -146,8 +153,12 @@ impl<P> Pacer<P> {
         }
     }
 
-    /// Takes a picture into account. Poll until [`Action::Wait`] after each offer.
-    pub fn offer(&mut self, captured: Monotonic, picture: P) {
+    /// Takes a picture into account that arrived at `now`. Poll until [`Action::Wait`] after each
+    /// offer.
+    pub fn offer(&mut self, now: Monotonic, captured: Monotonic, picture: P) {
+        let latest = now.plus(Duration::from_nanos(self.half as u64 / 2));
+        self.stats.stamped_ahead += u64::from(captured > latest);
+        let captured = captured.min(latest);
         if self.newest.is_some_and(|newest| captured <= newest) {
             self.reject(picture, DropReason::OutOfOrder);
             return;
@@ -245,8 +256,19 @@ impl<P> Pacer<P> {
         let quarter = self.half / 2;
         if phase.abs() <= quarter {
             self.shift = 0;
-        } else if self.nearly_equal_rates() {
+        } else if self.nearly_equal_rates() && !self.drifts_towards(phase) {
             self.shift = quarter * phase.signum();
+        }
+    }
+
+    /// Whether the rates say that pictures move on to this side of their ticks. Leaning there would
+    /// put off the slip for which they are bound, past half a tick.
+    fn drifts_towards(&self, phase: i64) -> bool {
+        let (tick, interval) = (self.config.rate, self.config.source_rate);
+        match interval.tick_nanos(1).cmp(&tick.tick_nanos(1)) {
+            Ordering::Greater => phase > 0,
+            Ordering::Less => phase < 0,
+            Ordering::Equal => false,
         }
     }
 
@@ -340,3 +362,7 @@ impl<P> Pacer<P> {
 #[cfg(test)]
 #[path = "policy_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "policy_properties.rs"]
+mod properties;

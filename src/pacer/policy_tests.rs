@@ -4,26 +4,26 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-const MS: u64 = 1_000_000;
+pub(super) const MS: u64 = 1_000_000;
 const ORIGIN: u64 = 1_000_000 * MS;
 
-fn at(nanos: u64) -> Monotonic {
+pub(super) fn at(nanos: u64) -> Monotonic {
     Monotonic::from_nanos(ORIGIN + nanos)
 }
 
-fn rate(text: &str) -> Rate {
+pub(super) fn rate(text: &str) -> Rate {
     text.parse().unwrap()
 }
 
 /// What one run decided: for each tick the capture time shown (from [`ORIGIN`]) and whether it was
 /// repeated.
-struct Run {
-    ticks: Vec<(u64, bool)>,
-    stats: Stats,
+pub(super) struct Run {
+    pub(super) ticks: Vec<(u64, bool)>,
+    pub(super) stats: Stats,
 }
 
 /// Feeds pictures (captured, arrives) and lets time pass until `end`.
-fn run(config: Config, mut pictures: Vec<(u64, u64)>, end: u64) -> Run {
+pub(super) fn run(config: Config, mut pictures: Vec<(u64, u64)>, end: u64) -> Run {
     pictures.sort_by_key(|(_, arrives)| *arrives);
     let mut pacer = Pacer::new(config);
     let mut ticks: Vec<(u64, bool)> = Vec::new();
@@ -52,7 +52,7 @@ fn run(config: Config, mut pictures: Vec<(u64, u64)>, end: u64) -> Run {
             Some(arrives) if arrives <= wake => {
                 now = now.max(arrives);
                 let (captured, _) = pictures.next().unwrap();
-                pacer.offer(at(captured), captured);
+                pacer.offer(at(now), at(captured), captured);
             }
             _ if wake <= end => now = wake,
             _ => break,
@@ -64,13 +64,13 @@ fn run(config: Config, mut pictures: Vec<(u64, u64)>, end: u64) -> Run {
 }
 
 /// Pictures at exact times, each arriving `delay` after its capture.
-fn exact(source: Rate, count: u64, delay: u64) -> Vec<(u64, u64)> {
+pub(super) fn exact(source: Rate, count: u64, delay: u64) -> Vec<(u64, u64)> {
     (0..count)
         .map(|n| (source.tick_nanos(n), source.tick_nanos(n) + delay))
         .collect()
 }
 
-fn config(source: &str, grid: &str) -> Config {
+pub(super) fn config(source: &str, grid: &str) -> Config {
     Config {
         source_rate: rate(source),
         ..Config::at(rate(grid))
@@ -278,7 +278,7 @@ fn nothing_is_made_up_before_the_first_picture() {
 #[test]
 fn a_stamp_that_goes_back_is_dropped() {
     let mut pacer = Pacer::new(Config::at(rate("30")));
-    pacer.offer(at(50 * MS), "first");
+    pacer.offer(at(50 * MS), at(50 * MS), "first");
     assert_eq!(
         pacer.poll(at(50 * MS)),
         Action::Emit {
@@ -286,7 +286,7 @@ fn a_stamp_that_goes_back_is_dropped() {
             picture: "first"
         }
     );
-    pacer.offer(at(50 * MS), "again");
+    pacer.offer(at(50 * MS), at(50 * MS), "again");
     let reason = DropReason::OutOfOrder;
     assert_eq!(
         pacer.poll(at(51 * MS)),
@@ -301,7 +301,7 @@ fn a_stamp_that_goes_back_is_dropped() {
 fn a_caller_that_never_polls_is_bounded() {
     let mut pacer = Pacer::new(Config::at(rate("30")));
     for n in 0..100 {
-        pacer.offer(at(n * MS), n);
+        pacer.offer(at(n * MS), at(n * MS), n);
     }
     while !matches!(pacer.poll(at(100 * MS)), Action::Wait(_)) {}
     let stats = pacer.stats();

@@ -1,5 +1,6 @@
 //! What the pacer made up and left out, by reason, and how late it decided.
 
+use crate::media::health;
 use std::time::Duration;
 
 /// Why a tick shows the picture of the tick before.
@@ -49,6 +50,8 @@ pub struct Stats {
     pub dropped_out_of_order: u64,
     /// Pictures displaced because the pacer was not polled.
     pub dropped_not_polled: u64,
+    /// Pictures that claimed to be captured after they arrived; in one of the other counts too.
+    pub stamped_ahead: u64,
     /// How long after its tick each decision fell.
     pub lateness: Lateness,
 }
@@ -71,6 +74,26 @@ impl Stats {
             + self.dropped_before_start
             + self.dropped_out_of_order
             + self.dropped_not_polled
+    }
+
+    /// Repeats, for people.
+    pub fn repeats_by(&self) -> health::Repeats {
+        health::Repeats {
+            slower_source: self.repeated_slower_source,
+            no_picture: self.repeated_no_picture,
+            before_first: self.repeated_before_first,
+        }
+    }
+
+    /// Drops, for people.
+    pub fn drops_by(&self) -> health::Drops {
+        health::Drops {
+            faster_source: self.dropped_faster_source,
+            late: self.dropped_late,
+            before_start: self.dropped_before_start,
+            out_of_order: self.dropped_out_of_order,
+            not_polled: self.dropped_not_polled,
+        }
     }
 
     pub(super) fn repeat(&mut self, reason: RepeatReason) {
@@ -102,6 +125,7 @@ const BUCKETS: usize = 26 * STEPS as usize;
 pub struct Lateness {
     buckets: [u64; BUCKETS],
     count: u64,
+    sum: Duration,
     max: Duration,
 }
 
@@ -110,6 +134,7 @@ impl Default for Lateness {
         Self {
             buckets: [0; BUCKETS],
             count: 0,
+            sum: Duration::ZERO,
             max: Duration::ZERO,
         }
     }
@@ -119,6 +144,7 @@ impl Lateness {
     pub(super) fn note(&mut self, lateness: Duration) {
         self.buckets[bucket(lateness)] += 1;
         self.count += 1;
+        self.sum = self.sum.saturating_add(lateness);
         self.max = self.max.max(lateness);
     }
 
@@ -149,6 +175,32 @@ impl Lateness {
     /// 99 of 100 are no later.
     pub fn p99(&self) -> Duration {
         self.quantile(990)
+    }
+
+    /// The figures, and how many decisions fell between the bounds of
+    /// [`health::LATENESS_BOUNDS_US`].
+    pub fn health(&self) -> health::Lateness {
+        let micros = |late: Duration| u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
+        let mut counts = [0; health::LATENESS_BOUNDS_US.len() + 1];
+        for (number, in_bucket) in self.buckets.iter().enumerate() {
+            // The bounds are powers of two, and so no bucket lies on both sides of one.
+            let end = micros(upper_end(number));
+            let place = health::LATENESS_BOUNDS_US.partition_point(|bound| *bound < end);
+            counts[place] += in_bucket;
+        }
+        health::Lateness {
+            p50: micros(self.p50()),
+            p99: micros(self.p99()),
+            p999: micros(self.quantile(999)),
+            max: micros(self.max),
+            sum: micros(self.sum),
+            counts,
+        }
+    }
+
+    /// 999 of 1000 are no later.
+    pub fn p999(&self) -> Duration {
+        self.quantile(999)
     }
 }
 
@@ -184,6 +236,17 @@ mod tests {
     }
 
     #[test]
+    fn the_coarse_histogram_loses_nothing_and_keeps_to_its_bounds() {
+        let mut lateness = Lateness::default();
+        for micros in [3, 15, 17, 1023, 1500, 100_000, 140_000, 9_000_000] {
+            lateness.note(Duration::from_micros(micros));
+        }
+        let health = lateness.health();
+        assert_eq!(health.counts, [2, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!((health.max, health.sum), (9_000_000, 9_242_558));
+    }
+
+    #[test]
     fn quantiles_of_a_known_spread() {
         let mut lateness = Lateness::default();
         assert_eq!(lateness.p99(), Duration::ZERO);
@@ -199,6 +262,7 @@ mod tests {
         };
         close(lateness.p50(), 500);
         close(lateness.p99(), 990);
+        close(lateness.p999(), 999);
         assert_eq!(lateness.max(), Duration::from_secs(1));
         lateness.note(Duration::from_secs(100_000));
         assert_eq!(lateness.max(), Duration::from_secs(100_000));

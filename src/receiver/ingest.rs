@@ -11,6 +11,7 @@
 //! count apart from segments: those waiting for an init never keep it out.
 
 use super::library::{Error as KeepError, Kept};
+use crate::media::health::Health;
 use crate::media::{BoxId, Hash, RecordingId, SegmentKey};
 use crate::wire::ErrorCode;
 use crate::wire::framing::{self, MessageReader};
@@ -113,6 +114,8 @@ pub enum Work {
     },
     /// Make this declaration durable, then call [`Ingest::lost_kept`].
     KeepLost(Lost),
+    /// Show how the box is; nothing of it is kept.
+    Show(Box<Health>),
     /// Note that the box's copy of this erased recording is gone.
     ConfirmErased(RecordingId),
     /// Refuse the rest of this stream.
@@ -262,7 +265,8 @@ impl Ingest {
             (State::Silent, _) => {
                 Some(self.close(ErrorCode::PROTOCOL, "the first message is not Hello"))
             }
-            // Nothing of it is kept: a fact that must last is in the events track.
+            // A fact that must last is in the events track.
+            (State::Open, Message::Status(health)) => Some(Work::Show(Box::new(health))),
             (_, Message::Status(_)) => None,
             (State::Open, Message::Lost(lost)) => Some(Work::KeepLost(lost)),
             (State::Open, Message::Erased(erased)) => Some(Work::ConfirmErased(erased.recording)),

@@ -11,6 +11,7 @@ mod session;
 
 use super::authority::Authority;
 use super::fence::Fence;
+use super::fleet::Fleet;
 use super::ingest::Budget;
 use super::library::Library;
 use super::roster::{Refused, Roster, fingerprint};
@@ -86,6 +87,7 @@ struct Shared {
     library: Arc<Library>,
     roster: Roster,
     fence: Mutex<Fence>,
+    fleet: Arc<Fleet>,
     /// What the segments under way of all sessions take.
     budget: Arc<Budget>,
     /// The sessions let in, to end those that are displaced.
@@ -137,6 +139,7 @@ impl Listener {
             endpoint,
             shared: Arc::new(Shared {
                 library,
+                fleet: Arc::new(Fleet::new(roster.clone())),
                 roster,
                 fence: Mutex::default(),
                 budget: Arc::default(),
@@ -150,6 +153,11 @@ impl Listener {
     /// Where it listens.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// What boxes say of themselves.
+    pub fn fleet(&self) -> Arc<Fleet> {
+        self.shared.fleet.clone()
     }
 
     /// Its counters.
@@ -291,8 +299,8 @@ async fn accept(shared: Arc<Shared>, incoming: Incoming) {
         refuse(ErrorCode::SILENT, "no control stream was opened");
         return;
     };
-    let (session, waiting) = Session::new(shared, box_id, &room, connection);
-    session.run(certificate, send, receive, waiting).await;
+    let (session, waiting) = Session::new(shared, (box_id, certificate), room, connection);
+    session.run(send, receive, waiting).await;
 }
 
 /// The roster is a file: asked off the tasks that carry media.

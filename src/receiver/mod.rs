@@ -14,10 +14,12 @@ mod erase;
 pub mod export;
 pub(crate) mod fence;
 pub mod film;
+pub mod fleet;
 pub mod ingest;
 pub mod library;
 pub mod listener;
 pub mod manifest;
+mod metrics;
 mod playlist;
 pub mod roster;
 #[cfg(test)]
@@ -366,7 +368,7 @@ impl Server {
         tokio::spawn(async move { erasing.watch_erased().await });
         tokio::spawn(async move { others.watch_others().await });
         tokio::spawn(forget_films(library.clone(), films.clone()));
-        let router = web::router(library.clone(), films);
+        let router = web::router(library.clone(), films, listener.fleet(), listener.stats());
         tokio::spawn(async move {
             if let Err(e) = axum::serve(web, router).await {
                 log::error!("web: {e}");

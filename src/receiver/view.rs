@@ -88,7 +88,7 @@ fn began(recording: &Recording) -> Option<(String, String)> {
 }
 
 /// `h:mm:ss`, or `m:ss` below an hour.
-fn clock(length: Duration) -> String {
+pub fn clock(length: Duration) -> String {
     let seconds = length.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     match hours {
@@ -124,7 +124,8 @@ pub fn track_names(recording: &Recording) -> String {
     names.join(", ")
 }
 
-fn capitalised(name: &str) -> String {
+/// With a capital letter.
+pub fn capitalised(name: &str) -> String {
     let mut letters = name.chars();
     match letters.next() {
         Some(first) => first.to_uppercase().chain(letters).collect(),

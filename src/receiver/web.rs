@@ -6,12 +6,15 @@
 //! that name it as their host are answered, so that no other site can read along by pointing its own
 //! name here.
 
+mod boxes;
 mod file;
 
 use super::archive;
 use super::catalog::{Recording, State};
 use super::film::Films;
+use super::fleet::Fleet;
 use super::library::Library;
+use super::listener::Stats;
 use super::playlist;
 use super::view::{self, Row};
 use crate::clock;
@@ -49,12 +52,22 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 pub struct Web {
     library: Arc<Library>,
     films: Arc<Films>,
+    fleet: Arc<Fleet>,
+    stats: Arc<Stats>,
 }
 
 /// The routes of the receiver; `films` is where finished MP4 files are cached.
-pub fn router(library: Arc<Library>, films: Arc<Films>) -> Router {
+pub fn router(
+    library: Arc<Library>,
+    films: Arc<Films>,
+    fleet: Arc<Fleet>,
+    stats: Arc<Stats>,
+) -> Router {
     Router::new()
         .route("/", get(list))
+        .route("/boxes", get(boxes::page))
+        .route("/boxes.json", get(boxes::json))
+        .route("/metrics", get(boxes::measured))
         .route("/recordings/{id}", get(page))
         .route("/recordings/{id}/state", get(state))
         .route("/recordings/{id}/manifest.json", get(manifest))
@@ -65,7 +78,12 @@ pub fn router(library: Arc<Library>, films: Arc<Films>) -> Router {
         .route("/assets/{file}", get(asset))
         .fallback(|| async { problem("This page does not exist", "Check the address.", false) })
         .layer(from_fn(guard))
-        .with_state(Arc::new(Web { library, films }))
+        .with_state(Arc::new(Web {
+            library,
+            films,
+            fleet,
+            stats,
+        }))
 }
 
 /// Answers only loopback hosts, and sets what every answer carries.
@@ -367,6 +385,10 @@ async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
         "player.js" => (
             "text/javascript; charset=utf-8",
             include_bytes!("assets/player.js"),
+        ),
+        "boxes.js" => (
+            "text/javascript; charset=utf-8",
+            include_bytes!("assets/boxes.js"),
         ),
         "icon.svg" => ("image/svg+xml", include_bytes!("assets/icon.svg")),
         "style.css" => (

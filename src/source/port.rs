@@ -249,9 +249,12 @@ mod tests {
         let port = taken();
         let other = found("/dev/video0", "1-2", "A");
         let error = port
-            .choose("/dev/video0", Some(other), Vec::new)
+            .choose("/dev/video0", Some(other.clone()), || vec![other])
             .unwrap_err();
         assert_eq!(error.code(), "elsewhere");
+        let beside = || vec![found("/dev/video1", "1-2", "A")];
+        let empty = port.choose("/dev/video0", None, beside);
+        assert_eq!(empty.unwrap(), Choice::Empty("1-1".into()));
         let text = error.to_string();
         println!("{text}");
         assert!(text.starts_with("/dev/video0: "), "{text}");

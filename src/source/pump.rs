@@ -1,20 +1,19 @@
 //! One thread per device, and the bounded ring between it and its one reader.
 //!
-//! The ring is a `heapless` deque behind a mutex, with a condition variable for the reader's
-//! deadline. A lock-free single-producer ring would not do: dropping the *oldest* block means that
+//! The ring is a `heapless` deque behind a mutex, with a [`Bell`] for the reader's absolute deadline. A lock-free single-producer ring would not do: dropping the *oldest* block means that
 //! the device's thread takes from the reader's end. The lock is held only while a block's few words
 //! are moved, never while a device is waited for or bytes are copied.
 //!
 //! Buffers come back through a second ring, so that in steady state nothing is allocated per block.
 
 use super::{AudioSettings, Error, Losses, Source, VideoSettings};
-use crate::clock;
+use crate::clock::{self, Bell};
 use crate::media::{Monotonic, Picture, Samples};
 use heapless::Deque;
 use std::any::Any;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// Something that devices deliver in pieces.
@@ -104,9 +103,9 @@ pub struct Pump<B: Block, const N: usize> {
 struct Shared<B: Block, const N: usize> {
     state: Mutex<State<B, N>>,
     /// The reader waits here for blocks and events.
-    for_reader: Condvar,
+    for_reader: Bell,
     /// The device's thread waits here for the time to reopen.
-    for_device: Condvar,
+    for_device: Bell,
 }
 
 #[derive(Debug)]
@@ -146,8 +145,8 @@ impl<B: Block, const N: usize> Pump<B, N> {
                 stop: false,
                 stats: Stats::default(),
             }),
-            for_reader: Condvar::new(),
-            for_device: Condvar::new(),
+            for_reader: Bell::default(),
+            for_device: Bell::default(),
         });
         let theirs = Arc::clone(&shared);
         let own_name = name.to_owned();
@@ -162,8 +161,9 @@ impl<B: Block, const N: usize> Pump<B, N> {
 
     /// Waits for the next thing to happen, until `deadline` at most.
     pub fn receive(&self, deadline: Monotonic) -> Received<B> {
-        let mut state = self.shared.lock();
         loop {
+            let heard = self.shared.for_reader.rings();
+            let mut state = self.shared.lock();
             if let Some(settings) = state.opened.take() {
                 return Received::Opened(settings);
             }
@@ -173,16 +173,11 @@ impl<B: Block, const N: usize> Pump<B, N> {
             if let Some(error) = state.failed.take() {
                 return Received::Failed(error);
             }
-            let now = clock::now();
-            if now >= deadline {
+            drop(state);
+            if clock::now() >= deadline {
                 return Received::Timeout;
             }
-            state = self
-                .shared
-                .for_reader
-                .wait_timeout(state, deadline.since(now))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.shared.for_reader.wait(heard, Some(deadline));
         }
     }
 
@@ -196,7 +191,12 @@ impl<B: Block, const N: usize> Pump<B, N> {
     /// caller's to decide.
     pub fn reopen_at(&self, when: Monotonic) {
         self.shared.lock().reopen_at = Some(when);
-        self.shared.for_device.notify_one();
+        self.shared.for_device.ring();
+    }
+
+    /// Blocks that wait for their reader.
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().blocks.len()
     }
 
     /// What went through so far.
@@ -209,7 +209,7 @@ impl<B: Block, const N: usize> Drop for Pump<B, N> {
     /// Ends the thread; takes as long as the device's own bounded wait at most.
     fn drop(&mut self) {
         self.shared.lock().stop = true;
-        self.shared.for_device.notify_one();
+        self.shared.for_device.ring();
         if let Some(thread) = self.thread.take() {
             // Its only panics are caught, and if one was not, it is over all the same.
             let _ = thread.join();
@@ -235,10 +235,9 @@ impl<B: Block, const N: usize> Shared<B, N> {
                 Ok(Some(error)) => error,
                 Err(panic) => Error::other(&name, "its library", &panic_message(&*panic)),
             };
-            let mut state = self.lock();
-            state.failed = Some(error);
-            self.for_reader.notify_one();
-            if !self.wait_to_reopen(state) {
+            self.lock().failed = Some(error);
+            self.for_reader.ring();
+            if !self.wait_to_reopen() {
                 return;
             }
         }
@@ -252,7 +251,7 @@ impl<B: Block, const N: usize> Shared<B, N> {
         state.stats.opened += 1;
         let earlier = state.stats.losses;
         drop(state);
-        self.for_reader.notify_one();
+        self.for_reader.ring();
         loop {
             let mut state = self.lock();
             if state.stop {
@@ -273,33 +272,25 @@ impl<B: Block, const N: usize> Shared<B, N> {
             }
             state.push(block, settings);
             drop(state);
-            self.for_reader.notify_one();
+            self.for_reader.ring();
         }
     }
 
     /// Waits for the reader's word; false when asked to stop.
-    fn wait_to_reopen(&self, mut state: MutexGuard<'_, State<B, N>>) -> bool {
+    fn wait_to_reopen(&self) -> bool {
         loop {
+            let heard = self.for_device.rings();
+            let mut state = self.lock();
             if state.stop {
                 return false;
             }
-            state = match state.reopen_at {
-                None => self
-                    .for_device
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(when) => {
-                    let now = clock::now();
-                    if now >= when {
-                        state.reopen_at = None;
-                        return true;
-                    }
-                    self.for_device
-                        .wait_timeout(state, when.since(now))
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
+            let when = state.reopen_at;
+            if when.is_some_and(|when| clock::now() >= when) {
+                state.reopen_at = None;
+                return true;
+            }
+            drop(state);
+            self.for_device.wait(heard, when);
         }
     }
 }

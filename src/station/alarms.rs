@@ -3,7 +3,8 @@
 //! An alarm of the box (a device, the clock, the disk) concerns whatever is recorded while it lasts; one
 //! of a recording concerns that recording only, which may be long over.
 
-use crate::media::{Event, RecordingId, TrackId};
+use crate::clock;
+use crate::media::{Event, Monotonic, RecordingId, TrackId};
 use std::collections::BTreeMap;
 
 /// Whom an alarm concerns: a recording, or none for the box; and a track.
@@ -16,54 +17,85 @@ pub(super) const NO_SIGNAL: &str = "-no-signal";
 
 /// The alarms that stand.
 #[derive(Debug, Default)]
-pub(super) struct Alarms(BTreeMap<(String, Concern), String>);
+pub(super) struct Alarms {
+    /// What they say, and since when they stand.
+    standing: BTreeMap<(String, Concern), (String, Monotonic)>,
+    changes: u64,
+}
 
 impl Alarms {
     /// Raises an alarm; the fact, unless it stands already.
     pub(super) fn raise(&mut self, code: &str, concern: Concern, message: &str) -> Option<Event> {
-        let known = self.0.insert((code.into(), concern), message.into());
-        known.is_none().then(|| event(code, concern, true, message))
+        let key = (code.to_owned(), concern);
+        if let Some((text, _)) = self.standing.get_mut(&key) {
+            *text = message.into();
+            return None;
+        }
+        self.standing.insert(key, (message.into(), clock::now()));
+        self.changes += 1;
+        Some(event(code, concern, true, message))
     }
 
     /// Clears an alarm; the fact, unless it did not stand.
     pub(super) fn clear(&mut self, code: &str, concern: Concern, message: &str) -> Option<Event> {
-        let known = self.0.remove(&(code.into(), concern));
+        let known = self.standing.remove(&(code.into(), concern));
+        self.changes += u64::from(known.is_some());
         known.map(|_| event(code, concern, false, message))
     }
 
     /// Clears all alarms of a recording.
     pub(super) fn forget(&mut self, recording: RecordingId) {
-        self.0
-            .retain(|(_, concern), _| concern.0 != Some(recording));
+        self.keep(|_, concern| concern.0 != Some(recording));
     }
 
     /// Clears all alarms of this code: they were for whoever came next.
     pub(super) fn drop_all(&mut self, code: &str) {
-        self.0.retain(|(raised, _), _| raised != code);
+        self.keep(|raised, _| raised != code);
+    }
+
+    fn keep(&mut self, keeps: impl Fn(&str, &Concern) -> bool) {
+        let before = self.standing.len();
+        self.standing
+            .retain(|(code, concern), _| keeps(code, concern));
+        self.changes += u64::from(self.standing.len() < before);
+    }
+
+    /// How often alarms came or went.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// All of them: code, track, what they say, since when they stand.
+    pub(super) fn standing(
+        &self,
+    ) -> impl Iterator<Item = (&str, Option<TrackId>, &str, Monotonic)> {
+        let alarms = self.standing.iter();
+        alarms.map(|((code, concern), (text, since))| {
+            (code.as_str(), concern.1, text.as_str(), *since)
+        })
     }
 
     /// The alarms of the box as facts, for a recording that begins.
     pub(super) fn of_the_box(&self) -> Vec<Event> {
         let of_the_box = self
-            .0
+            .standing
             .iter()
             .filter(|((_, concern), _)| concern.0.is_none());
         of_the_box
-            .map(|((code, concern), message)| event(code, *concern, true, message))
+            .map(|((code, concern), (message, _))| event(code, *concern, true, message))
             .collect()
     }
 
     /// Whether something is recorded that is not there: silence, or a slate.
     pub(super) fn want_attention(&self) -> bool {
-        let mut codes = self.0.keys().map(|(code, _)| code);
+        let mut codes = self.standing.keys().map(|(code, _)| code);
         codes.any(|code| code == MICROPHONE_SILENT || code.ends_with(NO_SIGNAL))
     }
 
     /// All of them, for people.
     pub(super) fn texts(&self) -> Vec<String> {
-        let text =
-            |((code, _), message): (&(String, Concern), &String)| format!("{code}: {message}");
-        self.0.iter().map(text).collect()
+        let text = |(code, _, message, _)| format!("{code}: {message}");
+        self.standing().map(text).collect()
     }
 }
 

@@ -11,9 +11,11 @@ mod requests;
 mod room;
 mod spans;
 mod take_up;
+mod telling;
 
 use self::abandoned::Abandoned;
 use self::room::Order;
+use self::telling::Telling;
 use super::alarms::{Alarms, Concern};
 use super::control::{Reply, Request};
 use super::custody::{Custody, Word};
@@ -156,6 +158,7 @@ pub struct Keeper {
     /// Chunks on their way: segment, the offset behind the chunk, when its first picture was captured.
     travelling: VecDeque<(SegmentKey, u64, Monotonic)>,
     lateness: BTreeMap<TrackId, Lateness>,
+    telling: Telling,
 }
 
 impl Keeper {
@@ -189,6 +192,7 @@ impl Keeper {
             holding: Vec::new(),
             travelling: VecDeque::new(),
             lateness: BTreeMap::new(),
+            telling: Telling::default(),
         };
         keeper.keep_time(clock::now());
         keeper.take_up(recovered);
@@ -203,6 +207,7 @@ impl Keeper {
                 self.parts.custody.sync_at(),
                 self.recorder.poll_at(),
                 self.button.next(),
+                self.telling_due(),
                 self.running.as_ref().and_then(|running| running.patience),
             ];
             let due = due
@@ -235,6 +240,7 @@ impl Keeper {
         while self.write_facts() {
             self.hear();
         }
+        self.tell(now);
         let job = self.parts.custody.start_sync(now);
         if let Some(job) = job {
             // The syncing thread lives as long as the keeper.
@@ -528,6 +534,7 @@ impl Keeper {
 
     /// Adds a fact to the running recording; without one it is only logged by whoever noticed it.
     fn note(&mut self, event: Event) {
+        self.count_gaps(&event);
         // Nothing follows the `End` fact.
         if let Some(running) = self
             .running

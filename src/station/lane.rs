@@ -15,7 +15,7 @@ use crate::media::{AccessUnit, Event, Monotonic, Rate, RecordingId, Segmented, T
 use crate::segmenter::{self, Cut, Segmenter};
 use crate::source;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -224,7 +224,10 @@ impl Ends {
     /// Gives to the keeper, waiting for it if need be.
     pub(super) fn give(&self, input: Input) {
         // A keeper that is gone takes the process with it.
-        let _ = self.keeper.send(input);
+        if let Err(TrySendError::Full(input)) = self.keeper.try_send(input) {
+            self.show(|view| view.status.keeper_waits += 1);
+            let _ = self.keeper.send(input);
+        }
     }
 
     /// Changes what the lane shows.

@@ -1,5 +1,6 @@
 //! The lane of the sound track: microphone, pacer, encoder, segmenter.
 
+use super::alarms::MICROPHONE_SILENT;
 use super::config::AudioTrack;
 use super::keeper::Input;
 use super::lane::{ATTENTION, CHUNK, Ends, LATE, SEGMENT, Take};
@@ -7,7 +8,7 @@ use crate::clock;
 use crate::encoder::{self, AudioEncoder};
 use crate::media::{Codec, Event, GapCause, Monotonic, Segmented, Timescale, TrackInfo, TrackKind};
 use crate::mp4;
-use crate::pacer::{SoundConfig, SoundPacer};
+use crate::pacer::{Meter, SoundConfig, SoundPacer};
 use crate::segmenter::{Cut, Segmenter};
 use crate::source::{self, AudioPump, AudioSettings, Received};
 use std::sync::Arc;
@@ -18,6 +19,12 @@ const DELIVERY: Duration = Duration::from_millis(250);
 
 /// How long a microphone may be away before silence stands in for it.
 const ABSENCE: Duration = Duration::from_millis(500);
+
+/// Digital silence for so long is an alarm.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// Of a microphone that was never open nobody knows more than what it is asked for.
+const UNKNOWN_HZ: u32 = 48_000;
 
 /// The sound track.
 pub(super) struct SoundLane {
@@ -50,14 +57,16 @@ impl SoundLane {
             }
         };
         let (mut settings, mut running) = (None::<AudioSettings>, None::<Running>);
+        let mut meter = None::<Meter>;
         while self.ends.obey(&mut running, |running| &mut running.end) {
+            let now = clock::now();
             if running.is_none()
-                && let Some(open) = settings
+                && let Some(take) = &self.ends.begin
+                && let Some(open) = settings.or_else(|| self.absent(take, now))
                 && let Some(take) = self.ends.begin.take()
             {
                 running = self.begin(take, open);
             }
-            let now = clock::now();
             let over = running
                 .as_ref()
                 .and_then(|running| Some((running.end?, running.heard)));
@@ -72,6 +81,7 @@ impl SoundLane {
                     self.ends
                         .opened(format!("{} Hz, {} channels", open.rate_hz, open.channels));
                     settings = Some(open);
+                    meter = Some(Meter::new(open.rate_hz, open.channels, CHUNK));
                     if let Some(running) = &mut running
                         && let Err(error) = running.pacer.set_input(open.rate_hz, open.channels)
                     {
@@ -84,8 +94,13 @@ impl SoundLane {
                     self.ends.show(|view| {
                         view.status.delivered = stats.delivered;
                         view.status.dropped = stats.dropped;
+                        view.status.ring_waiting = pump.waiting() as u64;
                         view.status.lost = stats.losses.lost;
+                        view.status.xruns += u64::from(samples.lost_before > 0);
                     });
+                    if let Some(meter) = &mut meter {
+                        self.listen(meter, &samples.data);
+                    }
                     if let (Some(running), Some(open)) = (&mut running, settings) {
                         let frames = samples.data.len() as u64 / u64::from(open.channels.max(1));
                         let length = Duration::from_nanos(
@@ -101,7 +116,10 @@ impl SoundLane {
                     pump.recycle(samples);
                 }
                 Received::Failed(error) => {
-                    settings = None;
+                    (settings, meter) = (None, None);
+                    // Its own alarm says more.
+                    self.ends.stand(MICROPHONE_SILENT, None);
+                    self.ends.show(|view| view.status.level_dbfs = None);
                     pump.reopen_at(self.ends.failed(&error));
                 }
                 Received::Timeout => {
@@ -118,6 +136,35 @@ impl SoundLane {
                 }
             }
         }
+    }
+
+    /// What a span is begun with when its microphone is not there in time: the track then holds silence
+    /// from its start, and the microphone joins it.
+    fn absent(&self, take: &Take, now: Monotonic) -> Option<AudioSettings> {
+        (now.since(take.start) > ABSENCE).then(|| AudioSettings {
+            rate_hz: UNKNOWN_HZ,
+            channels: self.track.microphone.channels(),
+        })
+    }
+
+    /// Shows the levels of what comes, and says when it is digital silence: a muted microphone must not be
+    /// found after two hours.
+    fn listen(&mut self, meter: &mut Meter, samples: &[i16]) {
+        if !meter.note(samples) {
+            return;
+        }
+        let loudness = meter.loudness();
+        self.ends.show(|view| {
+            view.status.level_dbfs = loudness.map(|loud| (loud.peak_dbfs, loud.rms_dbfs));
+        });
+        let silent = (meter.silent_for() >= SILENT).then(|| {
+            format!(
+                "{} gives digital silence: it is muted, switched off, or its cable is loose; a \
+                 quiet room is never as quiet as that",
+                self.track.microphone
+            )
+        });
+        self.ends.stand(MICROPHONE_SILENT, silent);
     }
 
     fn begin(&mut self, take: Arc<Take>, open: AudioSettings) -> Option<Running> {

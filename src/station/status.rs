@@ -1,5 +1,6 @@
 //! What `hallcast status` says, and what the process says of itself.
 
+use crate::media::health::{Drops, Lateness as TickLateness, Repeats};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -68,8 +69,29 @@ pub struct Track {
     /// Pictures that no tick wanted.
     pub drops: u64,
     /// From a tick to the decision which picture it shows, in microseconds: median, 99th of a
-    /// hundred, and the latest.
-    pub tick_lateness_us: Option<(u64, u64, u64)>,
+    /// hundred, 999th of a thousand, and the latest.
+    pub tick_lateness_us: Option<(u64, u64, u64, u64)>,
+    /// The same with more figures and a histogram; none for sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tick_lateness: Option<TickLateness>,
+    /// Repeats by reason.
+    pub repeats_by: Repeats,
+    /// Drops by reason.
+    pub drops_by: Drops,
+    /// Gaps of the running recording, or of the last one, that are over.
+    pub gaps: u64,
+    /// How long they are together.
+    pub gap_seconds: f64,
+    /// The loudest sample and the root of the mean square of the last chunk, in dBFS; none for silence.
+    pub level_dbfs: Option<(f64, f64)>,
+    /// The card's error against this machine's clock, in millionths.
+    pub ppm: Option<f64>,
+    /// Times that sound was lost because nobody took it.
+    pub xruns: u64,
+    /// Pictures or blocks that wait in the ring before the pacer.
+    pub ring_waiting: u64,
+    /// Times that the track waited for the keeper since the process started.
+    pub keeper_waits: u64,
     /// Silence put in for samples that the device lost, in samples.
     pub silence: u64,
     /// CPU seconds spent in the encoder.
@@ -116,6 +138,8 @@ pub struct Uplink {
     pub connected: bool,
     /// Why none is, for people.
     pub error: Option<String>,
+    /// Names of chunks and segments that the uplink has not taken yet.
+    pub offers_waiting: u64,
 }
 
 impl fmt::Display for Status {
@@ -133,6 +157,24 @@ impl fmt::Display for Status {
                     "{:<11} {}: {} ticks, {} repeats, {} drops",
                     track.name, track.settings, track.ticks, track.repeats, track.drops
                 )?,
+            }
+            let mut more = Vec::new();
+            if let Some((peak, rms)) = track.level_dbfs {
+                more.push(format!("level {rms:.0} dBFS, peak {peak:.0}"));
+            }
+            if let Some(ppm) = track.ppm {
+                more.push(format!("clock {ppm:+.1} ppm"));
+            }
+            if track.xruns > 0 {
+                more.push(format!("{} xruns", track.xruns));
+            }
+            if track.gaps > 0 {
+                let plural = if track.gaps == 1 { "" } else { "s" };
+                let seconds = track.gap_seconds;
+                more.push(format!("{} gap{plural}, {seconds:.1} s in all", track.gaps));
+            }
+            if !more.is_empty() {
+                writeln!(f, "{:<11} {}", "", more.join("; "))?;
             }
         }
         let link = match (&self.uplink.error, self.uplink.connected) {

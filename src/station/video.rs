@@ -171,12 +171,13 @@ impl VideoLane {
                         view.rhythm = settings.map(|settings| (picture.captured, settings.rate));
                         view.status.delivered = stats.delivered;
                         view.status.dropped = stats.dropped;
+                        view.status.ring_waiting = pump.waiting() as u64;
                         view.status.lost = stats.losses.lost + stats.losses.damaged;
                     });
                     match (&mut running, settings) {
                         (Some(running), Some(VideoSettings { layout, .. })) => {
-                            let captured = picture.captured;
-                            running.pacer.offer(captured, Framed { layout, picture });
+                            let (now, captured) = (clock::now(), picture.captured);
+                            (running.pacer).offer(now, captured, Framed { layout, picture });
                         }
                         _ => {
                             self.ends.stand(&self.no_signal, None);
@@ -525,8 +526,12 @@ impl VideoLane {
             view.status.tick_lateness_us = Some((
                 micros(lateness.p50()),
                 micros(lateness.p99()),
+                micros(lateness.p999()),
                 micros(lateness.max()),
             ));
+            view.status.repeats_by = stats.repeats_by();
+            view.status.drops_by = stats.drops_by();
+            view.status.tick_lateness = Some(lateness.health());
             view.status.encode_cpu_seconds += spent;
         });
         encoded

@@ -1,5 +1,6 @@
 //! What passes between the station, the session engine and its driver.
 
+use crate::media::health::Health;
 use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock};
 use crate::wire::message::Lost;
 use crate::wire::{ErrorCode, Message, Sequences};
@@ -81,6 +82,8 @@ pub enum Offer {
         /// The recording.
         recording: RecordingId,
     },
+    /// How the box is. The newest is sent where there is a receiver, after all else that is to be said.
+    Health(Box<Health>),
     /// As `Forget`, of a recording that the receiver had erased ([`Report::Erase`]): the copy is gone
     /// durably, and the receiver is told.
     Erased {

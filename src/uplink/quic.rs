@@ -6,6 +6,7 @@
 //!
 //! Longer than most files: dialling, conversing, giving up and trying again are one task's decisions.
 
+mod control;
 mod link;
 mod machine;
 mod streams;
@@ -21,8 +22,9 @@ use crate::clock::{self, TaskClock};
 use crate::media::Monotonic;
 use crate::wire::ErrorCode;
 use crate::wire::error_code::Reaction;
-use crate::wire::framing::{self, FramingError, MessageReader};
+use crate::wire::framing::{FramingError, MessageReader};
 use crate::wire::message::{Message, Welcome};
+use control::Control;
 use link::{Link, Verdict};
 pub use machine::{LookUp, Machine, System};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -489,12 +491,13 @@ impl Driver {
     ) -> Result<Error, Stop> {
         let patience = self.uplink.config.patience;
         let opening = clock::within(patience, connection.open_bi());
-        let (mut control, replies) = match self.during(opening).await? {
+        let (control, replies) = match self.during(opening).await? {
             Some(Ok(streams)) => streams,
             Some(Err(error)) => return Ok(error.into()),
             None => return Ok(Error::coded(ErrorCode::SILENT, "no control stream")),
         };
         let _ = control.set_priority(CONTROL_PRIORITY);
+        let mut control = Control::new(control);
         // Tasks end with this function: the set aborts them when it is dropped.
         let mut tasks = JoinSet::new();
         let (give_message, mut messages) = mpsc::channel(64);
@@ -507,8 +510,9 @@ impl Driver {
                 match self.session.next(self.clock.now()) {
                     Action::Wait(until) => break until,
                     Action::Report(report) => self.report(report),
+                    Action::Control(message @ Message::Status(_)) => control.tell(message),
                     Action::Control(message) => {
-                        let sending = clock::within(patience, say(&mut control, &message));
+                        let sending = clock::within(patience, control.say(&message));
                         match self.during_connected(sending).await? {
                             Some(Ok(())) => {}
                             Some(Err(error)) => return Ok(error),
@@ -575,6 +579,11 @@ impl Driver {
                 () = changed(&mut changes) => {
                     self.changes.mark_unchanged();
                     self.network_changed(endpoint, connection);
+                }
+                told = control.write_on(), if control.is_telling() => {
+                    if let Err(error) = told {
+                        return Ok(error);
+                    }
                 }
                 outside = self.outside() => outside?,
                 () = sleep_until(&clock, until) => {}
@@ -780,15 +789,6 @@ fn transport(config: &Config, live: &Arc<Live>) -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .enable_segmentation_offload(config.segmentation_offload);
     transport
-}
-
-async fn say(control: &mut SendStream, message: &Message) -> Result<(), Error> {
-    let bytes = framing::encode(message).map_err(|e| Error::coded(e.code(), e))?;
-    let written = control.write_all(&bytes).await;
-    written.map_err(|error| match error {
-        WriteError::ConnectionLost(error) => error.into(),
-        error => Error::Plain(format!("the control stream: {error}")),
-    })
 }
 
 async fn read_control(mut replies: RecvStream, give: mpsc::Sender<Result<Message, FramingError>>) {

@@ -15,6 +15,7 @@ mod tests;
 mod word;
 
 use super::{Action, Offer, Report};
+use crate::media::health::Health;
 use crate::media::{
     BoxId, Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock,
 };
@@ -151,6 +152,8 @@ pub struct Session {
     /// Words of the receiver that wait for [`Offer::Hashes`], and what that said.
     deferred: VecDeque<Message>,
     hashes: BTreeMap<SegmentKey, Hash>,
+    /// The newest report of how the box is that was not sent yet.
+    health: Option<Box<Health>>,
     out: VecDeque<Action>,
 }
 
@@ -185,6 +188,7 @@ impl Session {
             confirm: Vec::new(),
             deferred: VecDeque::new(),
             hashes: BTreeMap::new(),
+            health: None,
             out: VecDeque::new(),
         }
     }
@@ -278,6 +282,7 @@ impl Session {
                 self.hashes.clear();
             }
             Offer::Lost { lost, is_fact } => self.lose(lost, is_fact),
+            Offer::Health(health) => self.health = Some(health).filter(|_| self.link == Link::Up),
             Offer::Forget { recording } => self.forget(recording),
             Offer::Erased { recording } => {
                 self.forget(recording);
@@ -472,6 +477,7 @@ impl Session {
     /// The connection is gone. Everything not durable starts over on the next one.
     pub fn disconnected(&mut self, code: Option<ErrorCode>, text: String, now: Monotonic) {
         self.link = Link::Down;
+        self.health = None;
         self.out
             .retain(|action| matches!(action, Action::Report(_)));
         self.inits_sent.clear();
@@ -641,6 +647,11 @@ impl Session {
                     self.close(ErrorCode::DONE, text.into());
                 }
             }
+        }
+        if self.out.is_empty()
+            && let Some(health) = self.health.take().filter(|_| self.link == Link::Up)
+        {
+            return Action::Control(Message::Status(*health));
         }
         match self.out.pop_front() {
             Some(action) => action,

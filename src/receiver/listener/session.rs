@@ -70,6 +70,8 @@ impl Peer {
 pub(super) struct Session {
     id: u64,
     box_id: BoxId,
+    certificate: Hash,
+    room: String,
     /// For the log.
     name: String,
     connection: Connection,
@@ -90,8 +92,8 @@ impl Session {
     /// The session of `box_id` in `room`, whose certificate was found in the roster.
     pub fn new(
         shared: Arc<Shared>,
-        box_id: BoxId,
-        room: &str,
+        (box_id, certificate): (BoxId, Hash),
+        room: String,
         connection: Connection,
     ) -> (Arc<Self>, mpsc::Receiver<Outgoing>) {
         let (messages, waiting) = mpsc::channel(WAITING_MESSAGES);
@@ -99,7 +101,9 @@ impl Session {
         let session = Self {
             id: shared.next_session.fetch_add(1, Ordering::Relaxed),
             box_id,
-            name: format!("box {box_id} ({})", printable(room)),
+            certificate,
+            name: format!("box {box_id} ({})", printable(&room)),
+            room,
             peer: Peer {
                 connection: connection.clone(),
                 messages,
@@ -117,7 +121,6 @@ impl Session {
 
     pub async fn run(
         self: Arc<Self>,
-        certificate: Hash,
         send: SendStream,
         receive: RecvStream,
         waiting: mpsc::Receiver<Outgoing>,
@@ -130,7 +133,7 @@ impl Session {
             () = self.pass_on_erasures(erasures) => {}
             () = self.read_control(receive) => {}
             () = self.read_streams() => {}
-            () = self.watch_roster(certificate) => {}
+            () = self.watch_roster(self.certificate) => {}
             () = self.await_hello() => {}
             _ = self.connection.closed() => {}
         }
@@ -138,6 +141,7 @@ impl Session {
         let reason = self.connection.closed().await;
         lock(&self.shared.fence).end(self.box_id, self.id);
         lock(&self.shared.sessions).remove(&self.id);
+        self.shared.fleet.ended(self.box_id, self.id);
         let stats = lock(&self.engine).stats();
         let total = &self.shared.stats;
         total.segments.fetch_add(stats.segments, Ordering::Relaxed);
@@ -364,6 +368,11 @@ impl Session {
                         }
                     };
                     queue.extend(lock(&self.engine).lost_kept(&lost, result));
+                }
+                Work::Show(health) => {
+                    let who = (self.box_id, self.certificate);
+                    let fleet = &self.shared.fleet;
+                    fleet.heard(who, &self.room, self.id, *health, clock::now());
                 }
                 Work::ConfirmErased(recording) => {
                     let library = &self.shared.library;

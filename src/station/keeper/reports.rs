@@ -12,6 +12,7 @@ impl Keeper {
         match report {
             Report::Connected => {
                 self.reachable = true;
+                self.telling.forget();
                 self.uplink_error = None;
                 for code in ["fenced", "cloned"] {
                     self.calm(code, (None, None), "the receiver takes this box again");

@@ -8,7 +8,7 @@ use crate::spool::Level;
 use crate::station::control::{Reply, Request};
 use crate::station::lane::LaneView;
 use crate::station::random;
-use crate::station::recorder::{Input as Happening, Refusal, State, World};
+use crate::station::recorder::{Input as Happening, Refusal, Running, State, World};
 use crate::station::status::{self, Lateness, Status};
 use std::sync::mpsc::Sender;
 
@@ -91,17 +91,22 @@ impl Keeper {
         }
     }
 
-    /// How things are.
-    fn status(&self) -> Status {
-        let now = clock::now();
-        let spool = self.spool();
-        let (state, running) = match self.recorder.state() {
+    /// The recorder's state, and the recording in hand.
+    pub(super) fn state(&self) -> (&'static str, Option<Running>) {
+        match self.recorder.state() {
             State::Idle => ("idle", None),
             State::Starting(running) => ("starting", Some(running)),
             State::Recording(running) => ("recording", Some(running)),
             State::Stopping(running) => ("stopping", Some(running)),
             State::Fault => ("fault", None),
-        };
+        }
+    }
+
+    /// How things are.
+    pub(super) fn status(&self) -> Status {
+        let now = clock::now();
+        let spool = self.spool();
+        let (state, running) = self.state();
         let stats = spool.stats();
         let left = self.room.and_then(|room| room.left());
         Status {
@@ -141,6 +146,9 @@ impl Keeper {
                 configured: self.parts.offers.is_some(),
                 connected: self.reachable,
                 error: self.uplink_error.clone(),
+                offers_waiting: (self.parts.offers.as_ref())
+                    .map_or(0, |offers| offers.max_capacity() - offers.capacity())
+                    as u64,
             },
             alarms: self.alarms.texts(),
             resident_bytes: status::resident_bytes(),
@@ -161,7 +169,10 @@ impl Keeper {
 
     fn track(&self, lane: &LaneView) -> status::Track {
         let lateness = self.lateness.get(&lane.track).cloned();
+        let (gaps, gap_ms) = self.gaps_of(lane.track);
         status::Track {
+            gaps,
+            gap_seconds: gap_ms as f64 / 1000.0,
             capture_to_received_ms: lateness.and_then(Lateness::summary),
             ..lane.status()
         }

@@ -142,7 +142,8 @@ impl Held {
 /// Serves one connection; closes it with `SHUTTING_DOWN` once `leave_after` segments are whole.
 async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
     let connection = endpoint.accept().await.unwrap().await.unwrap();
-    let (mut replies, mut control) = connection.accept_bi().await.unwrap();
+    let (replies, mut control) = connection.accept_bi().await.unwrap();
+    let mut replies = Control::new(replies);
     let mut reader = MessageReader::new();
     let hello = loop {
         let piece = control.read_chunk(4096, true).await.unwrap().unwrap();
@@ -169,7 +170,7 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
         erased: vec![],
         abridged: false,
     });
-    say(&mut replies, &welcome).await.unwrap();
+    replies.say(&welcome).await.unwrap();
     let mut whole = 0;
     while let Ok(mut incoming) = connection.accept_uni().await {
         let mut reader = StreamReader::new();
@@ -187,7 +188,7 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
                             epoch: None,
                         });
                         clock::pause(Duration::from_millis(50)).await;
-                        say(&mut replies, &missing).await.unwrap();
+                        replies.say(&missing).await.unwrap();
                         name = Some(header);
                     }
                     StreamEvent::Header(header) => name = Some(header),
@@ -196,7 +197,7 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
                     StreamEvent::ChunkEnd => {
                         let (key, offset) = (name.unwrap().key, bytes.len() as u64);
                         let received = Message::Received(Received { key, offset });
-                        say(&mut replies, &received).await.unwrap();
+                        replies.say(&received).await.unwrap();
                     }
                 }
             }
@@ -221,7 +222,7 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
                     durable: durable.clone(),
                     hashes: held.hashes_of(key.track),
                 });
-                say(&mut replies, &durable).await.unwrap();
+                replies.say(&durable).await.unwrap();
             }
             Err(_) => {}
         }

@@ -1088,3 +1088,38 @@ proptest! {
         model.settle();
     }
 }
+
+#[test]
+fn only_the_newest_report_of_health_is_said_after_all_else_and_to_nobody_unless_connected() {
+    use crate::media::health::Health;
+    let report = |state: &str| {
+        Offer::Health(Box::new(Health {
+            state: state.into(),
+            ..Health::default()
+        }))
+    };
+    let said = |actions: &[Action]| -> Vec<(usize, String)> {
+        let said = |(at, action): (usize, &Action)| match action {
+            Action::Control(Message::Status(health)) => Some((at, health.state.clone())),
+            _ => None,
+        };
+        actions.iter().enumerate().filter_map(said).collect()
+    };
+    let mut session = welcomed(vec![Offer::Ready]);
+    session.offer(report("old"), T0);
+    session.offer(chunk(1, 0, 0, 9, true), T0);
+    session.offer(report("new"), T0);
+    let actions = drain(&mut session, T0);
+    let last = actions.len() - 1;
+    assert!(last > 0, "the chunk is sent first");
+    assert_eq!(said(&actions), [(last, "new".to_owned())]);
+    assert_eq!(said(&drain(&mut session, T0)), []);
+
+    session.offer(report("unsaid"), T0);
+    session.disconnected(None, String::new(), T0);
+    session.offer(report("away"), T0);
+    session.connected(None, T0);
+    session.offer(report("greeting"), T0);
+    session.received(welcome(vec![], false), T0);
+    assert_eq!(said(&drain(&mut session, T0)), []);
+}

@@ -1,5 +1,5 @@
-//! Sound and picture in step, with real drivers that are pulled, and beside others that want the
-//! processor: in the rig's guest, with the real programs.
+//! Sound and picture in step, with real drivers whose clocks are wrong, that fall silent, that are
+//! pulled, and that compete with others for the processor: in the rig's guest, with the real programs.
 //!
 //! One generator feeds flashes into v4l2loopback cameras and clicks into snd-aloop cards at the same
 //! instants of CLOCK_MONOTONIC; the offset is read from the decoded film, on the host.
@@ -12,6 +12,8 @@
     feature = "receiver"
 ))]
 
+#[path = "drift/cards.rs"]
+mod cards;
 #[path = "drift/feeder.rs"]
 mod feeder;
 #[path = "drift/hog.rs"]
@@ -22,8 +24,11 @@ mod measure;
 mod pulls;
 #[path = "drift/raw.rs"]
 mod raw;
+#[path = "drift/stops.rs"]
+mod stops;
 mod support;
 
+use feeder::Clicks;
 use hallcast::clock;
 use serde_json::Value;
 use std::fs;
@@ -138,7 +143,7 @@ fn flash_and_click_coincide_at_the_devices() {
     for (card, ppm) in [("Loopback", 0), ("Loop2", 1000)] {
         let pace = feeder::shift(card, ppm);
         let camera = feeder::camera(10);
-        let sound = feeder::sound(card, pace);
+        let sound = feeder::sound(card, pace, Clicks::Seconds);
         pause(1);
         let end = clock::now().plus(Duration::from_secs(soak(14, 60)));
         let eyes = std::thread::spawn(move || raw::flashes(10, end));

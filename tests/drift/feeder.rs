@@ -111,6 +111,15 @@ pub fn camera(number: u32) -> Fed<Vec<Duration>> {
     })
 }
 
+/// Where the sound clicks.
+#[derive(Clone, Copy)]
+pub enum Clicks {
+    /// At each whole second of the monotonic clock.
+    Seconds,
+    /// Each time the card has played so many frames.
+    Frames(u64),
+}
+
 /// What a card did while it played.
 #[derive(Debug)]
 pub struct Played {
@@ -134,7 +143,7 @@ pub fn shift(card: &str, ppm: i32) -> f64 {
 }
 
 /// Plays a quiet tone with clicks into `card`, whose clock runs at `pace`.
-pub fn sound(card: &str, pace: f64) -> Fed<Played> {
+pub fn sound(card: &str, pace: f64, clicks: Clicks) -> Fed<Played> {
     let name = format!("hw:CARD={card},DEV=0");
     let pcm = PCM::new(&name, Direction::Playback, false).unwrap();
     {
@@ -155,11 +164,12 @@ pub fn sound(card: &str, pace: f64) -> Fed<Played> {
         software.set_avail_min(PERIOD as i64).unwrap();
         pcm.sw_params(&software).unwrap();
     }
-    Fed::start(move |ended| Player::new(pace).play(&pcm, ended))
+    Fed::start(move |ended| Player::new(pace, clicks).play(&pcm, ended))
 }
 
 struct Player {
     rate: f64,
+    clicks: Clicks,
     written: u64,
     /// When the card's frame 0 was heard, as single observations have it.
     origins: VecDeque<f64>,
@@ -172,9 +182,10 @@ struct Player {
 }
 
 impl Player {
-    fn new(pace: f64) -> Self {
+    fn new(pace: f64, clicks: Clicks) -> Self {
         Self {
             rate: RATE * pace,
+            clicks,
             written: 0,
             origins: VecDeque::new(),
             origin: 0.0,
@@ -249,8 +260,14 @@ impl Player {
 
     /// Whether a click begins at frame `n`, no earlier and no later.
     fn clicks_at(&self, n: u64) -> bool {
-        let heard = |n: u64| (self.origin + n as f64 / self.rate).floor();
-        self.origins.len() == REMEMBERED && heard(n) > heard(n - 1)
+        match self.clicks {
+            Clicks::Frames(every) => n.is_multiple_of(every),
+            Clicks::Seconds if self.origins.len() < REMEMBERED => false,
+            Clicks::Seconds => {
+                let heard = |n: u64| (self.origin + n as f64 / self.rate).floor();
+                heard(n) > heard(n - 1)
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Others take the processor: whatever picture is missing was counted.
 
-use super::feeder;
+use super::feeder::{self, Clicks};
 use super::measure::Marks;
 use super::support::film::Film;
 use super::support::programs::{CaptureBox, Receiver, alone, pause, soak};
@@ -38,7 +38,7 @@ fn record_beside_hogs(results: &Path) {
     let receiver = Receiver::start(&home);
     let pace = feeder::shift("Loopback", 0);
     let camera = feeder::camera(10);
-    let sound = feeder::sound("Loopback", pace);
+    let sound = feeder::sound("Loopback", pace, Clicks::Seconds);
     let board = board(&home, "hogged", 10, "Loopback");
     let capture_box = CaptureBox::start(&home, "hogged", Some(&receiver), &["--board", &board]);
     wait_open(&capture_box, true);

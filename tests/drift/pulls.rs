@@ -2,7 +2,7 @@
 //! ends (v4l2loopback), the slides' camera (vivid, taken from its driver) and the microphone
 //! (snd-aloop, the same). Flashes are the presenter's: vivid cannot be told to show any.
 
-use super::feeder;
+use super::feeder::{self, Clicks};
 use super::measure::{Marks, beyond_half_a_picture, difference, flashes, lumas};
 use super::support::chance::Chance;
 use super::support::film::Film;
@@ -41,7 +41,7 @@ fn record_and_pull(results: &Path) {
     let receiver = Receiver::start(&home);
     let pace = feeder::shift("Loopback", 0);
     let mut camera = Some(feeder::camera(10));
-    let mut sound = Some(feeder::sound("Loopback", pace));
+    let mut sound = Some(feeder::sound("Loopback", pace, Clicks::Seconds));
     let board = board_of_three(&home);
     let capture_box = CaptureBox::start(&home, "pulled", Some(&receiver), &["--board", &board]);
     wait_open(&capture_box, true);
@@ -74,7 +74,7 @@ fn record_and_pull(results: &Path) {
             _ => {
                 drop(sound.take());
                 driver("snd_aloop", "bind", "snd_aloop.0");
-                sound = Some(feeder::sound("Loopback", pace));
+                sound = Some(feeder::sound("Loopback", pace, Clicks::Seconds));
             }
         }
         pulls.push(json!([TRACKS[which], since(pulled), since(back)]));

@@ -1,0 +1,185 @@
+//! The box's process is stopped and goes on, again and again, while it records a known sequence.
+//!
+//! A click each 12 000 frames over a quiet tone: where each click lies in the decoded sound tells its
+//! position to a sample or two (the codec's), and where the tone is missing, how much was lost. The
+//! sound between is AAC; of its other samples nothing can be said.
+
+use super::feeder::{self, Clicks};
+use super::measure::median;
+use super::support::chance::Chance;
+use super::support::film::{Film, RATE};
+use super::support::programs::{CaptureBox, Receiver, alone, pause, soak};
+use super::support::rig;
+use super::{board, figures, gaps, guest_home, leave, tell_lateness, track, wait_open};
+use hallcast::clock;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+/// Frames from click to click.
+const EVERY: u64 = 12_000;
+/// The box's period, as its board gives it.
+const PERIOD: f64 = 0.020;
+/// How far a click may lie from where it belongs: what decoding and the card's clock of whole
+/// milliseconds leave unknown.
+const SAMPLES: f64 = 48.0;
+
+fn record_and_stop(results: &Path) {
+    let home = guest_home();
+    let receiver = Receiver::start(&home);
+    let pace = feeder::shift("Loopback", 0);
+    let camera = feeder::camera(10);
+    let sound = feeder::sound("Loopback", pace, Clicks::Frames(EVERY));
+    let board = board(&home, "stopped", 10, "Loopback");
+    let capture_box = CaptureBox::start(&home, "stopped", Some(&receiver), &["--board", &board]);
+    wait_open(&capture_box, true);
+    pause(4);
+    let recording = capture_box.record();
+    pause(5);
+    let mut chance = Chance::new("stops");
+    let pid = Pid::from_raw(i32::try_from(capture_box.pid()).unwrap()).unwrap();
+    let mut stops = Vec::new();
+    for n in 0..soak(20, 200) {
+        let length = match n % 5 {
+            4 => Duration::from_millis(1200) + chance.within(1300),
+            _ => Duration::from_millis(50) + chance.within(750),
+        };
+        let from = clock::now();
+        kill_process(pid, Signal::STOP).unwrap();
+        clock::sleep(length);
+        kill_process(pid, Signal::CONT).unwrap();
+        let took = clock::now().since(from);
+        stops.push(took.as_secs_f64());
+        clock::sleep(Duration::from_millis(1500) + chance.within(500));
+    }
+    assert_eq!(capture_box.stop(), recording);
+    let status = capture_box.status();
+    let manifest = receiver.wait_complete(&recording, 60);
+    drop(capture_box);
+    tell_lateness("stops", &camera.end());
+    let figures = json!({
+        "stops": stops, "underruns": sound.end().underruns,
+        "status": status, "manifest": manifest,
+    });
+    leave(results, "stops", &receiver.film(&recording), &figures);
+}
+
+/// The first sample of each click.
+fn clicks(samples: &[i16]) -> Vec<usize> {
+    let mut found: Vec<usize> = Vec::new();
+    for (at, sample) in samples.iter().enumerate() {
+        let fresh = found.last().is_none_or(|last| at > last + 4800);
+        if fresh && i32::from(*sample).abs() > 20_000 {
+            found.push(at);
+        }
+    }
+    found
+}
+
+/// Stretches without the tone, of a length that no wave of it has: first sample and length.
+fn silences(samples: &[i16]) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut began = None;
+    for (at, sample) in samples.iter().enumerate() {
+        match (sample.unsigned_abs() < 400, began) {
+            (true, None) => began = Some(at),
+            (false, Some(from)) => {
+                if at - from >= RATE as usize / 200 {
+                    found.push((from, at - from));
+                }
+                began = None;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// How far each click lies from where the first one puts it.
+fn deviations(clicks: &[usize]) -> Vec<f64> {
+    let first = clicks[0] as f64;
+    let every = EVERY as f64;
+    let off = |click: &usize| {
+        let turns = (*click as f64 - first) / every;
+        ((turns - turns.round()) * every).round()
+    };
+    clicks.iter().map(off).collect()
+}
+
+#[test]
+fn a_process_that_is_stopped_loses_only_what_it_says_and_no_position() {
+    if let Some(results) = rig::inside() {
+        return record_and_stop(&results);
+    }
+    let _alone = alone();
+    let results = tempfile::tempdir_in("/tmp").unwrap();
+    let name = "stops::a_process_that_is_stopped_loses_only_what_it_says_and_no_position";
+    if !rig::ran_in_the_guest(name, 180 + soak(0, 600), results.path()) {
+        return;
+    }
+    let figures = figures(results.path(), "stops");
+    let film = Film::open(&results.path().join("stops.mp4"));
+    let samples = film.samples();
+    // What stands before the first and after the last tick is no silence of a stop.
+    let margin = RATE as usize / 5;
+    let silences: Vec<(f64, f64)> = silences(&samples[..samples.len() - margin])
+        .into_iter()
+        .filter(|(from, _)| *from > margin)
+        .map(|(from, length)| (from as f64, length as f64))
+        .map(|(from, length)| (from / f64::from(RATE), length / f64::from(RATE)))
+        .collect();
+    let seconds = |value: &Value| value.as_f64().unwrap();
+    let stops = figures["stops"].as_array().unwrap();
+    let stops: Vec<f64> = stops.iter().map(seconds).collect();
+    let gaps: Vec<(f64, f64)> = gaps(&figures["manifest"])
+        .iter()
+        .filter(|gap| gap.track == "microphone")
+        .inspect(|gap| assert_eq!(gap.cause, "overrun", "at {}", gap.start))
+        .map(|gap| (gap.start, gap.length))
+        .collect();
+    let off = deviations(&clicks(&samples));
+    let worst = off.iter().fold(0.0, |most: f64, off| most.max(off.abs()));
+    // Of the longest stops the card's ring held all but the gap.
+    let mut longest: Vec<usize> = (0..stops.len()).collect();
+    longest.sort_by(|a, b| stops[*b].total_cmp(&stops[*a]));
+    longest.truncate(gaps.len());
+    longest.sort_unstable();
+    let held: Vec<f64> = longest
+        .iter()
+        .zip(&gaps)
+        .map(|(stop, gap)| stops[*stop] - gap.1)
+        .collect();
+    let ring = median(held.clone()).unwrap_or(0.0);
+    println!("stops of {stops:.3?} s");
+    println!("so the card's ring held {held:.3?} s");
+    println!("gaps recorded (start, length) {gaps:.3?}");
+    println!("silences found (start, length) {silences:.3?}");
+    println!(
+        "{} clicks, off by at most {worst} samples: {off:?}",
+        off.len()
+    );
+    println!(
+        "{} underruns; {}",
+        figures["underruns"],
+        track(&figures["status"], "microphone")
+    );
+    assert_eq!(figures["underruns"], 0, "the sequence itself was broken");
+
+    let near = |a: f64, b: f64| (a - b).abs() <= PERIOD;
+    assert!(ring >= 0.8, "stops of 0.8 s cost sound");
+    assert!(gaps.len() > 2, "too few stops are beyond the ring");
+    assert!(held.iter().all(|held| near(*held, ring)), "{held:.3?}");
+    let beyond = stops.iter().filter(|stop| **stop > ring + PERIOD).count();
+    assert!(beyond <= gaps.len(), "{beyond} stops, {} gaps", gaps.len());
+    let whole = gaps.len() == silences.len()
+        && gaps
+            .iter()
+            .zip(&silences)
+            .all(|(gap, silence)| near(gap.0, silence.0) && near(gap.1, silence.1));
+    assert!(whole, "gaps {gaps:.3?}, silences {silences:.3?}");
+    assert!(
+        worst <= SAMPLES,
+        "a click is {worst} samples from its place"
+    );
+}

@@ -21,9 +21,10 @@ use std::time::Duration;
 const EVERY: u64 = 12_000;
 /// The box's period, as its board gives it.
 const PERIOD: f64 = 0.020;
-/// How far a click may lie from where it belongs: what decoding and the card's clock of whole
-/// milliseconds leave unknown.
-const SAMPLES: f64 = 48.0;
+/// How far a click may lie from where it belongs, in samples: a quarter of a millisecond, which is what
+/// following a card whose clock has whole milliseconds leaves. And from one click to the next.
+const SAMPLES: f64 = 12.0;
+const STEP: f64 = 2.0;
 
 fn record_and_stop(results: &Path) {
     let home = guest_home();
@@ -182,4 +183,8 @@ fn a_process_that_is_stopped_loses_only_what_it_says_and_no_position() {
         worst <= SAMPLES,
         "a click is {worst} samples from its place"
     );
+    let step = off.windows(2).map(|pair| (pair[1] - pair[0]).abs());
+    let step = step.fold(0.0, f64::max);
+    println!("from click to click at most {step} samples");
+    assert!(step <= STEP, "a step of {step} samples");
 }

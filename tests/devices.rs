@@ -16,6 +16,8 @@
 
 #[path = "devices/ports.rs"]
 mod ports;
+#[path = "devices/silence.rs"]
+mod silence;
 #[path = "devices/steps.rs"]
 mod steps;
 mod support;
@@ -75,8 +77,8 @@ impl Tone {
     }
 }
 
-/// Starts the tone, for at most `seconds`.
-fn tone(home: &Path, seconds: u64) -> Tone {
+/// Plays the tone, for at most `seconds`.
+fn play(home: &Path, seconds: u64) -> Tone {
     let one_second: Vec<u8> = (0..RATE)
         .flat_map(|n| {
             let turns = f64::from(n * 440 % RATE) / f64::from(RATE);
@@ -101,6 +103,15 @@ fn tone(home: &Path, seconds: u64) -> Tone {
         .concat(),
         fs::File::create(&log).unwrap().into(),
     );
+    Tone {
+        _player: player,
+        log,
+    }
+}
+
+/// Plays the tone, and waits until the microphone, which nobody may have open, hears it.
+fn tone(home: &Path, seconds: u64) -> Tone {
+    let tone = play(home, seconds);
     let listen = "-q -t raw -f S16_LE -c 2 -r 48000 -d 1 -D".split(' ');
     let listen: Vec<&str> = listen.chain([MICROPHONE]).collect();
     wait_until(20, "the tone", || {
@@ -112,10 +123,7 @@ fn tone(home: &Path, seconds: u64) -> Tone {
                 .chunks(1920)
                 .all(|block| block.chunks_exact(2).any(loud))
     });
-    Tone {
-        _player: player,
-        log,
-    }
+    tone
 }
 
 /// A place that is no file of the host: its spool and store are as quick as the guest.

@@ -63,8 +63,8 @@ fn times(film: &Path) -> (Vec<i64>, i64) {
         found.and_then(|value| value.parse::<i64>().ok())
     };
     let times = text.lines().filter_map(|line| field(line, "pts="));
-    let lasts = text.lines().filter_map(|line| field(line, "duration="));
-    (times.collect(), lasts.last().unwrap())
+    let mut lasts = text.lines().filter_map(|line| field(line, "duration="));
+    (times.collect(), lasts.next_back().unwrap())
 }
 
 /// Seconds of CPU that a process and its threads have taken.

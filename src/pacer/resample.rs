@@ -84,7 +84,7 @@ impl Resample {
     }
 
     /// Frames at 48 kHz per frame at the card's rate, as steered.
-    pub(super) fn ratio(&self) -> f64 {
+    pub(super) fn steered_ratio(&self) -> f64 {
         self.target
     }
 

@@ -283,18 +283,19 @@ impl SoundPacer {
     /// Media time, in nanoseconds, of the next frame that is put in.
     fn position(&self) -> i128 {
         let out = self.output.len() / self.track_channels();
-        let waiting = (self.input.len() / self.track_channels()) as f64 * self.resample.ratio();
+        let waiting =
+            (self.input.len() / self.track_channels()) as f64 * self.resample.steered_ratio();
         let frames = (self.taken + out as u64) as f64 + waiting + self.resample.behind();
         (frames * NANOS / f64::from(OUT_HZ)).round() as i128
     }
 
     /// Frames at the card's measured rate in `nanos`, rounded to the nearest.
     fn frames_in(&self, nanos: i128) -> i128 {
-        (nanos as f64 / NANOS * f64::from(OUT_HZ) / self.resample.ratio()).round() as i128
+        (nanos as f64 / NANOS * f64::from(OUT_HZ) / self.resample.steered_ratio()).round() as i128
     }
 
     fn frames_nanos(&self, frames: i128) -> f64 {
-        frames as f64 * self.resample.ratio() * NANOS / f64::from(OUT_HZ)
+        frames as f64 * self.resample.steered_ratio() * NANOS / f64::from(OUT_HZ)
     }
 
     fn duration_of(&self, frames: i128) -> Duration {

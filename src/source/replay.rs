@@ -241,19 +241,34 @@ fn running(mut command: Command, file: &str) -> Result<Film, Error> {
     }
 }
 
+/// A mean rate such as `8970/359`, to a thousandth.
+fn mean_rate(text: &str) -> Option<Rate> {
+    let (num, den) = text.split_once('/')?;
+    let (num, den) = (num.parse::<u64>().ok()?, den.parse::<u64>().ok()?);
+    let thousandths = num.checked_mul(1000)?.checked_div(den)?;
+    Rate::new(u32::try_from(thousandths).ok()?, 1000).ok()
+}
+
 /// Width, height and rate of a film's pictures.
 pub(super) fn probe(film: &Path, file: &str) -> Result<(u32, u32, Rate), Error> {
     let mut command = Command::new("ffprobe");
     command.args(["-v", "error", "-select_streams", "v:0", "-show_entries"]);
-    command.args(["stream=width,height,r_frame_rate", "-of", "csv=p=0"]);
+    command.args([
+        "stream=width,height,r_frame_rate,avg_frame_rate",
+        "-of",
+        "csv=p=0",
+    ]);
     let found = command.arg(film).output();
     let found = found.map_err(|error| no_program("ffprobe", file, &error))?;
     let text = String::from_utf8_lossy(&found.stdout);
     let mut fields = text.trim().split(',');
     let mut next = || fields.next().unwrap_or("");
-    match (next().parse::<u32>(), next().parse::<u32>(), next().parse()) {
+    let (width, height) = (next().parse::<u32>(), next().parse::<u32>());
+    // The least common rate of uneven times is none of a camera: their mean is.
+    let (even, mean) = (next().parse().ok(), mean_rate(next()));
+    match (width, height, even.or(mean)) {
         // Half as many colour points need even sizes.
-        (Ok(width), Ok(height), Ok(rate)) => Ok((width & !1, height & !1, rate)),
+        (Ok(width), Ok(height), Some(rate)) => Ok((width & !1, height & !1, rate)),
         _ => Err(Error::CannotDo {
             device: file.to_owned(),
             asked: "the pictures of a film".into(),

@@ -661,9 +661,21 @@ fn a_device_that_cannot_be_had_is_named_and_the_other_one_is_recorded() {
     }
 
     let found = Found::open(results.path(), "microphone-missing");
-    assert_eq!(found.film.kinds(), ["video"]);
+    assert_eq!(found.film.kinds(), ["video", "audio"]);
     let pictures = found.film.pictures();
-    println!("microphone-missing: pictures alone, {pictures}");
+    let loudest = found.film.samples().iter().map(|s| s.unsigned_abs()).max();
+    let gaps = found.figures["manifest"]["gaps"].as_array().unwrap();
+    println!("microphone-missing: {pictures} pictures, silence of {loudest:?} at most, {gaps:?}");
+    // Whoever decodes it may dither.
+    assert!(loudest <= Some(1), "{loudest:?}");
+    let of_sound: Vec<_> = gaps.iter().filter(|gap| gap["track"] == 3).collect();
+    assert!(of_sound.len() == 1 && of_sound[0]["start"] == 0, "{gaps:?}");
+    assert_eq!(of_sound[0]["cause"], "device-missing");
+    let silent = of_sound[0]["duration"].as_f64().unwrap() / f64::from(RATE);
+    assert!(
+        (silent - found.film.sound_seconds()).abs() < 0.1,
+        "{silent} s"
+    );
     assert_eq!(
         track(&found.figures["status"], "presenter")["ticks"],
         pictures

@@ -24,6 +24,7 @@ mod recording;
 
 use browser::Browser;
 use device::{Device, Identity};
+use hallcast::media::health::{Alarm, Health};
 use hallcast::media::{BoxId, RecordingId};
 use hallcast::mp4::parse_provenance;
 use hallcast::wire::message::Message;
@@ -124,9 +125,30 @@ async fn a_page_follows_a_recording_from_its_first_segments_to_its_end() {
     };
     durable.await;
 
+    let health = Health {
+        state: "recording".into(),
+        recording_seconds: Some(75),
+        alarms: vec![Alarm {
+            code: "slides-missing".into(),
+            message: "it is not plugged in".into(),
+            ..Alarm::default()
+        }],
+        ..Health::default()
+    };
+    device.say(&Message::Status(health)).await;
+    let boxes = format!("{}boxes", receiver.page);
+
     let url = format!("{}recordings/{LIVE}", receiver.page);
     let watching = tokio::task::spawn_blocking(move || {
         let browser = Browser::start();
+        browser.open(&boxes);
+        let rows = browser.run("return document.getElementById('boxes').innerText");
+        let rows = rows.as_str().unwrap();
+        assert!(
+            rows.contains("1:15") && rows.contains("slides-missing: it is not plugged in"),
+            "{rows}"
+        );
+        looks(&browser, "boxes");
         browser.open(&url);
         let live = browser.assert_plays("main");
         assert!(live.duration.is_infinite(), "{live:?}");

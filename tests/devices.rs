@@ -357,7 +357,7 @@ fn assert_on_the_grid(results: &Path, name: &str, expected: &str) {
     println!(
         "  tick to decision (p50, p99, p99.9, worst): {} us; capture to RECEIVED (p50, p99, chunks): {} ms; \
          {} objects, each as in the spool",
-        presenter["tick_lateness_us"],
+        json!(["p50", "p99", "p999", "max"].map(|figure| &presenter["tick_lateness"][figure])),
         presenter["capture_to_received_ms"],
         found.figures["objects"],
     );

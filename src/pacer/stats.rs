@@ -244,6 +244,15 @@ mod tests {
         let health = lateness.health();
         assert_eq!(health.counts, [2, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!((health.max, health.sum), (9_000_000, 9_242_558));
+
+        let mut spread = Lateness::default();
+        for (ms, times) in [(1, 980), (10, 18), (100, 2)] {
+            (0..times).for_each(|_| spread.note(Duration::from_millis(ms)));
+        }
+        let health = spread.health();
+        let close = |found: u64, ms: u64| (ms * 1000..=ms * 1250).contains(&found);
+        assert!(close(health.p50, 1) && close(health.p99, 10), "{health:?}");
+        assert!(close(health.p999, 100), "{health:?}");
     }
 
     #[test]

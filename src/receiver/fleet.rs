@@ -147,7 +147,7 @@ impl Fleet {
 mod tests {
     use super::*;
     use crate::media::TrackId;
-    use crate::media::health::{Alarm, TrackHealth};
+    use crate::media::health::{Alarm, Level, TrackHealth};
     use crate::receiver::roster::Entry as Enrolled;
 
     #[test]
@@ -166,10 +166,21 @@ mod tests {
             track: TrackId(1),
             ..TrackHealth::default()
         };
+        let level = Level {
+            track: TrackId(1),
+            ..Level::default()
+        };
+        let alarm = |track| Alarm {
+            track,
+            ..Alarm::default()
+        };
         let health = |state: &str| Health {
             state: state.into(),
-            alarms: vec![Alarm::default(); 3],
+            alarms: [None, None, Some(TrackId(1)), Some(TrackId(1))]
+                .map(alarm)
+                .into(),
             tracks: vec![track.clone(); 3],
+            levels: vec![level; 3],
             ..Health::default()
         };
         fleet.heard((id, certificate), "Hall", 5, health("idle"), at(0));
@@ -185,10 +196,38 @@ mod tests {
         fleet.ended(id, 5);
         assert_eq!(look(at(21)), Some(("recording".into(), false)), "gone");
         let seen = fleet.seen(at(21)).pop().unwrap();
-        assert_eq!((seen.health.alarms.len(), seen.health.tracks.len()), (1, 1));
+        let lists = (seen.health.alarms.len(), seen.health.tracks.len());
+        assert_eq!((lists, seen.health.levels.len()), ((2, 1), 1), "each once");
         assert_eq!(look(at(20 + 24 * 3600)), None, "forgotten");
         enrolled.revoked = true;
         roster.enter(id, &enrolled).unwrap();
         assert_eq!(look(at(21)), None, "revoked");
+    }
+
+    #[test]
+    fn boxes_stand_in_the_order_of_their_rooms_and_take_no_memory_after_a_day() {
+        let dir = tempfile::tempdir().unwrap();
+        let roster = Roster::new(dir.path());
+        let fleet = Fleet::new(Roster::new(dir.path()));
+        let at = |s| Monotonic::default().plus(Duration::from_secs(s));
+        let certificate = Hash([2; 32]);
+        for (id, room, heard) in [(1, "C", 0), (2, "A", 1), (3, "B", 2)] {
+            let enrolled = Enrolled {
+                room: room.into(),
+                certificate_blake3: certificate.to_string(),
+                revoked: false,
+            };
+            let box_id = BoxId([id; 16]);
+            roster.enter(box_id, &enrolled).unwrap();
+            let about = (box_id, certificate);
+            fleet.heard(about, room, 1, Health::default(), at(heard));
+        }
+        let rooms: Vec<_> = fleet.seen(at(3)).into_iter().map(|s| s.room).collect();
+        assert_eq!(rooms, ["A", "B", "C"]);
+        let day = 24 * 3600;
+        let about = (BoxId([2; 16]), certificate);
+        fleet.heard(about, "A", 1, Health::default(), at(day + 1));
+        let kept: Vec<_> = fleet.lock().keys().copied().collect();
+        assert_eq!(kept, [BoxId([2; 16]), BoxId([3; 16])]);
     }
 }

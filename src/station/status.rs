@@ -68,10 +68,7 @@ pub struct Track {
     pub repeats: u64,
     /// Pictures that no tick wanted.
     pub drops: u64,
-    /// From a tick to the decision which picture it shows, in microseconds: median, 99th of a
-    /// hundred, 999th of a thousand, and the latest.
-    pub tick_lateness_us: Option<(u64, u64, u64, u64)>,
-    /// The same with more figures and a histogram; none for sound.
+    /// From a tick to the decision which picture it shows; none for sound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tick_lateness: Option<TickLateness>,
     /// Repeats by reason.

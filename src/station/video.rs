@@ -521,17 +521,9 @@ impl VideoLane {
             view.status.ticks = stats.ticks();
             view.status.repeats = stats.repeats();
             view.status.drops = stats.drops();
-            let lateness = &stats.lateness;
-            let micros = |late: Duration| u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
-            view.status.tick_lateness_us = Some((
-                micros(lateness.p50()),
-                micros(lateness.p99()),
-                micros(lateness.p999()),
-                micros(lateness.max()),
-            ));
             view.status.repeats_by = stats.repeats_by();
             view.status.drops_by = stats.drops_by();
-            view.status.tick_lateness = Some(lateness.health());
+            view.status.tick_lateness = Some(stats.lateness.health());
             view.status.encode_cpu_seconds += spent;
         });
         encoded

@@ -134,6 +134,21 @@ impl Row {
     }
 
     fn state_words(&self) -> String {
+        match self.current {
+            true => self.last_words(),
+            false => "away".to_owned(),
+        }
+    }
+
+    /// What is shown below the state: of a box that is gone, how it was.
+    fn state_note(&self) -> String {
+        match self.current {
+            true => format!("lamp {}", self.lamp),
+            false => format!("was {}", self.last_words()),
+        }
+    }
+
+    fn last_words(&self) -> String {
         let running = self
             .recording_seconds
             .map(|s| length(Duration::from_secs(s)));

@@ -194,7 +194,7 @@ fn hundredths(figure: f64) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::{GapCause, MediaTime};
+    use crate::media::{Codec, GapCause, Hash, MediaTime, TrackInfo};
 
     fn gap(track: u8, duration: u64) -> Event {
         Event::Gap {
@@ -216,6 +216,25 @@ mod tests {
         assert_eq!(gaps.tracks[&TrackId(3)], (1, 1_000_000_000));
         gaps.note(two, &Event::Mark, Timescale::VIDEO);
         assert!(gaps.tracks.is_empty());
+        // A track that was described counts in its own units.
+        let described = TrackInfo {
+            id: TrackId(1),
+            name: "presenter".into(),
+            kind: TrackKind::Audio,
+            codec: Codec::AacLc {
+                sample_rate: 48_000,
+                channels: 2,
+            },
+            codec_tag: String::new(),
+            timescale: Timescale::SOUND,
+            bit_rate: 0,
+            init: Hash([0; 32]),
+            language: None,
+            alternate_of: None,
+        };
+        gaps.note(two, &Event::Track(described), Timescale::VIDEO);
+        gaps.note(two, &gap(1, 24_000), Timescale::VIDEO);
+        assert_eq!(gaps.tracks[&TrackId(1)], (1, 500_000_000));
     }
 
     #[test]

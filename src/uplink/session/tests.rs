@@ -1117,6 +1117,15 @@ fn only_the_newest_report_of_health_is_said_after_all_else_and_to_nobody_unless_
 
     session.offer(report("unsaid"), T0);
     session.disconnected(None, String::new(), T0);
+    session.connected(None, T0);
+    session.received(welcome(vec![], false), T0);
+    assert_eq!(
+        said(&drain(&mut session, T0)),
+        [],
+        "of the connection before"
+    );
+
+    session.disconnected(None, String::new(), T0);
     session.offer(report("away"), T0);
     session.connected(None, T0);
     session.offer(report("greeting"), T0);

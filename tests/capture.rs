@@ -377,7 +377,8 @@ fn a_tone_at_several_rates() {
             worst / 1000,
             pacer.stats()
         );
-        assert!((hz - 440.0).abs() < 0.1);
+        // A cent, which nobody hears: while the card's clock is being learnt, its sound is steered into place.
+        assert!((1200.0 * (hz / 440.0).log2()).abs() < 1.0);
         assert!(heard.len() >= 192_000);
         drop(player);
     }

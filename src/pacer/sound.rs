@@ -202,7 +202,8 @@ impl SoundPacer {
                 (true, true) => GapCause::Overrun,
                 (true, false) => GapCause::DeviceStalled,
             };
-            self.silence(missing, cause)?;
+            let first = !self.heard && self.duration_of(missing) <= TOLERANCE;
+            self.silence(missing, cause, first)?;
         }
         self.close_gap();
         self.align = false;
@@ -222,7 +223,7 @@ impl SoundPacer {
         let missing = self.frames_in(ahead);
         if missing > 0 {
             self.align = true;
-            self.silence(missing, cause)?;
+            self.silence(missing, cause, false)?;
         }
         Ok(())
     }
@@ -302,9 +303,8 @@ impl SoundPacer {
         Duration::from_nanos(self.frames_nanos(frames.abs()) as u64)
     }
 
-    /// Puts in `frames` of silence at the card's rate and notes the gap; the few that align the very
-    /// first samples with the start are none.
-    fn silence(&mut self, frames: i128, cause: GapCause) -> Result<(), SoundError> {
+    /// Puts in `frames` of silence at the card's rate; a gap, unless they only `align` what follows.
+    fn silence(&mut self, frames: i128, cause: GapCause, align: bool) -> Result<(), SoundError> {
         let before = MediaTime::from_nanos(self.position() as i64, Timescale::SOUND);
         // In pieces: a long gap must not become one large buffer at the card's rate as well.
         let mut left = frames;
@@ -318,7 +318,7 @@ impl SoundPacer {
         let after = MediaTime::from_nanos(self.position() as i64, Timescale::SOUND);
         let duration = (after.0 - before.0) as u64;
         self.stats.silence_frames += duration;
-        if !self.heard && self.open_gap.is_none() && self.duration_of(frames) <= TOLERANCE {
+        if align && self.open_gap.is_none() {
             return Ok(());
         }
         match &mut self.open_gap {

@@ -30,7 +30,7 @@ struct Hall {
 }
 
 /// All of them record at once.
-fn halls() -> [Hall; 5] {
+fn halls() -> [Hall; 4] {
     let hall = |name, card, camera, ppm, seconds| Hall {
         name,
         card,
@@ -38,13 +38,12 @@ fn halls() -> [Hall; 5] {
         ppm,
         seconds,
     };
-    let (short, long) = (90, soak(300, 1800));
+    let (short, long) = (90, soak(90, 1800));
     [
         hall("slow-1000", "Loopback", 10, -1000, short),
         hall("slow-200", "Loop2", 11, -200, short),
         hall("fast-200", "Loop3", 12, 200, long),
         hall("fast-1000", "Loop4", 13, 1000, short),
-        hall("fast-200-short", "Loop5", 14, 200, short),
     ]
 }
 
@@ -118,12 +117,15 @@ fn end(results: &Path, receiver: &Receiver, one: Running, began: Monotonic) {
     tell_lateness(one.hall.name, &one.camera.end());
     // The card's own clock wanders by some ppm where its two ends round apart; the box's estimate is of
     // the time just past.
-    let estimates: Vec<(u64, Value, f64)> = one
+    let estimates: Vec<(u64, Value, f64, f64)> = one
         .estimates
         .into_iter()
         .map(|(at, said)| {
             let to = began + at as f64;
-            (at, said, played.clock.ppm((to - MEMORY).max(began), to))
+            let from = (to - MEMORY).max(began);
+            let (truth, half) = (played.clock.ppm(from, to), (from + to) / 2.0);
+            let wander = played.clock.ppm(half, to) - played.clock.ppm(from, half);
+            (at, said, truth, wander)
         })
         .collect();
     let figures = json!({
@@ -142,7 +144,7 @@ fn sound_and_picture_stay_together_with_cards_that_are_wrong() {
     let _alone = alone();
     let results = tempfile::tempdir_in("/tmp").unwrap();
     let name = "cards::sound_and_picture_stay_together_with_cards_that_are_wrong";
-    if !rig::ran_in_the_guest(name, 120 + soak(300, 1800), results.path()) {
+    if !rig::ran_in_the_guest(name, 120 + soak(90, 1800), results.path()) {
         return;
     }
     let mut wrong = Vec::new();
@@ -153,7 +155,7 @@ fn sound_and_picture_stay_together_with_cards_that_are_wrong() {
         let minutes = marks.by(60.0);
         let truth = figures["played_ppm"].as_f64().unwrap();
         println!(
-            "{}: told to be {:.2} ppm fast, {truth:.2} as played; (second, what the box says, what the card was in the minute before) {}",
+            "{}: told to be {:.2} ppm fast, {truth:.2} as played; (second, what the box says, what the card was in the minute before, and by how much it changed in it) {}",
             hall.name,
             figures["set_ppm"].as_f64().unwrap(),
             figures["estimates"]
@@ -193,10 +195,12 @@ fn sound_and_picture_stay_together_with_cards_that_are_wrong() {
         for estimate in figures["estimates"].as_array().unwrap() {
             let (at, said) = (estimate[0].as_u64().unwrap(), estimate[1].as_f64());
             let truth = estimate[2].as_f64().unwrap();
+            // In that minute the card itself was as much as this on either side of its mean.
+            let wander = estimate[3].as_f64().unwrap().abs() / 2.0;
             let off = said.map(|said| (said - truth).abs());
             judge(
-                at < 60 || off.is_some_and(|off| off <= ESTIMATE_PPM),
-                format!("after {at} s the box says {said:?} ppm, it is {truth:.2}"),
+                at < 60 || off.is_some_and(|off| off <= ESTIMATE_PPM + wander),
+                format!("after {at} s the box says {said:?} ppm, it is {truth:.2} +-{wander:.2}"),
             );
         }
     }

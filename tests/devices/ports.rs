@@ -67,6 +67,11 @@ fn change_places(capture_box: &CaptureBox, twins: &Twins) {
     // Both are pulled out, and the other one comes back under the configured name.
     plug("unbind", twins.ours);
     plug("unbind", twins.other);
+    // The number is free once nobody has the old node open, which is "... (deleted)" by now.
+    wait_until(10, "the box to let go", || {
+        let held = held(capture_box);
+        !held.iter().any(|held| held.starts_with(twins.node))
+    });
     plug("bind", twins.other);
     assert_eq!(twins.named(), twins.other);
     let mut error = String::new();

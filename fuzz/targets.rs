@@ -473,7 +473,7 @@ fn board(bytes: &[u8]) -> bool {
 }
 
 fn receiver_settings(bytes: &[u8]) -> bool {
-    let settled = Config::from_text(&text(bytes), "receiver.toml", &Flags::default());
+    let settled = Config::from_text(&text(bytes), Path::new("receiver.toml"), &Flags::default());
     if let Err(error) = &settled {
         assert!(error.to_string().contains("receiver.toml"), "{error}");
     }

@@ -18,9 +18,9 @@
 //! bin      -> station | receiver
 //! station  -> every stage, panel, board, mp4, layer 0      (never receiver)
 //! receiver -> wire, mp4, layer 0                           (never a stage, never station)
-//! stages   -> layer 0, and: source: board · segmenter: mp4, wire · uplink: wire · panel: board
+//! stages   -> layer 0, and: source: board, sys · segmenter: mp4, wire · uplink: wire · panel: board
 //!                                                          (never another stage)
-//! wire, mp4, board -> layer 0;   clock -> media, sys;   media, sys, blocking, settings -> nothing of ours
+//! wire, mp4, board -> layer 0;   clock -> media, sys;   media, sys, blocking, journal, settings -> nothing of ours
 //! ```
 //!
 //! Engines (`pacer`, `uplink::session`, `receiver::ingest`, `station::recorder`, `spool::index`)
@@ -37,6 +37,9 @@ pub mod clock;
 
 // Layer 0: work that may wait for a disk.
 mod blocking;
+
+// Layer 0: how the programs answer, why they end, how the log is written.
+mod journal;
 
 // Layer 0: strict settings files, with errors that name file, line and key.
 pub mod settings;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("{}: cannot read the file: {source}", file.display())]
+    #[error("{}: cannot read the file: {source}; look at its name, and at who may read it", file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -34,9 +34,18 @@ pub enum Error {
 
 /// Reads `file`'s text.
 pub fn read(file: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(file).map_err(|source| Error::Unreadable {
+    let bytes = std::fs::read(file).map_err(|source| Error::Unreadable {
         file: file.to_owned(),
         source,
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let right = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        Error::Invalid {
+            file: file.to_owned(),
+            line: 1 + right.iter().filter(|byte| **byte == b'\n').count(),
+            key: String::new(),
+            message: "a letter is not UTF-8: save the file as UTF-8 (umlauts, say, are in an older encoding)".into(),
+        }
     })
 }
 

@@ -208,6 +208,67 @@ fn a_full_disk_refuses_a_recording_and_takes_it_when_there_is_room() {
     println!("{verified}");
 }
 
+#[test]
+fn a_killed_box_starts_on_a_disk_that_others_have_filled_to_the_last_byte_and_name() {
+    const NAME: &str =
+        "a_killed_box_starts_on_a_disk_that_others_have_filled_to_the_last_byte_and_name";
+    let _alone = alone();
+    if !where_it_may_mount(NAME) {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&home.path().join("hall/state"), 64);
+    let spool = disk.0.join("spool");
+    let board = small_bench(home.path());
+    let mut capture_box = CaptureBox::start(home.path(), "hall", None, &["--board", &board]);
+    let id = capture_box.record();
+    wait_until(20, "two segments of both tracks", || {
+        let holding = Holding::of(&spool);
+        let sealed = |track| holding.sealed.keys().filter(move |key| key.track == track);
+        [PRESENTER, SOUND]
+            .into_iter()
+            .all(|track| sealed(track).count() >= 2)
+    });
+    capture_box.kill();
+    let kept = Holding::of(&spool);
+    disk.fill();
+    disk.take_all_names();
+
+    // Also from what it wrote on the full disk itself.
+    for start in 1..=3 {
+        capture_box.restart();
+        wait_until(10, "the end of what it cannot go on with", || {
+            let status = capture_box.status();
+            status["state"] == "idle" && status["alarms"].to_string().contains("disk-full")
+        });
+        let status = capture_box.status();
+        println!("start {start}: {}, {}", status["lamp"], status["alarms"]);
+        assert_eq!(status["lamp"], "fast-blink");
+        let refused = capture_box.ask("start");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            !refused.status.success() && said.contains("free space"),
+            "{said}"
+        );
+        capture_box.kill();
+    }
+    let now = Holding::of(&spool);
+    for (key, hash) in &kept.sealed {
+        assert_eq!(now.sealed.get(key), Some(hash), "{key}");
+    }
+    let listed = run(BOX, &["spool", "ls", text(&spool)]);
+    println!("{listed}{}", run(BOX, &["spool", "verify", text(&spool)]));
+    let line = listed.lines().find(|line| line.starts_with(&id)).unwrap();
+    assert!(line.contains("ended"), "{listed}");
+
+    disk.make_room();
+    capture_box.restart();
+    wait_until(20, "a recording where there is room again", || {
+        capture_box.ask("start").status.success()
+    });
+    capture_box.stop();
+}
+
 /// What the box's spool holds at this moment.
 #[derive(Default)]
 struct Holding {

@@ -15,11 +15,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("clock", &["media", "sys"]),
     ("blocking", &[]),
+    ("journal", &[]),
     ("settings", &[]),
     ("wire", &["media"]),
     ("mp4", &["media"]),
     ("board", &["media", "settings"]),
-    ("source", &["media", "clock", "board"]),
+    ("source", &["media", "clock", "board", "sys"]),
     ("pacer", &["media", "clock"]),
     ("encoder", &["media", "clock", "board"]),
     ("segmenter", &["media", "clock", "mp4", "wire"]),
@@ -31,6 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &[
             "media",
             "clock",
+            "journal",
             "settings",
             "mp4",
             "board",
@@ -45,7 +47,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     (
         "receiver",
-        &["media", "clock", "blocking", "settings", "wire", "mp4"],
+        &[
+            "media", "clock", "blocking", "journal", "settings", "wire", "mp4",
+        ],
     ),
     // Only compiled for tests: whole boxes and receivers in virtual time.
     (

@@ -4,6 +4,8 @@
 
 mod support;
 
+use hallcast::clock;
+use hallcast::station::{Reply, Request, ask};
 use std::time::Duration;
 use support::archive::assert_archive_is_the_spool;
 use support::film::{Film, offsets_ms};
@@ -11,7 +13,10 @@ use support::programs::{CaptureBox, Receiver, alone, pause, soak, wait_until};
 
 /// The burnt-in counters of the pictures, in order.
 fn counters(film: &Film) -> Vec<u32> {
-    let (width, height) = (1280, 720);
+    counters_of(film, 1280, 720)
+}
+
+fn counters_of(film: &Film, width: usize, height: usize) -> Vec<u32> {
     let read = |luma: &Vec<u8>| hallcast::source::read_counter(luma, width, height, width);
     film.lumas_of(width, height)
         .iter()
@@ -406,6 +411,103 @@ fn requests_that_change_nothing_say_why() {
     wait_until(5, "the pressed recording", || {
         capture_box.status()["state"] == "recording"
     });
+}
+
+#[test]
+fn a_pause_is_one_gap_of_one_recording_and_nothing_of_it_is_in_the_film() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(home.path());
+    let board = support::programs::small_bench(home.path());
+    let capture_box = CaptureBox::start(home.path(), "hall", Some(&receiver), &["--board", &board]);
+    let socket = capture_box.home.join("control");
+    // Gives the times around a request that is done.
+    let done = |request: Request| {
+        let before = clock::now();
+        let answer = ask(&socket, &request).unwrap();
+        assert!(matches!(answer, Reply::Done { .. }), "{answer:?}");
+        (before, clock::now())
+    };
+    let began = clock::now();
+    let recording = capture_box.record();
+    pause(3);
+    let paused = done(Request::Pause);
+    pause(1);
+    let status = capture_box.status();
+    let seconds = status["recording"]["seconds"].as_u64().unwrap();
+    assert_eq!(
+        (&status["state"], &status["lamp"]),
+        (&"paused".into(), &"slow-blink".into())
+    );
+    pause(2);
+    let ticks = |status: &serde_json::Value| status["tracks"][0]["ticks"].as_u64().unwrap();
+    let after = capture_box.status();
+    assert_eq!(
+        after["recording"]["seconds"], seconds,
+        "a pause does not count"
+    );
+    assert_eq!(ticks(&after), ticks(&status), "nothing is captured");
+    let resumed = done(Request::Resume);
+    pause(3);
+    assert_eq!(capture_box.status()["lamp"], "solid");
+    done(Request::Mark);
+    pause(1);
+    assert_eq!(capture_box.stop(), recording);
+
+    let manifest = receiver.wait_complete(&recording, 20);
+    assert_archive_is_the_spool(&receiver, &capture_box, &recording);
+    assert_eq!(
+        (&manifest["started_by"], &manifest["ended_by"]),
+        (&"socket".into(), &"socket".into())
+    );
+    assert_eq!(
+        manifest["gaps"].as_array().unwrap().len(),
+        0,
+        "no device failed"
+    );
+    let described = manifest["spans"].as_array().unwrap();
+    assert_eq!(described.len(), 2, "{manifest}");
+    assert_eq!(described[0]["away_cause"], serde_json::Value::Null);
+    assert_eq!(described[1]["away_cause"], "paused");
+    let gap = described[1]["away_ns"].as_u64().unwrap() as f64 / 1e9;
+    let least = resumed.0.since(paused.1).as_secs_f64();
+    let most = resumed.1.since(paused.0).as_secs_f64();
+    println!("paused for {least:.4} to {most:.4} s by the commands, {gap:.4} s on record");
+    assert!(least - 0.1 <= gap && gap <= most + 0.1);
+    let marks = manifest["marks"].as_array().unwrap();
+    assert_eq!(marks.len(), 1, "{manifest}");
+    assert_eq!(marks[0]["span"], 1);
+    assert!((2_500_000_000..6_000_000_000).contains(&marks[0]["at_ns"].as_u64().unwrap()));
+
+    // When each picture was captured is burnt into it.
+    let spans = support::timeline::spans(&receiver.archive(&recording), began);
+    assert_eq!(spans.len(), 2);
+    let (last, first) = (spans[0].pictures.unwrap().1, spans[1].pictures.unwrap().0);
+    println!(
+        "the last picture {:.1} ms before the pause was answered, the first {:.1} ms after it was over",
+        paused.1.offset_from(last) as f64 / 1e6,
+        first.offset_from(resumed.0) as f64 / 1e6
+    );
+    // The last tick before the pause takes the picture that is nearest to it, which may be half a tick
+    // younger; and so does the first one after it.
+    let half = Duration::from_millis(17);
+    assert!(last <= paused.1.plus(half) && first.plus(half) >= resumed.0);
+    let film = Film::open(&receiver.film(&recording));
+    film.assert_decodes();
+    let numbers = counters_of(&film, 320, 180);
+    assert_eq!(film.pictures() as usize, numbers.len());
+    let jumps: Vec<u32> = numbers.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let jumps: Vec<u32> = jumps.into_iter().filter(|ticks| *ticks > 30).collect();
+    let [jump] = jumps[..] else {
+        panic!("one place where pictures are missing: {jumps:?}");
+    };
+    println!(
+        "the film has {} pictures, and {jump} ticks lie in the pause",
+        numbers.len()
+    );
+    assert!((f64::from(jump) / 30.0 - gap).abs() <= 0.1);
+    let page = String::from_utf8(receiver.get(&format!("/recordings/{recording}"))).unwrap();
+    assert!(page.contains(", paused"), "{page}");
 }
 
 #[test]

@@ -411,7 +411,7 @@ async fn uplink(home: &std::path::Path, receiver: &Receiver, objects: &Objects) 
     let identity = hallcast::uplink::identity::Identity::open(home).unwrap();
     if identity.credentials().is_err() {
         let request = home.join("box.csr");
-        std::fs::write(&request, identity.certificate_request().unwrap()).unwrap();
+        std::fs::write(&request, identity.certificate_request(None).unwrap()).unwrap();
         let chain = device::sign(&receiver.state_dir, &request);
         identity
             .install(&String::from_utf8(chain).unwrap())
@@ -525,6 +525,42 @@ fn a_development_authority_stays_on_loopback_and_bad_settings_exit_with_78() {
         assert_eq!(output.status.code(), Some(78), "{output:?}");
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(text.contains(word), "{text}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error_and_a_full_disk_is_one() {
+    use std::process::{Command, Stdio};
+    for (program, arguments) in [
+        (programs::BOX, &["enroll", "--csr", "--state-directory"][..]),
+        (
+            programs::RECEIVER,
+            &["ca", "init", "--name", "hall.example", "--state-dir"],
+        ),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let place = home.path().join("state");
+        let answers_to = |output: Stdio| {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(&place);
+            let child = command.stdout(output).stderr(Stdio::piped()).spawn();
+            let ended = child.unwrap().wait_with_output().unwrap();
+            (ended.status, String::from_utf8(ended.stderr).unwrap())
+        };
+        let (nobody, pipe) = std::io::pipe().unwrap();
+        drop(nobody);
+        let (status, said) = answers_to(pipe.into());
+        assert!(status.success(), "{program} {arguments:?}: {said}");
+        if arguments[0] == "ca" {
+            std::fs::remove_dir_all(&place).unwrap();
+        }
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let (status, said) = answers_to(full.unwrap().into());
+        assert_eq!(status.code(), Some(1), "{program} {arguments:?}: {said}");
+        assert!(
+            said.contains("standard output: cannot be written"),
+            "{said}"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::media::{PixelFormat, Rate};
 use serde::de::{Deserialize, Deserializer, Error};
+use serde::ser::{Serialize, Serializer};
 use std::path::{Component, Path, PathBuf};
 
 pub(super) fn schema<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
@@ -13,24 +14,72 @@ pub(super) fn schema<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error
     }
 }
 
-pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Rate, D::Error> {
-    let text = String::deserialize(from)?;
-    text.parse().map_err(D::Error::custom)
+/// A picture rate, as text.
+pub(super) mod rate {
+    use super::*;
+
+    pub(in crate::board) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Rate, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(D::Error::custom)
+    }
+
+    pub(in crate::board) fn serialize<S: Serializer>(
+        rate: &Rate,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_str(rate)
+    }
 }
 
-pub(super) fn optional_rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Rate>, D::Error> {
-    rate(from).map(Some)
+/// The same where it may be absent.
+pub(super) mod optional_rate {
+    use super::*;
+
+    pub(in crate::board) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Rate>, D::Error> {
+        rate::deserialize(from).map(Some)
+    }
+
+    pub(in crate::board) fn serialize<S: Serializer>(
+        rate: &Option<Rate>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        rate.map(|rate| rate.to_string()).serialize(to)
+    }
 }
 
-pub(super) fn pixels<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PixelFormat>, D::Error> {
-    match String::deserialize(from)?.as_str() {
-        "YU12" => Ok(Some(PixelFormat::I420)),
-        "NV12" => Ok(Some(PixelFormat::Nv12)),
-        "YUYV" => Ok(Some(PixelFormat::Yuyv)),
-        "H264" => Ok(Some(PixelFormat::H264)),
-        other => Err(D::Error::custom(format!(
-            "`{other}` is not allowed: `YU12`, `NV12`, `YUYV` or `H264`"
-        ))),
+/// What a camera gives, by V4L2's name.
+pub(super) mod pixels {
+    use super::*;
+
+    pub(in crate::board) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<PixelFormat>, D::Error> {
+        match String::deserialize(from)?.as_str() {
+            "YU12" => Ok(Some(PixelFormat::I420)),
+            "NV12" => Ok(Some(PixelFormat::Nv12)),
+            "YUYV" => Ok(Some(PixelFormat::Yuyv)),
+            "H264" => Ok(Some(PixelFormat::H264)),
+            other => Err(D::Error::custom(format!(
+                "`{other}` is not allowed: `YU12`, `NV12`, `YUYV` or `H264`"
+            ))),
+        }
+    }
+
+    pub(in crate::board) fn serialize<S: Serializer>(
+        pixels: &Option<PixelFormat>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let name = pixels.map(|pixels| match pixels {
+            PixelFormat::I420 => "YU12",
+            PixelFormat::Nv12 => "NV12",
+            PixelFormat::Yuyv => "YUYV",
+            PixelFormat::H264 => "H264",
+        });
+        name.serialize(to)
     }
 }
 

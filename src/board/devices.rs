@@ -2,12 +2,12 @@
 
 use super::check;
 use crate::media::{PixelFormat, Rate};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 
 /// Where a track's pictures come from.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Camera {
     /// A camera or grabber that Linux drives (V4L2).
@@ -30,7 +30,7 @@ impl Camera {
 }
 
 /// Where the sound comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Microphone {
     /// A sound card (ALSA).
@@ -64,7 +64,7 @@ impl fmt::Display for Microphone {
 }
 
 /// Where the button and the lamp are.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PanelDevice {
     /// Lines of a GPIO chip.
@@ -74,7 +74,7 @@ pub enum PanelDevice {
 }
 
 /// A V4L2 camera and what is asked of it; it may answer with the nearest it can do.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct V4l2Camera {
     /// The device; in a board never `/dev/videoN`.
@@ -87,11 +87,11 @@ pub struct V4l2Camera {
     #[serde(default = "height", deserialize_with = "check::extent")]
     pub height: u32,
     /// Pictures per second; 30 unless given.
-    #[serde(default = "rate", deserialize_with = "check::rate")]
+    #[serde(default = "rate", with = "check::rate")]
     pub rate: Rate,
     /// `YU12`, `NV12` or `YUYV`; unless given, whichever comes nearest to the rate. `H264`: the camera
     /// encodes, and its pictures are passed on as they are.
-    #[serde(default, deserialize_with = "check::pixels")]
+    #[serde(default, with = "check::pixels")]
     pub pixels: Option<PixelFormat>,
 }
 
@@ -109,7 +109,7 @@ impl V4l2Camera {
 }
 
 /// The test pattern.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PatternCamera {
     /// Points per row; 1280 unless given.
@@ -119,7 +119,7 @@ pub struct PatternCamera {
     #[serde(default = "height", deserialize_with = "check::extent")]
     pub height: u32,
     /// Pictures per second; 30 unless given.
-    #[serde(default = "rate", deserialize_with = "check::rate")]
+    #[serde(default = "rate", with = "check::rate")]
     pub rate: Rate,
 }
 
@@ -134,7 +134,7 @@ impl Default for PatternCamera {
 }
 
 /// A film as a camera.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ReplayCamera {
     /// A film that ffmpeg reads, or raw I420 pictures (`.yuv`).
@@ -146,7 +146,7 @@ pub struct ReplayCamera {
     #[serde(default, deserialize_with = "check::optional_extent")]
     pub height: Option<u32>,
     /// Pictures per second; the film's own unless given. Needed for raw pictures.
-    #[serde(default, deserialize_with = "check::optional_rate")]
+    #[serde(default, with = "check::optional_rate")]
     pub rate: Option<Rate>,
     /// What happens at the film's end.
     #[serde(default)]
@@ -157,7 +157,7 @@ pub struct ReplayCamera {
 }
 
 /// A film's sound as a microphone.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ReplayMicrophone {
     /// A film or sound file that ffmpeg reads.
@@ -174,7 +174,7 @@ pub struct ReplayMicrophone {
 }
 
 /// What a replayed film does at its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AtEnd {
     /// Starts again.
@@ -185,7 +185,7 @@ pub enum AtEnd {
 }
 
 /// A sound card and what is asked of it; it may answer with the nearest it can do.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AlsaMicrophone {
     /// The card's id; in a board never its number.
@@ -214,7 +214,8 @@ impl AlsaMicrophone {
         let (card, device) = place.split_once(',').unwrap_or((place, "0"));
         let card = card.strip_prefix("CARD=").unwrap_or(card);
         let device = device.strip_prefix("DEV=").unwrap_or(device);
-        if card.is_empty() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if card.is_empty() || !card.chars().all(plain) {
             return None;
         }
         Some(Self {
@@ -233,7 +234,7 @@ impl AlsaMicrophone {
 }
 
 /// The test tone.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ToneMicrophone {
     /// Samples per second; 48 000 unless given.
@@ -258,7 +259,7 @@ impl Default for ToneMicrophone {
 }
 
 /// Button and lamp on lines of one GPIO chip.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct GpioPanel {
     /// The chip's label.
@@ -268,36 +269,85 @@ pub struct GpioPanel {
     pub record_button: Button,
     /// The lamp that shows capture.
     pub lamp: Lamp,
+    /// More lamps that show the same, such as a door sign.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Lamp>,
+}
+
+impl GpioPanel {
+    /// The lamp and its mirrors.
+    pub fn lamps(&self) -> Vec<Lamp> {
+        let all = std::iter::once(&self.lamp).chain(&self.mirrors);
+        all.cloned().collect()
+    }
+
+    /// A line that is named twice, and the key that names it the second time.
+    pub(super) fn used_twice(&self) -> Option<(&'static str, &Line)> {
+        let mut used = vec![&self.record_button.line];
+        let lamps = std::iter::once(("lamp", &self.lamp));
+        let mirrors = self.mirrors.iter().map(|mirror| ("mirrors", mirror));
+        for (key, lamp) in lamps.chain(mirrors) {
+            if used.contains(&&lamp.line) {
+                return Some((key, &lamp.line));
+            }
+            used.push(&lamp.line);
+        }
+        None
+    }
+}
+
+/// A line of a chip.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a line's number on the chip, or its name as `gpioinfo` shows it"
+)]
+pub enum Line {
+    /// Its number on the chip.
+    Offset(u32),
+    /// Its name.
+    Name(String),
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Offset(offset) => write!(f, "{offset}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 /// A push button on a line.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Button {
-    /// The line's offset on the chip.
-    pub line: u32,
+    /// The line.
+    pub line: Line,
     /// The level of a pressed button.
     pub active: ActiveLevel,
     /// The pull resistor that the chip is asked for.
     #[serde(default)]
     pub bias: Bias,
-    /// Edges closer together than this are one; 0 to 100 ms, 25 unless given.
+    /// The kernel reports a level once it has lasted so long: a disturbance on a long wire is no press, and
+    /// each press acts so much after the contact's last bounce. Bouncing itself needs none of it. 0 to 100 ms,
+    /// 5 unless given.
     #[serde(default = "debounce_ms", deserialize_with = "check::debounce_ms")]
     pub debounce_ms: u32,
 }
 
 /// A lamp on a line.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Lamp {
-    /// The line's offset on the chip.
-    pub line: u32,
+    /// The line.
+    pub line: Line,
     /// The level that lights it.
     pub active: ActiveLevel,
 }
 
 /// Which level means pressed or lit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActiveLevel {
     /// 0 V.
@@ -307,7 +357,7 @@ pub enum ActiveLevel {
 }
 
 /// A pull resistor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bias {
     /// Towards the supply.
@@ -320,7 +370,7 @@ pub enum Bias {
 }
 
 /// A panel without hardware; it has no settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SimulatedPanel {}
 
@@ -349,5 +399,5 @@ fn period_ms() -> u32 {
 }
 
 fn debounce_ms() -> u32 {
-    25
+    5
 }

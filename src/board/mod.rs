@@ -15,13 +15,13 @@ mod check;
 mod devices;
 
 pub use devices::{
-    ActiveLevel, AlsaMicrophone, AtEnd, Bias, Button, Camera, GpioPanel, Lamp, Microphone,
+    ActiveLevel, AlsaMicrophone, AtEnd, Bias, Button, Camera, GpioPanel, Lamp, Line, Microphone,
     PanelDevice, PatternCamera, ReplayCamera, ReplayMicrophone, SimulatedPanel, ToneMicrophone,
     V4l2Camera,
 };
 
 use crate::settings;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Where Linux says which machine this is (NUL-separated, most specific first).
@@ -50,7 +50,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
 ];
 
 /// What one machine has. A track that is absent is not recorded.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Board {
     /// The version of this format: 1.
@@ -80,6 +80,9 @@ pub enum Error {
     /// The file cannot be read, or says something that is not allowed.
     #[error(transparent)]
     File(#[from] settings::Error),
+    /// It cannot be written as a file, such as by a path that is no text.
+    #[error("this board cannot be written: {0}")]
+    Text(String),
     /// No board of that name is compiled in.
     #[error(
         "there is no board `{name}`: choose one of {shipped}, or give the path of a .toml file"
@@ -106,7 +109,25 @@ impl Board {
             );
             return Err(settings::invalid(text, file, "name", message).into());
         }
+        if let Some(PanelDevice::Gpio(panel)) = &board.panel
+            && let Some((key, line)) = panel.used_twice()
+        {
+            let key = format!("panel.gpio.{key}");
+            let message = format!("the line {line} has another use in this panel already");
+            return Err(settings::invalid(text, file, &key, message).into());
+        }
         Ok(board)
+    }
+
+    /// Whether it is a Raspberry Pi.
+    pub fn is_raspberry_pi(&self) -> bool {
+        let mut names = self.compatible.iter();
+        names.any(|name| name.starts_with("raspberrypi,"))
+    }
+
+    /// The board as a file's text, which [`Board::parse`] reads back.
+    pub fn to_toml(&self) -> Result<String, Error> {
+        toml::to_string(self).map_err(|error| Error::Text(error.to_string()))
     }
 
     /// Reads the board file at `path`.

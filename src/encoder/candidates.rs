@@ -22,6 +22,13 @@ const AUDIO: &[(&str, OpenAudio)] = &[
     (aac::NAME, aac::open),
 ];
 
+/// The encoders that are built in, in the order in which they are tried: of pictures, and of sound.
+pub fn names() -> (Vec<&'static str>, Vec<&'static str>) {
+    let pictures = VIDEO.iter().map(|(name, _)| *name).collect();
+    let sound = AUDIO.iter().map(|(name, _)| *name).collect();
+    (pictures, sound)
+}
+
 /// Opens the first encoder that takes pictures of this layout and rate.
 pub fn open_video(
     config: &Config,

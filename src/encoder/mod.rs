@@ -19,7 +19,7 @@ mod passthrough;
 #[cfg(feature = "software")]
 mod software;
 
-pub use candidates::{open_audio, open_video};
+pub use candidates::{names, open_audio, open_video};
 pub use passthrough::{Parsed, Passed, Passthrough, Refused, parse_annex_b};
 
 use crate::media::{AccessUnit, MediaTime, Monotonic, PictureLayout, Rate};

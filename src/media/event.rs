@@ -76,6 +76,13 @@ pub enum Event {
     },
     /// The lecturer pressed for a mark.
     Mark,
+    /// The recording was paused, and the span ends here: nothing is captured until the next one.
+    Paused,
+    /// The recording may last longer than the box's settings say; noted anew in each span.
+    Extended {
+        /// So much may be recorded, in nanoseconds.
+        recorded_nanos: u64,
+    },
     /// A device or stage is in trouble, or is well again; the recording goes on.
     Alarm {
         /// Stable name, such as `camera-missing`.

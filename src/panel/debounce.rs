@@ -39,6 +39,16 @@ impl Debounce {
         Self::default()
     }
 
+    /// A button that is down already: that is no press, it has to come up first.
+    pub fn stuck() -> Self {
+        Self {
+            down: true,
+            level: true,
+            changed: None,
+            held: true,
+        }
+    }
+
     /// The level changed (`pressed`: towards active) at `now`.
     pub fn edge(&mut self, pressed: bool, now: Monotonic) -> Option<Press> {
         self.level = pressed;

@@ -16,6 +16,10 @@ pub enum Lamp {
     /// Solid with two brief winks every two seconds: kept on the box, but a camera or the microphone
     /// gives nothing.
     DoubleWink,
+    /// Solid with three brief winks every two seconds: kept on the box, and it ends by itself soon.
+    TripleWink,
+    /// Dark for as long as it is shown, which is a moment: a press while recording was seen.
+    Answer,
     /// Half a second on, half a second off: paused.
     SlowBlink,
     /// Five times a second: a fault.
@@ -23,6 +27,29 @@ pub enum Lamp {
 }
 
 impl Lamp {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Off,
+        Self::ShortBlink,
+        Self::Solid,
+        Self::Wink,
+        Self::DoubleWink,
+        Self::TripleWink,
+        Self::Answer,
+        Self::SlowBlink,
+        Self::FastBlink,
+    ];
+
+    /// As the lamp's guard is told.
+    pub(super) fn byte(self) -> u8 {
+        self as u8 + b'a'
+    }
+
+    /// The pattern of a byte; `None` for any other byte.
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|lamp| lamp.byte() == byte)
+    }
+
     /// Its name in `status`.
     pub fn name(self) -> &'static str {
         match self {
@@ -31,6 +58,8 @@ impl Lamp {
             Self::Solid => "solid",
             Self::Wink => "wink",
             Self::DoubleWink => "double-wink",
+            Self::TripleWink => "triple-wink",
+            Self::Answer => "answer",
             Self::SlowBlink => "slow-blink",
             Self::FastBlink => "fast-blink",
         }
@@ -42,10 +71,11 @@ impl Lamp {
             Duration::from_millis(ms)
         }
         match self {
-            Self::Off | Self::Solid => &[],
+            Self::Off | Self::Solid | Self::Answer => &[],
             Self::ShortBlink => &const { [ms(100), ms(1900)] },
             Self::Wink => &const { [ms(1850), ms(150)] },
             Self::DoubleWink => &const { [ms(1550), ms(150), ms(150), ms(150)] },
+            Self::TripleWink => &const { [ms(1000), ms(200), ms(200), ms(200), ms(200), ms(200)] },
             Self::SlowBlink => &const { [ms(500), ms(500)] },
             Self::FastBlink => &const { [ms(100), ms(100)] },
         }
@@ -77,12 +107,14 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    const ALL: [Lamp; 7] = [
+    /// Every pattern that is shown for longer than a moment.
+    const ALL: [Lamp; 8] = [
         Lamp::Off,
         Lamp::ShortBlink,
         Lamp::Solid,
         Lamp::Wink,
         Lamp::DoubleWink,
+        Lamp::TripleWink,
         Lamp::SlowBlink,
         Lamp::FastBlink,
     ];
@@ -110,9 +142,11 @@ mod tests {
     fn each_pattern_is_told_apart_by_its_rhythm() {
         assert_eq!(seen(Lamp::Off), (0, 0));
         assert_eq!(seen(Lamp::Solid), (10_000, 0));
+        assert_eq!(seen(Lamp::Answer), (0, 0));
         assert_eq!(seen(Lamp::ShortBlink), (500, 9));
         assert_eq!(seen(Lamp::Wink), (9_250, 9));
         assert_eq!(seen(Lamp::DoubleWink), (8_500, 19));
+        assert_eq!(seen(Lamp::TripleWink), (7_000, 29));
         assert_eq!(seen(Lamp::SlowBlink), (5_000, 19));
         assert_eq!(seen(Lamp::FastBlink), (5_000, 99));
         let different: BTreeSet<(u128, u32)> = ALL.into_iter().map(seen).collect();

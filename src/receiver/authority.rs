@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::time_provider::TimeProvider;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use x509_parser::prelude::X509Certificate;
 
 use crate::clock::NotBefore;
 use crate::media::BoxId;
-use crate::wire::DEVELOPMENT_CA as DEVELOPMENT;
+use crate::wire::{DEVELOPMENT_CA as DEVELOPMENT, SERIAL_NUMBER};
 
 /// Subject organisation of an authority for more than one machine.
 const PRODUCTION: &str = "Hallcast receiver CA";
@@ -70,6 +70,10 @@ pub struct Authority {
 pub struct Signed {
     /// The box's id, as its request names it.
     pub box_id: BoxId,
+    /// The room that the request names.
+    pub room: Option<String>,
+    /// The machine's serial number, as the request names it.
+    pub serial: Option<String>,
     /// The certificate.
     pub certificate: CertificateDer<'static>,
     /// The certificate and the authority's, as the box wants them (PEM, leaf first).
@@ -81,18 +85,35 @@ fn file<'a>(
     advice: &'static str,
 ) -> impl FnOnce(std::io::Error) -> Error + use<'a> {
     let path = path.to_path_buf();
-    move |source| Error::File {
-        path,
-        source,
-        advice,
+    move |source: std::io::Error| {
+        let advice = match source.kind() {
+            ErrorKind::NotADirectory => {
+                "a file is where the state directory should be: move it away, or name another directory with --state-dir"
+            }
+            ErrorKind::PermissionDenied => "run this as the user that owns the state directory",
+            _ => advice,
+        };
+        Error::File {
+            path,
+            source,
+            advice,
+        }
     }
 }
 
 impl Authority {
     /// Makes a new authority and this receiver's certificate for `names` (DNS names or addresses).
     pub fn create(state_dir: &Path, names: &[String], development: bool) -> Result<(), Error> {
-        fs::create_dir_all(state_dir)
-            .map_err(file(state_dir, "make the directory writable for this user"))?;
+        fs::create_dir_all(state_dir).map_err(|error| {
+            let error = match error.kind() {
+                ErrorKind::AlreadyExists => ErrorKind::NotADirectory.into(),
+                _ => error,
+            };
+            file(
+                state_dir,
+                "make room, or name another directory with --state-dir",
+            )(error)
+        })?;
         let ca_path = state_dir.join("ca.pem");
         if ca_path.exists() {
             return Err(Error::Exists(ca_path));
@@ -193,18 +214,29 @@ impl Authority {
         };
         let text = fs::read_to_string(request).map_err(file(
             request,
-            "give the request file that `hallcast` made on the box",
+            "give what `hallcast enroll --csr` printed on the box",
         ))?;
-        let asked = CertificateSigningRequestParams::from_pem(&text)
-            .map_err(|e| content(format!("is no certificate request: {e}")))?;
-        let box_id = match asked.params.distinguished_name.get(&DnType::CommonName) {
-            Some(rcgen::DnValue::Utf8String(text)) => text.parse().ok(),
-            Some(rcgen::DnValue::PrintableString(text)) => text.as_str().parse().ok(),
+        let asked = CertificateSigningRequestParams::from_pem(&text).map_err(|e| {
+            content(format!(
+                "is no certificate request: {e}; give what `hallcast enroll --csr` printed"
+            ))
+        })?;
+        let named = |what: &DnType| match asked.params.distinguished_name.get(what)? {
+            rcgen::DnValue::Utf8String(text) => Some(text.as_str()),
+            rcgen::DnValue::PrintableString(text) => Some(text.as_str()),
             _ => None,
         };
+        let box_id = named(&DnType::CommonName).and_then(|text| text.parse().ok());
         let box_id: BoxId = box_id.ok_or_else(|| {
             content("its common name is not a box id (32 lower-case hexadecimal digits)".into())
         })?;
+        // For people who read it on a terminal.
+        let text = |what: &DnType| {
+            let text = named(what)?.trim();
+            (!text.is_empty() && !text.contains(char::is_control)).then(|| text.to_owned())
+        };
+        let room = text(&DnType::OrganizationalUnitName);
+        let serial = text(&DnType::CustomDnType(SERIAL_NUMBER.into()));
         let issuer = Issuer::from_ca_cert_pem(&self.ca_pem, &self.ca_key)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = name("Hallcast box", &box_id.to_string());
@@ -217,6 +249,8 @@ impl Authority {
         let certificate = granted.signed_by(&issuer)?;
         Ok(Signed {
             box_id,
+            room,
+            serial,
             chain_pem: format!("{}{}", certificate.pem(), self.ca_pem),
             certificate: certificate.der().clone(),
         })

@@ -6,7 +6,7 @@
 //! nothing here and this calls no archive.
 
 use crate::media::{
-    BoxId, Event, Fact, Hash, LostReason, MediaTime, Provenance, RecordingId, StartedBy,
+    BoxId, Event, Fact, GapCause, Hash, LostReason, MediaTime, Provenance, RecordingId, StartedBy,
     StopReason, Timescale, TrackId, TrackInfo, TrackKind, TrackTotal, WallClock,
 };
 use crate::mp4;
@@ -65,8 +65,20 @@ pub struct SpanFact {
     pub first_wall: Option<WallClock>,
     /// Nanoseconds after its start from which UTC was known; `None` before it is.
     pub known_from: Option<u64>,
-    /// How long the box was away before it.
+    /// How long nothing was captured before it; none for the first span.
     pub gap: Option<crate::media::GapLength>,
+    /// The span before it ended with a pause; otherwise the box was away.
+    pub after_pause: bool,
+}
+
+impl SpanFact {
+    /// Why nothing was captured before it.
+    pub fn away_cause(&self) -> GapCause {
+        match self.after_pause {
+            true => GapCause::Paused,
+            false => GapCause::BoxAway,
+        }
+    }
 }
 
 /// What a segment's bytes say, checked to be what its name says.
@@ -226,8 +238,10 @@ impl Recording {
     /// Its spans; the last word on where a span lies counts.
     pub fn spans(&self) -> BTreeMap<u32, SpanFact> {
         let mut spans = BTreeMap::new();
+        let mut paused = BTreeSet::new();
         for fact in self.facts() {
             match fact.event {
+                Event::Paused => drop(paused.insert(fact.span)),
                 Event::Span { epoch, wall, gap } => {
                     let known = wall.is_some_and(|wall| wall.uncertainty.is_some());
                     let known_from = known.then_some(0);
@@ -237,6 +251,7 @@ impl Recording {
                         first_wall: wall.filter(|_| known),
                         known_from,
                         gap,
+                        after_pause: false,
                     };
                     spans.insert(fact.span, span);
                 }
@@ -256,6 +271,9 @@ impl Recording {
                 }
                 _ => {}
             }
+        }
+        for (span, fact) in &mut spans {
+            fact.after_pause = span.checked_sub(1).is_some_and(|one| paused.contains(&one));
         }
         spans
     }

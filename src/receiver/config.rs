@@ -3,6 +3,7 @@
 //! The file and the flags are two structs; [`Config`] is what comes of both.
 
 use super::archive::{Bucket, Place};
+use crate::settings;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -68,19 +69,18 @@ pub struct Flags {
 
 /// A configuration that cannot be used: the process exits with 78 (`EX_CONFIG`).
 #[derive(Debug, thiserror::Error)]
-#[error("{place}: {what}")]
-pub struct Error {
-    /// File, line and key, or the flag.
-    pub place: String,
-    /// What is wrong, and what is allowed.
-    pub what: String,
-}
-
-fn error(place: impl Into<String>, what: impl Into<String>) -> Error {
-    Error {
-        place: place.into(),
-        what: what.into(),
-    }
+pub enum Error {
+    /// Of the file.
+    #[error(transparent)]
+    File(#[from] settings::Error),
+    /// Of the command line.
+    #[error("{flag}: {message}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong, and what is allowed.
+        message: String,
+    },
 }
 
 impl Config {
@@ -91,54 +91,41 @@ impl Config {
             Some(path) => (path, true),
             None => (Path::new(DEFAULT_PATH), false),
         };
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => String::new(),
-            Err(e) => {
-                return Err(error(
-                    path.display().to_string(),
-                    format!("cannot be read: {e}"),
-                ));
-            }
+        let text = match required || path.try_exists().unwrap_or(true) {
+            true => settings::read(path)?,
+            false => String::new(),
         };
-        Self::from_text(&text, &path.display().to_string(), flags)
+        Self::from_text(&text, path, flags)
     }
 
-    /// [`Config::load`] on a text; `name` stands for the file in errors.
-    pub fn from_text(text: &str, name: &str, flags: &Flags) -> Result<Self, Error> {
-        let file: File = toml::from_str(text).map_err(|e| {
-            let place = match e.span() {
-                Some(span) => format!("{name}:{}", line_of(text, span.start)),
-                None => name.to_owned(),
-            };
-            error(place, e.message().to_owned())
-        })?;
+    /// [`Config::load`] on a text; `path` names it in errors.
+    pub fn from_text(text: &str, path: &Path, flags: &Flags) -> Result<Self, Error> {
+        let file: File = settings::parse(text, path)?;
         let defaults = Self::default();
-        let address = |key: &str, text_value: Option<String>, default| {
-            match text_value {
+        let invalid = |key: &str, message: String| settings::invalid(text, path, key, message);
+        let address = |key: &str, value: Option<String>, default| match value {
             None => Ok(default),
             Some(value) => value.parse().map_err(|_| {
-                error(
-                    place_of(text, name, key),
-                    format!("`{key}` is \"{value}\": write an address and a port, such as \"127.0.0.1:4433\""),
-                )
+                let example = "an address and a port, such as \"127.0.0.1:4433\"";
+                invalid(key, format!("`{value}` is not {example}"))
             }),
-        }
         };
         let absolute = |key: &str, value: Option<PathBuf>, default| match value {
             None => Ok(default),
             Some(value) if value.is_absolute() => Ok(value),
-            Some(value) => Err(error(
-                place_of(text, name, key),
-                format!("`{key}` is \"{}\": write an absolute path", value.display()),
-            )),
+            Some(value) => {
+                let value = value.display();
+                Err(invalid(
+                    key,
+                    format!("`{value}` is not absolute: write the whole path, from / on"),
+                ))
+            }
         };
         let store = match (file.store_dir, file.store_url) {
             (Some(_), Some(_)) => {
-                return Err(error(
-                    place_of(text, name, "store_url"),
-                    "`store_dir` and `store_url`: the archive is in one place; keep one of them",
-                ));
+                let both =
+                    "there is `store_dir` too: the archive is in one place; keep one of them";
+                return Err(invalid("store_url", both.into()).into());
             }
             (Some(dir), None) => {
                 Place::Directory(absolute("store_dir", Some(dir), PathBuf::new())?)
@@ -146,12 +133,9 @@ impl Config {
             (None, None) => defaults.store,
             (None, Some(url)) => {
                 let Some(bucket) = Bucket::from_url(&url) else {
-                    return Err(error(
-                        place_of(text, name, "store_url"),
-                        format!(
-                            "`store_url` is \"{url}\": write s3://BUCKET or s3://BUCKET/FOLDER"
-                        ),
-                    ));
+                    let message =
+                        format!("`{url}` is no bucket: write s3://BUCKET or s3://BUCKET/FOLDER");
+                    return Err(invalid("store_url", message).into());
                 };
                 let credentials = match file.s3_credentials {
                     None => None,
@@ -184,36 +168,18 @@ impl Config {
             },
         };
         if !config.web_listen.ip().is_loopback() {
-            let place = match flags.web_listen {
-                Some(_) => "--web-listen".to_owned(),
-                None => place_of(text, name, "web_listen"),
-            };
-            return Err(error(
-                place,
-                format!(
-                    "`web_listen` is {}: the pages have no sign-in yet, so only a loopback address \
-                     (127.0.0.1 or [::1]) is allowed; reach them from elsewhere through ssh -L",
-                    config.web_listen
-                ),
-            ));
+            let message = format!(
+                "{} is not on this machine alone, and the pages have no sign-in yet: give a loopback \
+                 address (127.0.0.1 or [::1]), and reach it from elsewhere through ssh -L",
+                config.web_listen
+            );
+            let flag = "--web-listen";
+            return Err(match flags.web_listen {
+                Some(_) => Error::Flag { flag, message },
+                None => invalid("web_listen", message).into(),
+            });
         }
         Ok(config)
-    }
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
-}
-
-/// `file:line` of the line that sets `key`; the keys are flat, so its first word tells.
-fn place_of(text: &str, name: &str, key: &str) -> String {
-    let sets = |line: &str| match line.trim_start().strip_prefix(key) {
-        Some(rest) => rest.trim_start().starts_with('='),
-        None => false,
-    };
-    match text.lines().position(sets) {
-        Some(line) => format!("{name}:{}", line + 1),
-        None => name.to_owned(),
     }
 }
 
@@ -222,7 +188,7 @@ mod tests {
     use super::*;
 
     fn load(text: &str) -> Result<Config, Error> {
-        Config::from_text(text, "receiver.toml", &Flags::default())
+        Config::from_text(text, Path::new("receiver.toml"), &Flags::default())
     }
 
     #[test]
@@ -237,7 +203,7 @@ mod tests {
             ..Flags::default()
         };
         let text = "listen = \"127.0.0.1:2\"\nstore_dir = \"/a\"\n";
-        let config = Config::from_text(text, "f", &flags).unwrap();
+        let config = Config::from_text(text, Path::new("f"), &flags).unwrap();
         assert_eq!(config.listen.port(), 1);
         assert_eq!(config.store, Place::Directory("/a".into()));
     }
@@ -257,7 +223,7 @@ mod tests {
             store_dir: Some("/a".into()),
             ..Flags::default()
         };
-        let config = Config::from_text(text, "f", &flags).unwrap();
+        let config = Config::from_text(text, Path::new("f"), &flags).unwrap();
         assert_eq!(config.store, Place::Directory("/a".into()));
     }
 
@@ -290,9 +256,9 @@ mod tests {
                 "no sign-in",
             ),
         ] {
-            let found = load(text).unwrap_err();
-            assert_eq!(found.place, place, "{text}");
-            assert!(found.what.contains(word), "{found}");
+            let found = load(text).unwrap_err().to_string();
+            assert!(found.starts_with(&format!("{place}: ")), "{found}");
+            assert!(found.contains(word), "{found}");
         }
     }
 

@@ -49,10 +49,10 @@ pub struct Films {
 }
 
 /// Where each span starts on the recording's timeline: after the spans before it and the time that
-/// the box is known to have been away.
+/// nothing was captured, as far as that is known. A pause that outlives the box is a span without media.
 pub fn span_starts(recording: &Recording) -> BTreeMap<u32, i64> {
     let spans = recording.spans();
-    let mut ends: BTreeMap<u32, i64> = BTreeMap::new();
+    let mut ends: BTreeMap<u32, i64> = spans.keys().map(|span| (*span, 0)).collect();
     let media = recording
         .segments
         .iter()

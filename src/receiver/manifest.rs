@@ -54,10 +54,13 @@ pub struct Span {
     pub start: Option<String>,
     /// How far off `start` may be; absent when the box could not say.
     pub start_uncertainty_ns: Option<u64>,
-    /// How long the box was away before it; absent when unknown, and for span 0.
+    /// How long nothing was captured before it; absent when unknown, and for span 0.
     pub away_ns: Option<u64>,
     /// How far off `away_ns` may be.
     pub away_uncertainty_ns: Option<u64>,
+    /// Why: `paused` or `box-away`; absent for span 0.
+    #[serde(default)]
+    pub away_cause: Option<String>,
 }
 
 /// One track.
@@ -257,6 +260,7 @@ fn spans(recording: &Recording) -> Vec<Span> {
             start_uncertainty_ns: fact.wall.and_then(|wall| wall.uncertainty).map(nanos),
             away_ns,
             away_uncertainty_ns,
+            away_cause: fact.gap.map(|_| cause_name(fact.away_cause()).into()),
         }
     };
     recording.spans().into_iter().map(span).collect()
@@ -345,19 +349,23 @@ fn gaps(recording: &Recording) -> Vec<Gap> {
             span: fact.span,
             start: start.0,
             duration,
-            cause: match cause {
-                GapCause::DeviceMissing => "device-missing",
-                GapCause::DeviceStalled => "device-stalled",
-                GapCause::Overrun => "overrun",
-                GapCause::Paused => "paused",
-                GapCause::BoxAway => "box-away",
-                GapCause::EncoderFailed => "encoder-failed",
-            }
-            .into(),
+            cause: cause_name(cause).into(),
         }),
         _ => None,
     };
     recording.facts().filter_map(gap).collect()
+}
+
+/// A gap's cause as the manifest names it.
+fn cause_name(cause: GapCause) -> &'static str {
+    match cause {
+        GapCause::DeviceMissing => "device-missing",
+        GapCause::DeviceStalled => "device-stalled",
+        GapCause::Overrun => "overrun",
+        GapCause::Paused => "paused",
+        GapCause::BoxAway => "box-away",
+        GapCause::EncoderFailed => "encoder-failed",
+    }
 }
 
 fn started_by(by: StartedBy) -> &'static str {

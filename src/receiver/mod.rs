@@ -24,10 +24,13 @@ mod playlist;
 pub mod roster;
 #[cfg(test)]
 mod samples;
+mod sign;
 pub mod verify;
 mod view;
 pub mod web;
 
+use crate::clock;
+use crate::journal::{self, say};
 use crate::media::RecordingId;
 use authority::Authority;
 use clap::{Parser, Subcommand};
@@ -35,10 +38,9 @@ use config::{Config, Flags};
 use film::Films;
 use library::Library;
 use listener::Listener;
-use roster::{Entry, Roster};
-use std::io::Write;
+use roster::Roster;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,13 +96,18 @@ enum Command {
         #[command(flatten)]
         places: Places,
     },
-    /// Signs a box's request, enters the box in the roster, prints the certificate chain
+    /// Signs requests of boxes and enters these in the roster. One request: prints the certificate chain;
+    /// several, or a folder of them: writes NAME.pem for each NAME.csr
     Sign {
-        /// The request that `hallcast` made on the box (PEM)
-        request: PathBuf,
-        /// The room in which the box stands
+        /// Requests that `hallcast` made on the boxes (PEM), or a folder of *.csr
+        #[arg(required = true, value_name = "REQUEST")]
+        requests: Vec<PathBuf>,
+        /// The room in which the box stands; as the request or the roster has it unless given
         #[arg(long)]
-        room: String,
+        room: Option<String>,
+        /// The folder for what is written; beside the requests unless given
+        #[arg(long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
         /// Directory of keys, certificates and the roster of boxes
         #[arg(long)]
         state_dir: Option<PathBuf>,
@@ -161,8 +168,12 @@ enum Error {
     Export(#[from] Box<export::Error>),
     #[error(transparent)]
     Erase(#[from] erase::Error),
+    #[error(transparent)]
+    Sign(#[from] sign::Error),
     #[error("{0} of the recordings checked have faults; what to do stands beside each")]
     Faults(usize),
+    #[error(transparent)]
+    Output(#[from] journal::Unsaid),
     #[error("{0}: {1}")]
     Io(String, #[source] std::io::Error),
 }
@@ -179,18 +190,12 @@ impl Error {
 
 /// The program: reads its arguments, does one command, says in one line what kept it from it.
 pub fn main() -> ExitCode {
-    let filter = env_logger::Env::default()
-        .default_filter_or("info,quinn=warn,rustls=warn,object_store=warn");
-    env_logger::Builder::from_env(filter).init();
+    journal::start("info,quinn=warn,rustls=warn,object_store=warn");
     let arguments = Arguments::parse();
     match command(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            match arguments.command {
-                Command::Run(_) => log::error!("{e}"),
-                // There may be nobody to read it.
-                _ => drop(writeln!(std::io::stderr(), "hallcast-receiver: {e}")),
-            }
+            journal::fatal("hallcast-receiver", &e);
             e.exit()
         }
     }
@@ -218,10 +223,10 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
             let written = exported.map_err(Box::new)?;
             let seconds = written.nanos / 1_000_000_000;
             let (minutes, seconds, bytes) = (seconds / 60, seconds % 60, written.bytes);
-            print(&format!(
+            Ok(say(format_args!(
                 "{}: {minutes}:{seconds:02}, {bytes} bytes\n",
                 output.display()
-            ))
+            ))?)
         }
         Command::Erase {
             recording,
@@ -230,23 +235,28 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
         } => {
             let config = config(&places.flags())?;
             let said = runtime()?.block_on(erase::erase(&config, *recording, *yes))?;
-            print(&said)
+            Ok(say(said)?)
         }
         Command::Verify {
             recording, places, ..
         } => {
             let store = config(&places.flags())?.store;
-            let checked = runtime()?.block_on(verify::verify(&store, *recording, print));
+            let checked = runtime()?.block_on(verify::verify(&store, *recording));
             match checked? {
                 0 => Ok(()),
                 faulty => Err(Error::Faults(faulty)),
             }
         }
         Command::Sign {
-            request,
+            requests,
             room,
+            output,
             state_dir,
-        } => sign(&config(&with_state(state_dir))?.state_dir, request, room),
+        } => {
+            let state_dir = config(&with_state(state_dir))?.state_dir;
+            let (room, output) = (room.as_deref(), output.as_deref());
+            Ok(say(sign::sign(&state_dir, requests, room, output)?)?)
+        }
         Command::Ca(CaCommand::Init {
             names,
             development,
@@ -254,36 +264,12 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
         }) => {
             let state_dir = config(&with_state(state_dir))?.state_dir;
             Authority::create(&state_dir, names, *development)?;
-            print(&format!(
+            Ok(say(format_args!(
                 "authority made in {}; boxes need its ca.pem\n",
                 state_dir.display()
-            ))
+            ))?)
         }
     }
-}
-
-/// Standard output may be a closed pipe.
-fn print(text: &str) -> Result<(), Error> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::Io("standard output".into(), e))
-}
-
-fn sign(state_dir: &Path, request: &Path, room: &str) -> Result<(), Error> {
-    let signed = Authority::load(state_dir)?.sign(request)?;
-    let entry = Entry {
-        room: room.into(),
-        certificate_blake3: roster::fingerprint(&signed.certificate).to_string(),
-        revoked: false,
-    };
-    Roster::new(state_dir)
-        .enter(signed.box_id, &entry)
-        .map_err(|e| {
-            let what = format!("roster in {}: box {}", state_dir.display(), signed.box_id);
-            Error::Io(what, e)
-        })?;
-    print(&signed.chain_pem)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
@@ -293,10 +279,24 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
         .map_err(|e| Error::Io("starting the runtime".into(), e))
 }
 
+/// Tells systemd without end that timers and tasks are run; it starts a receiver again that does not.
+async fn feed_watchdog() {
+    let Some(patience) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
+    loop {
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]) {
+            log::warn!("systemd cannot be told that the receiver works: {error}");
+        }
+        // Half would do; a lost beat is forgiven.
+        clock::pause(patience / 4).await;
+    }
+}
+
 fn run(config: &Config) -> Result<(), Error> {
     runtime()?.block_on(async {
         let server = Server::start(config).await?;
-        print(&format!(
+        say(format_args!(
             "boxes: {}\npage: http://{}/\n",
             server.boxes, server.page
         ))?;
@@ -308,6 +308,7 @@ fn run(config: &Config) -> Result<(), Error> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = feed_watchdog() => {}
         }
         log::info!("ending");
         server.stop().await;

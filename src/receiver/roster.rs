@@ -57,8 +57,20 @@ impl Roster {
         }
     }
 
-    fn path(&self, id: BoxId) -> PathBuf {
+    /// Where a box's entry is.
+    pub fn path(&self, id: BoxId) -> PathBuf {
         self.dir.join(format!("{id}.toml"))
+    }
+
+    /// The entry of the box `id`, if there is one.
+    pub fn entry(&self, id: BoxId) -> Result<Option<Entry>, Refused> {
+        let text = match std::fs::read_to_string(self.path(id)) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Refused::Unreadable(e.to_string())),
+        };
+        let entry = toml::from_str(&text);
+        entry.map_err(|e| Refused::Unreadable(e.message().to_owned()))
     }
 
     /// Enters a box, in place of an older entry of the same id (a box that was signed again).
@@ -75,13 +87,7 @@ impl Roster {
 
     /// The entry of the box `id` if it may send with this certificate.
     pub fn admit(&self, id: BoxId, certificate: Hash) -> Result<Entry, Refused> {
-        let text = match std::fs::read_to_string(self.path(id)) {
-            Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Err(Refused::Unknown),
-            Err(e) => return Err(Refused::Unreadable(e.to_string())),
-        };
-        let entry: Entry =
-            toml::from_str(&text).map_err(|e| Refused::Unreadable(e.message().to_owned()))?;
+        let entry = self.entry(id)?.ok_or(Refused::Unknown)?;
         if entry.certificate_blake3.parse() != Ok(certificate) {
             return Err(Refused::Unknown);
         }

@@ -8,6 +8,7 @@
 use super::archive::{self, Archive, Listing, Place};
 use super::catalog::{self, LostRange, Missing, Recording, State, Stored};
 use super::manifest::{self, Manifest};
+use crate::journal::say;
 use crate::media::{BoxId, Event, GapLength, Hash, MediaTime, RecordingId, SegmentKey, TrackId};
 use crate::wire::{Range, Sequences};
 use futures_util::StreamExt;
@@ -71,7 +72,6 @@ impl std::fmt::Display for Report {
 pub(super) async fn verify(
     store: &Place,
     only: Option<RecordingId>,
-    print: impl Fn(&str) -> Result<(), super::Error>,
 ) -> Result<usize, super::Error> {
     let archive = Archive::look(store)?;
     let erased = archive.erased().await?;
@@ -102,10 +102,10 @@ pub(super) async fn verify(
             None => check(&archive, id, &listing).await,
         };
         faulty += usize::from(!report.faults.is_empty());
-        print(&report.to_string())?;
+        say(&report)?;
     }
     if only.is_none() {
-        print(&format!("{count} recordings, {faulty} with faults\n"))?;
+        say(format_args!("{count} recordings, {faulty} with faults\n"))?;
     }
     Ok(faulty)
 }
@@ -468,9 +468,13 @@ fn note_losses(recording: &Recording, report: &mut Report) {
             Some(GapLength::Unknown) => "for an unknown time".into(),
             Some(GapLength::Known { nanos, .. }) => format!("for {} s", nanos / 1_000_000_000),
         };
+        let why = match fact.after_pause {
+            true => "the recording was paused",
+            false => "the box was away",
+        };
         report
             .notes
-            .push(format!("span {span}: the box was away before it {away}"));
+            .push(format!("span {span}: {why} before it {away}"));
     }
     let gaps = recording
         .facts()

@@ -2,7 +2,7 @@
 
 use super::catalog::{Catalog, Recording, State};
 use super::{film, manifest};
-use crate::media::{Event, GapCause, RecordingId, TrackId, TrackKind};
+use crate::media::{Event, GapCause, GapLength, RecordingId, TrackId, TrackKind};
 use std::time::Duration;
 
 /// One recording in words.
@@ -155,21 +155,42 @@ pub fn gaps(recording: &Recording) -> Vec<String> {
         let at = span.saturating_add(start.as_nanos(info.timescale));
         let at = Duration::from_nanos(u64::try_from(at).unwrap_or(0));
         let milli = u128::from(duration) * 1000 / u128::from(info.timescale.get());
-        let why = match cause {
-            GapCause::DeviceMissing => "the device was not there",
-            GapCause::DeviceStalled => "the device gave nothing",
-            GapCause::Overrun => "sound came faster than it was taken",
-            GapCause::Paused => "paused",
-            GapCause::BoxAway => "the box was away",
-            GapCause::EncoderFailed => "no encoder took the pictures",
-        };
         Some(format!(
-            "{} at {}: {}.{:03} s, {why}",
+            "{} at {}: {}.{:03} s, {}",
             capitalised(&info.name),
             clock(at),
             milli / 1000,
-            milli % 1000
+            milli % 1000,
+            why(cause)
         ))
     };
-    recording.facts().filter_map(gap).take(MOST_GAPS).collect()
+    let away = |(span, fact): (u32, super::catalog::SpanFact)| {
+        let (nanos, length) = match fact.gap? {
+            GapLength::Known { nanos, .. } => {
+                let milli = nanos / 1_000_000;
+                (nanos, format!("{}.{:03} s", milli / 1000, milli % 1000))
+            }
+            GapLength::Unknown => (0, "for an unknown time".into()),
+        };
+        let start = u64::try_from(*starts.get(&span)?).unwrap_or(0);
+        let at = clock(Duration::from_nanos(start.saturating_sub(nanos)));
+        Some(format!(
+            "Everything at {at}: {length}, {}",
+            why(fact.away_cause())
+        ))
+    };
+    let between = recording.spans().into_iter().filter_map(away);
+    let within = recording.facts().filter_map(gap);
+    between.chain(within).take(MOST_GAPS).collect()
+}
+
+fn why(cause: GapCause) -> &'static str {
+    match cause {
+        GapCause::DeviceMissing => "the device was not there",
+        GapCause::DeviceStalled => "the device gave nothing",
+        GapCause::Overrun => "sound came faster than it was taken",
+        GapCause::Paused => "paused",
+        GapCause::BoxAway => "the box was away",
+        GapCause::EncoderFailed => "no encoder took the pictures",
+    }
 }

@@ -46,7 +46,7 @@ impl Keys {
         let authority = Authority::load(state.path()).unwrap();
         let identity = Identity::open(home.path()).unwrap();
         let request = state.path().join("box.csr");
-        std::fs::write(&request, identity.certificate_request().unwrap()).unwrap();
+        std::fs::write(&request, identity.certificate_request(None).unwrap()).unwrap();
         let signed = authority.sign(&request).unwrap();
         identity.install(&signed.chain_pem).unwrap();
         let entry = Entry {

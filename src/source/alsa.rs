@@ -6,6 +6,8 @@
 //! that neither scheduling nor buffering shows in it.
 
 use super::alsa_cards::{self as cards, microphones, missing};
+use super::error::{ASK_FOR, PLUG_IN};
+use super::found::FoundMicrophone;
 use super::port::{Choice, Port};
 use super::{AudioSettings, Error, Losses, Source};
 use crate::board::AlsaMicrophone;
@@ -59,6 +61,8 @@ impl Alsa {
     /// Opens, configures and starts the card on `port`, which is where the configured name leads to
     /// when it is opened for the first time.
     pub(super) fn open(asked: &AlsaMicrophone, port: &Port) -> Result<Self, Error> {
+        // Keeps from standard error what the library would say at every try.
+        let _said = alsa::Output::local_error_handler();
         let name = asked.alsa_name();
         let (device, card, unit) = match cards::choose(asked, port)? {
             Choice::Open(found) if found.at == name => (name, found.at, Some(found.unit)),
@@ -69,9 +73,8 @@ impl Alsa {
                 Some(found.unit),
             ),
             Choice::AsNamed if cards::is_present(asked) => (name.clone(), name, None),
-            // alsa-lib would print on standard error besides.
             Choice::AsNamed => return Err(missing(name, "")),
-            Choice::Empty(port) => return Err(missing(name, &format!(" into port {port}"))),
+            Choice::Empty(port) => return Err(missing(name, &format!(" at port {port}"))),
         };
         let failed = |what: &'static str| {
             let device = device.clone();
@@ -142,7 +145,7 @@ impl Alsa {
                     }
                 }
                 Ok(status) if status.get_state() == State::Disconnected => {
-                    return Err(self.vanished("unplugged"));
+                    return Err(self.vanished(&format!("unplugged. {PLUG_IN}")));
                 }
                 Ok(status) => {
                     let state = status.get_state();
@@ -218,9 +221,9 @@ impl Alsa {
     fn run_error(&self, what: &str, error: &alsa::Error) -> Error {
         match Errno::from_raw_os_error(error.errno()) {
             Errno::NODEV | Errno::BADFD | Errno::NOTTY | Errno::NOENT => {
-                self.vanished(&format!("unplugged ({error})"))
+                self.vanished(&format!("unplugged ({error}). {PLUG_IN}"))
             }
-            _ => Error::other(&self.device, what, error),
+            _ => Error::refused(&self.device, what, error),
         }
     }
 }
@@ -303,6 +306,7 @@ fn configure(pcm: &PCM, asked: &AlsaMicrophone, device: &str) -> Result<Chosen, 
     let cannot = || Error::CannotDo {
         device: device.to_owned(),
         asked: format!("{} Hz, {} channels", asked.rate_hz, asked.channels),
+        advice: ASK_FOR.into(),
         offers: HwParams::any(pcm).map_or_else(|_| Vec::new(), |any| offers(&any)),
     };
     any.set_access(Access::RWInterleaved).map_err(failed)?;
@@ -335,6 +339,39 @@ fn configure(pcm: &PCM, asked: &AlsaMicrophone, device: &str) -> Result<Chosen, 
     })
 }
 
+/// The rates that cards have; others are found by none.
+const RATES: [u32; 9] = [
+    8_000, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000,
+];
+
+/// The sound cards that are present, and what they offer; those that `leave` takes are not asked.
+pub(super) fn found(leave: impl Fn(&FoundMicrophone) -> bool) -> Vec<FoundMicrophone> {
+    let mut found = cards::found();
+    for microphone in found.iter_mut().filter(|one| !leave(one)) {
+        let asked = ask(microphone);
+        let name = microphone.alsa_name();
+        microphone.trouble = asked
+            .err()
+            .map(|error| open_error(&name, "opening", &error));
+    }
+    found
+}
+
+/// Opens it for a moment.
+fn ask(microphone: &mut FoundMicrophone) -> alsa::Result<()> {
+    let pcm = PCM::new(&microphone.alsa_name(), Direction::Capture, true)?;
+    let any = HwParams::any(&pcm)?;
+    let channels = (any.get_channels_min().ok(), any.get_channels_max().ok());
+    microphone.channels = channels.0.zip(channels.1);
+    let rates = RATES
+        .into_iter()
+        .filter(|rate| any.test_rate(*rate).is_ok());
+    microphone.rates_hz = rates.collect();
+    let formats = USABLE.iter().filter(|(f, ..)| any.test_format(*f).is_ok());
+    microphone.formats = formats.map(|(.., name)| (*name).into()).collect();
+    Ok(())
+}
+
 /// What the card offers, one line per setting.
 fn offers(any: &HwParams) -> Vec<String> {
     let range = |name: &str, low: alsa::Result<u32>, high: alsa::Result<u32>| match (low, high) {
@@ -357,18 +394,22 @@ fn offers(any: &HwParams) -> Vec<String> {
 /// What went wrong before the card ran.
 fn open_error(device: &str, what: &str, error: &alsa::Error) -> Error {
     let device = device.to_owned();
+    let not_permitted = |device| Error::NotPermitted {
+        device,
+        advice: "Let this program's user into the group `audio`.".into(),
+    };
     match Errno::from_raw_os_error(error.errno()) {
+        Errno::NOENT | Errno::NXIO | Errno::NODEV if cards::is_refused(&device) => {
+            not_permitted(device)
+        }
         Errno::NOENT | Errno::NXIO | Errno::NODEV => missing(device, ""),
         Errno::BUSY | Errno::AGAIN => Error::Busy {
             device,
             advice: "End it (`fuser -v /dev/snd/*` names it), or name another microphone.".into(),
             present: microphones(),
         },
-        Errno::ACCESS | Errno::PERM => Error::NotPermitted {
-            device,
-            advice: "Let this program's user into the group `audio`.".into(),
-        },
-        _ => Error::other(&device, what, error),
+        Errno::ACCESS | Errno::PERM => not_permitted(device),
+        _ => Error::refused(&device, what, error),
     }
 }
 

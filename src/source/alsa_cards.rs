@@ -1,6 +1,7 @@
 //! Which sound cards are present, as `/proc/asound` names them, and which port each is on.
 
 use super::Error;
+use super::found::{FoundMicrophone, links};
 use super::port::{Choice, Found, Port, SYSFS, unit};
 use crate::board::AlsaMicrophone;
 use std::fs;
@@ -72,10 +73,53 @@ pub(super) fn is_present(asked: &AlsaMicrophone) -> bool {
     present().is_none_or(|present| present.iter().any(|one| one.is(asked)))
 }
 
+/// Whether this user may not open the card that is there by this name, of which ALSA's library says that it
+/// does not exist.
+pub(super) fn is_refused(name: &str) -> bool {
+    let present = present().unwrap_or_default();
+    let is_it = |one: &&Present| {
+        let device = one.device;
+        [&one.id, &one.number]
+            .iter()
+            .any(|card| name == format!("hw:CARD={card},DEV={device}"))
+    };
+    let node = present
+        .iter()
+        .find(is_it)
+        .map(|one| format!("/dev/snd/controlC{}", one.number));
+    let opened = node.map(fs::File::open);
+    opened.is_some_and(|opened| {
+        opened.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    })
+}
+
 /// `hw:CARD=Loopback,DEV=1 (Loopback PCM)` and so on.
 pub(super) fn microphones() -> Vec<String> {
     let line = |one: &Present| format!("hw:CARD={},DEV={} ({})", one.id, one.device, one.name);
     present().unwrap_or_default().iter().map(line).collect()
+}
+
+/// The same, with their stable names and ports.
+pub(super) fn found() -> Vec<FoundMicrophone> {
+    let found = present().unwrap_or_default().into_iter().map(|one| {
+        // udev names a card by the node of its mixer.
+        let control = format!("/dev/snd/controlC{}", one.number);
+        let card = Path::new(SYSFS).join(format!("class/sound/card{}/device", one.number));
+        let port = fs::canonicalize(card).map_or(String::new(), |path| path.display().to_string());
+        FoundMicrophone {
+            names: links(&["/dev/snd/by-path", "/dev/snd/by-id"], Path::new(&control)),
+            port: port.trim_start_matches("/sys/devices/").into(),
+            card: one.id,
+            number: one.number,
+            device: one.device,
+            name: one.name,
+            rates_hz: Vec::new(),
+            channels: None,
+            formats: Vec::new(),
+            trouble: None,
+        }
+    });
+    found.collect()
 }
 
 /// `place` says where to plug it in, if that is known.

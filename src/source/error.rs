@@ -53,7 +53,7 @@ pub enum Error {
     },
     /// It cannot do what was asked. Reopening helps only after the configuration was changed.
     #[error(
-        "{device}: cannot do what was asked: {asked}.{}",
+        "{device}: cannot do what was asked: {asked}. {advice}{}",
         table("It offers", offers)
     )]
     CannotDo {
@@ -61,11 +61,16 @@ pub enum Error {
         device: String,
         /// What was asked.
         asked: String,
+        /// What to do.
+        advice: String,
         /// What the device offers, one line each.
         offers: Vec<String>,
     },
     /// It is open but delivered nothing for too long. Reopen at once, then with backoff.
-    #[error("{device}: delivered nothing for {waited_ms} ms; it is opened again")]
+    #[error(
+        "{device}: delivered nothing for {waited_ms} ms; it is opened again. If that goes on, look at its \
+         cable and its power"
+    )]
     Stalled {
         /// The device's name as configured.
         device: String,
@@ -91,6 +96,13 @@ pub enum Error {
         reason: String,
     },
 }
+
+/// What to do about a device that cannot do what it was asked for.
+#[allow(dead_code, reason = "used by the back ends of real devices")]
+pub(super) const ASK_FOR: &str = "Ask in the board file for something that it offers.";
+/// What to do about one that is gone.
+#[allow(dead_code, reason = "used by the back ends of real devices")]
+pub(super) const PLUG_IN: &str = "Plug it in again where it was: it is used as soon as it is there";
 
 impl Error {
     /// The stable name of this kind, for alarms and metrics.
@@ -122,6 +134,19 @@ impl Error {
         }
     }
 
+    /// What the kernel refused for no reason that a person could have told.
+    #[allow(dead_code, reason = "used by the back ends of real devices")]
+    pub(super) fn refused(
+        device: &dyn fmt::Display,
+        what: &str,
+        reason: &dyn fmt::Display,
+    ) -> Self {
+        let reason = format!(
+            "{reason}; it is tried again. Look at its cable, its power and the kernel's log (`dmesg`)"
+        );
+        Self::other(device, what, &reason)
+    }
+
     #[allow(dead_code, reason = "used by the back ends that features add")]
     pub(super) fn other(device: &dyn fmt::Display, what: &str, reason: &dyn fmt::Display) -> Self {
         Self::Other {
@@ -151,11 +176,13 @@ mod tests {
         let error = Error::CannotDo {
             device: "/dev/hallcast/presenter".into(),
             asked: "4096x2160 at 60".into(),
+            advice: "Ask for something else.".into(),
             offers: vec!["YUYV 1280x720: 30, 25".into(), "NV12 640x480: 30".into()],
         };
         assert_eq!(
             error.to_string(),
-            "/dev/hallcast/presenter: cannot do what was asked: 4096x2160 at 60.\n  It offers:\n    \
+            "/dev/hallcast/presenter: cannot do what was asked: 4096x2160 at 60. Ask for something \
+             else.\n  It offers:\n    \
              YUYV 1280x720: 30, 25\n    NV12 640x480: 30"
         );
     }

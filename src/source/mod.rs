@@ -12,6 +12,7 @@
 //! (`station::supervise`).
 
 mod error;
+mod found;
 mod pattern;
 #[cfg_attr(
     not(any(feature = "v4l2", feature = "alsa")),
@@ -38,6 +39,7 @@ mod v4l2_offers;
 mod v4l2_ports;
 
 pub use error::Error;
+pub use found::{FoundCamera, FoundMicrophone, Offer, Sizes};
 pub use pattern::{Pattern, read_counter};
 pub use port::Port;
 pub use pump::{AudioPump, Block, PassingPump, Pump, Received, VideoPump};
@@ -122,6 +124,27 @@ pub fn open_camera_on(port: &Port, camera: &Camera) -> Result<VideoSource, Error
         #[cfg(not(feature = "replay"))]
         Camera::Replay(settings) => Err(Error::not_built(&settings.file.display(), "replay")),
     }
+}
+
+/// The cameras that are present and what they offer; none in a program that was built without `v4l2`.
+pub fn cameras() -> Option<Vec<FoundCamera>> {
+    #[cfg(feature = "v4l2")]
+    return Some(v4l2_offers::found());
+    #[cfg(not(feature = "v4l2"))]
+    return None;
+}
+
+/// The microphones that are present and what they offer; none in a program that was built without
+/// `alsa`. Each card is opened for a moment, but for those that `leave` takes.
+#[allow(
+    unused_variables,
+    reason = "the back end that a feature adds opens cards"
+)]
+pub fn microphones(leave: impl Fn(&FoundMicrophone) -> bool) -> Option<Vec<FoundMicrophone>> {
+    #[cfg(feature = "alsa")]
+    return Some(alsa::found(leave));
+    #[cfg(not(feature = "alsa"))]
+    return None;
 }
 
 /// What a camera will report once it is open, as far as its board says; `None` where only the device

@@ -42,7 +42,8 @@ impl ReplayVideo {
                 return Err(Error::CannotDo {
                     device: file,
                     asked: "raw pictures without size or rate".into(),
-                    offers: vec!["give `width`, `height` and `rate`".into()],
+                    advice: "Give `width`, `height` and `rate` in the board file.".into(),
+                    offers: Vec::new(),
                 });
             }
             (width, height, rate) => {
@@ -272,7 +273,11 @@ pub(super) fn probe(film: &Path, file: &str) -> Result<(u32, u32, Rate), Error> 
         _ => Err(Error::CannotDo {
             device: file.to_owned(),
             asked: "the pictures of a film".into(),
-            offers: vec![String::from_utf8_lossy(&found.stderr).trim().to_owned()],
+            advice: format!(
+                "Name a film that ffprobe can read ({}).",
+                String::from_utf8_lossy(&found.stderr).trim()
+            ),
+            offers: Vec::new(),
         }),
     }
 }

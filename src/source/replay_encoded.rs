@@ -60,10 +60,11 @@ impl ReplayEncoded {
                 Error::CannotDo {
                     device: file.clone(),
                     asked: "H.264 without pictures out of order".into(),
-                    offers: vec![
-                        "a film made with `ffmpeg -c:v libx264 -bf 0`".into(),
-                        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-                    ],
+                    advice: format!(
+                        "Name a film made with `ffmpeg -c:v libx264 -bf 0` ({}).",
+                        String::from_utf8_lossy(&output.stderr).trim()
+                    ),
+                    offers: Vec::new(),
                 }
             })?;
         let film = copy(&asked.file, &file, &PICTURES)?;

@@ -5,12 +5,14 @@
 //! was set is read back, because drivers answer with what they can. Pictures carry the driver's
 //! CLOCK_MONOTONIC stamp where it vouches for one, else the time of their arrival.
 
+use super::error::{ASK_FOR, PLUG_IN};
 use super::port::{Choice, Port};
 use super::{Error, Losses, Source, VideoSettings};
 use super::{v4l2_offers as offers, v4l2_ports as ports};
 use crate::board::V4l2Camera;
 use crate::clock;
 use crate::media::{Monotonic, Picture, PictureLayout, PixelFormat, Rate};
+use crate::sys::captures_pictures;
 use rustix::io::Errno;
 use std::io;
 use std::sync::Arc;
@@ -65,34 +67,36 @@ impl V4l2 {
                     Some(found.unit),
                 ),
                 Choice::AsNamed => (name.clone(), name, None),
-                Choice::Empty(port) => return Err(missing(name, &format!(" into port {port}"))),
+                Choice::Empty(port) => return Err(missing(name, &format!(" at port {port}"))),
             };
         let failed = |what: &str, error: io::Error| open_error(&device, what, &error);
+        if !is_camera(&path).map_err(|error| failed("opening", error))? {
+            return Err(Error::CannotDo {
+                asked: wish(asked),
+                advice: NO_CAMERA.into(),
+                offers: Vec::new(),
+                device,
+            });
+        }
         let node = Device::with_path(path).map_err(|error| failed("opening", error))?;
-        let pixels = offers::choose(&node, asked).ok_or_else(|| Error::CannotDo {
+        let cannot = || Error::CannotDo {
             device: device.clone(),
             asked: wish(asked),
+            advice: ASK_FOR.into(),
             offers: offers::table(&node),
-        })?;
+        };
+        let pixels = offers::choose(&node, asked).ok_or_else(cannot)?;
         let format = node
             .set_format(&Format::new(asked.width, asked.height, fourcc(pixels)))
             .map_err(|error| failed("setting the format", error))?;
         if (format.width, format.height, format.fourcc)
             != (asked.width, asked.height, fourcc(pixels))
         {
-            return Err(Error::CannotDo {
-                device,
-                asked: wish(asked),
-                offers: offers::table(&node),
-            });
+            return Err(cannot());
         }
         let rate = set_rate(&node, asked.rate)
             .map_err(|error| failed("setting the rate", error))?
-            .ok_or_else(|| Error::CannotDo {
-                device: device.clone(),
-                asked: wish(asked),
-                offers: offers::table(&node),
-            })?;
+            .ok_or_else(cannot)?;
         let layout = PictureLayout {
             width: format.width,
             height: format.height,
@@ -217,6 +221,18 @@ impl Source for V4l2 {
     }
 }
 
+/// What to do about a node of another kind: every webcam has one beside its own.
+const NO_CAMERA: &str = "It is no camera, but a node for metadata or output, or a codec: name another one; \
+     `hallcast devices` lists the cameras.";
+
+/// Whether the node gives pictures; what is no video device does not.
+fn is_camera(path: &str) -> io::Result<bool> {
+    match captures_pictures(path.as_ref()) {
+        Err(error) if errno(&error) == Some(Errno::NOTTY) => Ok(false),
+        answer => answer,
+    }
+}
+
 /// poll(2).
 const POLLIN: i16 = 1;
 
@@ -293,7 +309,7 @@ fn missing(device: String, place: &str) -> Error {
 }
 
 /// What went wrong before the camera ran.
-fn open_error(device: &str, what: &str, error: &io::Error) -> Error {
+pub(super) fn open_error(device: &str, what: &str, error: &io::Error) -> Error {
     let device = device.to_owned();
     match errno(error) {
         Some(Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::NOTDIR) => missing(device, ""),
@@ -306,7 +322,7 @@ fn open_error(device: &str, what: &str, error: &io::Error) -> Error {
             device,
             advice: "Let this program's user into the group `video`.".into(),
         },
-        _ => Error::other(&device, what, error),
+        _ => Error::refused(&device, what, error),
     }
 }
 
@@ -315,9 +331,9 @@ fn run_error(device: &str, what: &str, error: &io::Error) -> Error {
     match errno(error) {
         Some(Errno::NODEV | Errno::NXIO | Errno::NOENT) => Error::Vanished {
             device: device.to_owned(),
-            reason: format!("unplugged ({error})"),
+            reason: format!("unplugged ({error}). {PLUG_IN}"),
         },
-        _ => Error::other(&device, what, error),
+        _ => Error::refused(&device, what, error),
     }
 }
 

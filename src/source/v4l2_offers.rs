@@ -1,11 +1,13 @@
 //! What a V4L2 device offers: to choose from, and to show to a person.
 
-use super::v4l2::fourcc;
+use super::found::{FoundCamera, Offer, Sizes, links};
+use super::v4l2::{fourcc, open_error};
 use crate::board::V4l2Camera;
 use crate::media::{PixelFormat, Rate};
+use crate::sys::captures_pictures;
 use std::fs;
+use std::path::{Path, PathBuf};
 use v4l::Device;
-use v4l::capability::Flags as CapFlags;
 use v4l::format::FourCC;
 use v4l::frameinterval::FrameIntervalEnum;
 use v4l::framesize::FrameSizeEnum;
@@ -18,6 +20,10 @@ const USABLE: [PixelFormat; 4] = [
     PixelFormat::Yuyv,
     PixelFormat::H264,
 ];
+
+/// Where udev keeps names that stay, the best first: those of ports, those of units, which two of a kind
+/// may share, and those of our own rules, which two cameras share until a person tells them apart.
+const STABLE: [&str; 3] = ["/dev/v4l/by-path", "/dev/v4l/by-id", "/dev/hallcast"];
 
 /// The longest table and the longest list of useless formats that help.
 const LINES: usize = 40;
@@ -53,22 +59,21 @@ fn has_size(node: &Device, fourcc: FourCC, width: u32, height: u32) -> bool {
     let Ok(sizes) = node.enum_framesizes(fourcc) else {
         return true;
     };
-    sizes.iter().any(|offer| match &offer.size {
-        FrameSizeEnum::Discrete(size) => (size.width, size.height) == (width, height),
-        FrameSizeEnum::Stepwise(range) => {
-            on_step(width, range.min_width, range.max_width, range.step_width)
-                && on_step(
-                    height,
-                    range.min_height,
-                    range.max_height,
-                    range.step_height,
-                )
-        }
-    })
+    let mut sizes = sizes.iter().map(|offer| extent(&offer.size));
+    sizes.any(|sizes| sizes.holds(width, height))
 }
 
-fn on_step(value: u32, min: u32, max: u32, step: u32) -> bool {
-    (min..=max).contains(&value) && (value - min).is_multiple_of(step.max(1))
+/// Sizes whose rates are not known yet.
+fn extent(size: &FrameSizeEnum) -> Sizes {
+    match size {
+        FrameSizeEnum::Discrete(size) => Sizes::only(size.width, size.height, Vec::new()),
+        FrameSizeEnum::Stepwise(range) => Sizes {
+            smallest: (range.min_width, range.min_height),
+            largest: (range.max_width, range.max_height),
+            step: (range.step_width, range.step_height),
+            rates: Vec::new(),
+        },
+    }
 }
 
 /// The rates at one size; of a range its ends.
@@ -85,42 +90,53 @@ fn rates(node: &Device, fourcc: FourCC, width: u32, height: u32) -> Vec<Rate> {
         .collect()
 }
 
+/// What the device gives, in its own order.
+fn offers(node: &Device) -> Vec<Offer> {
+    let offers = node.enum_formats().unwrap_or_default().into_iter();
+    let offers = offers.map(|offer| {
+        let listed = node.enum_framesizes(offer.fourcc).unwrap_or_default();
+        let mut sizes: Vec<Sizes> = listed.iter().map(|size| extent(&size.size)).collect();
+        // A grabber has the size of its signal, and lists none.
+        if let (true, Ok(now)) = (sizes.is_empty(), node.format()) {
+            sizes.push(Sizes::only(now.width, now.height, Vec::new()));
+        }
+        for size in &mut sizes {
+            size.rates = rates(node, offer.fourcc, size.largest.0, size.largest.1);
+        }
+        let mut usable = USABLE.into_iter();
+        Offer {
+            format: name(offer.fourcc),
+            pixels: usable.find(|pixels| fourcc(*pixels) == offer.fourcc),
+            sizes,
+        }
+    });
+    offers.collect()
+}
+
+/// A format's four letters; the top bit of the last one is how the kernel marks big endian.
+fn name(fourcc: FourCC) -> String {
+    let [a, b, c, d] = fourcc.repr;
+    let letter = |byte: u8| match byte {
+        b' '..=b'~' => char::from(byte),
+        _ => '?',
+    };
+    let letters: String = [a, b, c, d & 0x7f].map(letter).iter().collect();
+    let end = if d & 0x80 == 0 { "" } else { "-BE" };
+    format!("{}{end}", letters.trim_end())
+}
+
 /// One line per format and size, `YUYV 1280x720: 30, 25`, and one for all that cannot be used here.
 pub(super) fn table(node: &Device) -> Vec<String> {
     let mut lines = Vec::new();
     let mut useless = Vec::new();
-    for offer in node.enum_formats().unwrap_or_default() {
-        let usable = USABLE.iter().any(|pixels| fourcc(*pixels) == offer.fourcc);
-        if !usable {
-            useless.push(offer.fourcc.to_string());
+    for offer in offers(node) {
+        if offer.pixels.is_none() {
+            useless.push(offer.format);
             continue;
         }
-        for size in node.enum_framesizes(offer.fourcc).unwrap_or_default() {
-            let (text, width, height) = match size.size {
-                FrameSizeEnum::Discrete(size) => (
-                    format!("{}x{}", size.width, size.height),
-                    size.width,
-                    size.height,
-                ),
-                FrameSizeEnum::Stepwise(range) => (
-                    format!(
-                        "{}x{} to {}x{} in steps of {}x{}",
-                        range.min_width,
-                        range.min_height,
-                        range.max_width,
-                        range.max_height,
-                        range.step_width,
-                        range.step_height
-                    ),
-                    range.max_width,
-                    range.max_height,
-                ),
-            };
-            let rates: Vec<String> = rates(node, offer.fourcc, width, height)
-                .iter()
-                .map(Rate::to_string)
-                .collect();
-            lines.push(format!("{} {text}: {}", offer.fourcc, rates.join(", ")));
+        for size in offer.sizes {
+            let rates: Vec<String> = size.rates.iter().map(Rate::to_string).collect();
+            lines.push(format!("{} {size}: {}", offer.format, rates.join(", ")));
         }
     }
     shorten(&mut lines, LINES);
@@ -142,42 +158,89 @@ fn shorten(list: &mut Vec<String>, longest: usize) {
     }
 }
 
-/// The cameras that are present: their stable name, else the present one, and what they call
-/// themselves.
-pub(super) fn cameras() -> Vec<String> {
-    let mut lines = Vec::new();
-    for entry in fs::read_dir("/sys/class/video4linux")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+/// The nodes that are cameras, or may be, without what they offer.
+fn present() -> Vec<FoundCamera> {
+    let entries = fs::read_dir("/sys/class/video4linux");
+    let mut found = Vec::new();
+    for entry in entries.into_iter().flatten().flatten() {
         let node = entry.file_name().to_string_lossy().into_owned();
-        if !node.starts_with("video") {
-            continue;
-        }
-        if !may_be_camera(&format!("/dev/{node}")) {
+        let device = Path::new("/dev").join(&node);
+        if !node.starts_with("video") || !may_be_camera(&device) {
             continue;
         }
         let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-        let stable = fs::read_dir("/dev/v4l/by-path")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|link| link.path())
-            .find(|link| fs::read_link(link).is_ok_and(|target| target.ends_with(&node)));
-        let path = stable.map_or(format!("/dev/{node}"), |path| path.display().to_string());
-        lines.push(format!("{path} ({})", name.trim()));
+        let on = fs::canonicalize(entry.path().join("device")).ok();
+        let driver = on
+            .as_ref()
+            .and_then(|on| fs::canonicalize(on.join("driver")).ok());
+        let file_name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+        let on = on.map_or(String::new(), |on| on.display().to_string());
+        found.push(FoundCamera {
+            names: links(&STABLE, &device),
+            device,
+            name: name.trim().into(),
+            driver: driver.and_then(file_name).unwrap_or_default(),
+            port: on.trim_start_matches("/sys/devices/").into(),
+            offers: Vec::new(),
+            trouble: None,
+        });
     }
+    found.sort_by_key(|camera| (camera.device.as_os_str().len(), camera.device.clone()));
+    found
+}
+
+/// The cameras that are present, and what they offer.
+pub(super) fn found() -> Vec<FoundCamera> {
+    let mut found = present();
+    for camera in &mut found {
+        match Device::with_path(&camera.device) {
+            Ok(node) => camera.offers = offers(&node),
+            Err(error) => {
+                let name = camera.device.display().to_string();
+                camera.trouble = Some(open_error(&name, "opening", &error));
+            }
+        }
+    }
+    found
+}
+
+/// The cameras that are present: their stable name, else the present one, and what they call
+/// themselves.
+pub(super) fn cameras() -> Vec<String> {
+    let mut lines: Vec<String> = present()
+        .iter()
+        .map(|camera| {
+            let path = camera.names.first().unwrap_or(&camera.device);
+            format!("{} ({})", path.display(), camera.name)
+        })
+        .collect();
     lines.sort();
     lines
 }
 
 /// Codecs and the nodes of metadata have the same names as cameras. One that cannot be opened may be
 /// a camera that is not permitted.
-fn may_be_camera(path: &str) -> bool {
-    let Ok(node) = Device::with_path(path) else {
-        return true;
-    };
-    let captures = |caps: v4l::Capabilities| caps.capabilities.contains(CapFlags::VIDEO_CAPTURE);
-    node.query_caps().is_ok_and(captures) && node.enum_formats().is_ok_and(|f| !f.is_empty())
+fn may_be_camera(path: &Path) -> bool {
+    let offers = |node: Device| node.enum_formats().is_ok_and(|formats| !formats.is_empty());
+    match captures_pictures(path) {
+        Ok(captures) => captures && Device::with_path(path).is_ok_and(offers),
+        Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_has_a_name() {
+        for (repr, expected) in [
+            (b"YUYV", "YUYV"),
+            (b"Y16 ", "Y16"),
+            (b"AR1\xb5", "AR15-BE"),
+            (b"\x01\xff2Z", "??2Z"),
+        ] {
+            assert_eq!(name(FourCC::new(repr)), expected);
+        }
+    }
 }

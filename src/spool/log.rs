@@ -144,7 +144,7 @@ impl Spool {
     }
 
     /// Plants a fault: from now on what the receiver says counts as recorded before it is kept.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "receiver"))]
     pub(crate) fn be_hasty(&mut self) {
         self.hasty = true;
     }

@@ -530,12 +530,9 @@ impl Disk for TwinDisk {
 
     fn space(&self, _: &Path) -> io::Result<Space> {
         let state = self.state();
-        let total = state.capacity.unwrap_or(1 << 40);
-        let free = total.saturating_sub(state.used()) as u64;
-        Ok(Space {
-            free,
-            total: total as u64,
-        })
+        let total = state.capacity.map_or(1 << 40, |bytes| bytes as u64);
+        let free = total.saturating_sub(state.used() as u64);
+        Ok(Space { free, total })
     }
 }
 

@@ -1,12 +1,17 @@
 //! The site's settings (`/etc/hallcast/box.toml`) and the command line's flags: two structs.
 //!
-//! Order: defaults < board < file < flags. The board says what the machine has; this says where
-//! things go and how good they shall be.
+//! Order: defaults < board < file < this machine's row of `fleet.csv` < flags. The board says what the
+//! machine has; this says where things go and how good they shall be. One settings file is read: the one
+//! that `--config` names, else the one in `/etc`, else the one on the boot partition.
 
-use crate::board::{AlsaMicrophone, Board, Camera, Microphone, V4l2Camera};
+use super::first_start::{self, Card};
+use crate::board::{AlsaMicrophone, Board, Camera, GpioPanel, Microphone, PanelDevice, V4l2Camera};
 use crate::media::Rate;
 use crate::settings::{self, Error};
+use crate::station::recorder::{Button, Rules};
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,18 +20,23 @@ pub const DEFAULT_FILE: &str = "/etc/hallcast/box.toml";
 /// Where an installed box listens for `hallcast start`.
 pub const DEFAULT_SOCKET: &str = "/run/hallcast/control.sock";
 
+/// A room's name has no more letters.
+const MOST_ROOM: usize = 100;
+
 /// The settings file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct File {
-    /// The board's name or path; detected when absent.
+    /// The board's name, or the path of its file from this file's folder; detected when absent.
     pub board: Option<String>,
     /// The room, for people.
     pub room: Option<String>,
     /// Where identity and spool are.
     pub state_directory: PathBuf,
-    /// Where `hallcast start | stop | status` find the box.
+    /// Where `hallcast start` and the other commands find the box.
     pub control_socket: PathBuf,
+    /// The file that holds this machine's serial number; what the machine says itself unless given.
+    pub serial_file: Option<PathBuf>,
     /// Where to send recordings; without it they stay on the box.
     pub receiver: Option<Receiver>,
     /// How recordings run.
@@ -48,6 +58,7 @@ impl Default for File {
             room: None,
             state_directory: "/var/lib/hallcast".into(),
             control_socket: DEFAULT_SOCKET.into(),
+            serial_file: None,
             receiver: None,
             recording: Recording::default(),
             spool: Spool::default(),
@@ -83,6 +94,10 @@ pub struct Recording {
     pub maximum_minutes: u32,
     /// A recording goes on after the box was away for so many minutes, 1 to 1440; after more it ends.
     pub resume_within_minutes: u32,
+    /// What ends a recording at the button.
+    pub button: Button,
+    /// Recordings begin also when the board's lamp cannot be driven.
+    pub allow_without_lamp: bool,
 }
 
 impl Default for Recording {
@@ -90,6 +105,8 @@ impl Default for Recording {
         Self {
             maximum_minutes: 240,
             resume_within_minutes: 10,
+            button: Button::default(),
+            allow_without_lamp: false,
         }
     }
 }
@@ -139,9 +156,15 @@ pub struct Audio {
 /// The flags of `hallcast run`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {
-    /// The settings file [default: /etc/hallcast/box.toml where it exists]
+    /// The settings file [default: /etc/hallcast/box.toml, else box.toml on the boot partition]
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// The boot partition, with box.toml and fleet.csv [default: /boot/firmware, else /boot]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub boot_directory: Option<PathBuf>,
+    /// The file that holds this machine's serial number [default: what the machine says]
+    #[arg(long, value_name = "FILE")]
+    pub serial_file: Option<PathBuf>,
     /// The board's name (bench, generic, raspberry-pi-4, ...) or the path of its .toml file
     #[arg(long)]
     pub board: Option<String>,
@@ -195,14 +218,18 @@ pub struct Config {
     pub board: String,
     /// The room, for people.
     pub room: Option<String>,
+    /// This machine's serial number, where it tells one.
+    pub serial: Option<String>,
+    /// What is wrong and does not keep the box from recording: alarms, and what they say.
+    pub concerns: Vec<(&'static str, String)>,
     /// Where identity and spool are.
     pub state_directory: PathBuf,
     /// Where `hallcast start | stop | status` find the box.
     pub control_socket: PathBuf,
     /// Where to send recordings.
     pub receiver: Option<Receiver>,
-    /// The longest recording.
-    pub maximum: Duration,
+    /// The longest recording, and what ends one at the button.
+    pub rules: Rules,
     /// The longest absence of the box that a recording survives.
     pub resume_within: Duration,
     /// How long what the receiver holds stays on the box.
@@ -217,6 +244,22 @@ pub struct Config {
     pub slides: Option<VideoTrack>,
     /// The microphone's track.
     pub microphone: Option<AudioTrack>,
+    /// The button and the lamp.
+    pub panel: Option<PanelDevice>,
+    /// The board is a Raspberry Pi.
+    pub raspberry_pi: bool,
+    /// No recording begins while a lamp that the board has cannot be driven.
+    pub lamp_needed: bool,
+}
+
+impl Config {
+    /// The lines of button and lamp, where the board has some.
+    pub fn lines(&self) -> Option<&GpioPanel> {
+        match &self.panel {
+            Some(PanelDevice::Gpio(lines)) => Some(lines),
+            Some(PanelDevice::Simulated(_)) | None => None,
+        }
+    }
 }
 
 /// Why there is no configuration; each is exit code 78.
@@ -236,53 +279,144 @@ pub enum ConfigError {
         /// What is wrong and what is allowed.
         message: String,
     },
+    /// Neither a camera nor a microphone.
+    #[error(
+        "the board `{board}` names no camera and no microphone, so that nothing could be recorded: name one in its file, or by --presenter, --slides or --microphone"
+    )]
+    NothingToRecord {
+        /// The board's name.
+        board: String,
+    },
 }
 
-/// Settles the configuration from the flags, the file they name, and the board that these name.
+/// Settles the configuration from the flags, the file they name, the board that these name, and what the
+/// list of the fleet says of this machine.
 pub fn load(flags: &Flags) -> Result<Config, ConfigError> {
-    let path = flags.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
-    let text = match (settings::read(&path), &flags.config) {
-        (Ok(text), _) => text,
-        (Err(Error::Unreadable { source, .. }), None)
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            String::new()
+    let card = Card::find(flags.boot_directory.as_deref());
+    let path = file(flags);
+    let text = path.as_deref().map(settings::read).transpose()?;
+    let named = path.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+    let (mut config, serial_file) = settle(&text.unwrap_or_default(), named, flags)?;
+    config.serial = first_start::serial(serial_file.as_deref())?;
+    let settings = path.map_or("none".into(), |path| path.display().to_string());
+    let serial = config.serial.as_deref().unwrap_or("not known");
+    log::info!("settings: {settings}; serial number: {serial}");
+    match card.row(config.serial.as_deref())? {
+        None => {}
+        Some(Ok(row)) => {
+            if let Some(list) = &card.list {
+                let (list, line) = (list.display(), row.line);
+                log::info!("{list}:{line}: this machine stands in {}", row.room);
+            }
+            if flags.room.is_none() {
+                config.room = Some(row.room);
+            }
+            if let (None, Some(address)) = (&flags.receiver, row.receiver) {
+                config.receiver = Some(at(address, config.receiver.as_ref()));
+            }
         }
-        (Err(error), _) => return Err(error.into()),
-    };
-    settle(&text, &path, flags)
+        Some(Err(what)) => {
+            log::warn!("{what}");
+            config.concerns.push((first_start::NOT_IN_FLEET, what));
+        }
+    }
+    Ok(config)
 }
 
-fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError> {
+/// The settings file that counts, if there is one.
+pub(super) fn file(flags: &Flags) -> Option<PathBuf> {
+    match (&flags.config, Path::new(DEFAULT_FILE)) {
+        (Some(named), _) => Some(named.clone()),
+        // Not `exists`: a file that is there and cannot be looked at is an error, not an absence.
+        (None, usual) if !is_absent(usual) => Some(usual.into()),
+        (None, _) => Card::find(flags.boot_directory.as_deref()).settings,
+    }
+}
+
+fn is_absent(path: &Path) -> bool {
+    let found = path.metadata().map_err(|error| error.kind());
+    found.is_err_and(|kind| kind == std::io::ErrorKind::NotFound)
+}
+
+/// Whether this is `host:port`.
+pub(super) fn is_address(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_name = !host.is_empty() && !host.contains(['/', '@', ' ']);
+        is_name && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+/// That it is not.
+pub(super) fn no_address(address: &str) -> String {
+    format!("`{address}` is not host:port, such as receiver.example.org:4433")
+}
+
+/// Why this is no room's name, if it is none: it stands in requests, lists and on pages.
+pub(super) fn no_room(room: &str) -> Option<&'static str> {
+    let is_one = (1..=MOST_ROOM).contains(&room.trim().chars().count());
+    let is_line = !room.contains(char::is_control);
+    (!is_one || !is_line)
+        .then_some("this is no room's name: one line of 1 to 100 letters; without one leave it out")
+}
+
+/// A board's file is looked for beside the settings file that names it, so that both are copied together.
+fn beside(settings: &Path, board: &str) -> String {
+    match settings.parent() {
+        Some(folder) if board.contains('/') || board.ends_with(".toml") => {
+            folder.join(board).display().to_string()
+        }
+        _ => board.to_owned(),
+    }
+}
+
+/// A receiver at `address` instead of the file's: the name that belongs to another address goes with it.
+fn at(address: String, file: Option<&Receiver>) -> Receiver {
+    Receiver {
+        address,
+        name: None,
+        segmentation_offload: file.is_none_or(|receiver| receiver.segmentation_offload),
+    }
+}
+
+/// The configuration but for the serial number, and the file that it is in.
+fn settle(
+    text: &str,
+    path: &Path,
+    flags: &Flags,
+) -> Result<(Config, Option<PathBuf>), ConfigError> {
     let file: File = settings::parse(text, path)?;
-    let board = match flags.board.as_ref().or(file.board.as_ref()) {
-        Some(name) => Board::named(name)?,
-        None => Board::detect(
+    let board = match (&flags.board, &file.board) {
+        (Some(name), _) => Board::named(name)?,
+        (None, Some(name)) => Board::named(&beside(path, name))?,
+        (None, None) => Board::detect(
             &std::fs::read_to_string(crate::board::COMPATIBLE_PATH).unwrap_or_default(),
         )?,
     };
     let invalid = |key: &str, message: String| settings::invalid(text, path, key, message);
+    let within = |key: &str, value: u32, range: RangeInclusive<u32>, unit: &str| {
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        let (low, high) = (range.start(), range.end());
+        let message = format!("{value} is not from {low} to {high} {unit}");
+        Err(invalid(key, message))
+    };
 
+    let raspberry_pi = board.is_raspberry_pi();
     let camera = |flag: &Option<PathBuf>, board: &Option<Camera>| match flag {
         Some(device) => Some(Camera::V4l2(V4l2Camera::at(device.clone()))),
         None => board.clone(),
     };
     let video = |name: &str, camera: Option<Camera>, settings: &Video| -> Result<_, ConfigError> {
-        if let Some(kbps) = settings
-            .bit_rate_kbps
-            .filter(|kbps| !(100..=20_000).contains(kbps))
-        {
-            return Err(invalid(
-                &format!("{name}.bit-rate-kbps"),
-                format!("{kbps} is not from 100 to 20000 kbit/s"),
-            )
-            .into());
-        }
+        let key = format!("{name}.bit-rate-kbps");
+        let kbps = settings.bit_rate_kbps;
+        let kbps = kbps.map(|kbps| within(&key, kbps, 100..=20_000, "kbit/s"));
+        let kbps = kbps.transpose()?;
         let rate = settings.rate.as_deref().map(str::parse::<Rate>).transpose();
         let rate = rate.map_err(|error| invalid(&format!("{name}.rate"), error.to_string()))?;
         Ok(camera.map(|camera| VideoTrack {
             camera,
-            bit_rate: settings.bit_rate_kbps.map(|kbps| kbps * 1000),
+            bit_rate: kbps.map(|kbps| kbps * 1000),
             rate,
         }))
     };
@@ -306,97 +440,71 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
         }
         None => board.microphone,
     };
+    if presenter.is_none() && slides.is_none() && microphone.is_none() {
+        return Err(ConfigError::NothingToRecord { board: board.name });
+    }
     let kbps = file.microphone.bit_rate_kbps;
-    if let Some(kbps) = kbps.filter(|kbps| !(32..=320).contains(kbps)) {
-        return Err(invalid(
-            "microphone.bit-rate-kbps",
-            format!("{kbps} is not from 32 to 320 kbit/s"),
-        )
-        .into());
+    let kbps = kbps.map(|kbps| within("microphone.bit-rate-kbps", kbps, 32..=320, "kbit/s"));
+    let kbps = kbps.transpose()?;
+    let recording = &file.recording;
+    let (most, away) = (recording.maximum_minutes, recording.resume_within_minutes);
+    let most = within("recording.maximum-minutes", most, 1..=1440, "minutes")?;
+    let away = within("recording.resume-within-minutes", away, 1..=1440, "minutes")?;
+    let (days, kibibytes) = (file.spool.retention_days, file.spool.file_kibibytes);
+    let days = within("spool.retention-days", days, 1..=365, "days")?;
+    let kibibytes = within("spool.file-kibibytes", kibibytes, 256..=65_536, "KiB")?;
+    let quota = file.spool.quota_gigabytes;
+    let quota = quota.map(|quota| within("spool.quota-gigabytes", quota, 1..=100_000, "GB"));
+    let gigabytes = quota.transpose()?.unwrap_or(0);
+    if let Some(message) = file.room.as_deref().and_then(no_room) {
+        return Err(invalid("room", message.into()).into());
     }
-
-    let minutes = file.recording.maximum_minutes;
-    if !(1..=1440).contains(&minutes) {
-        return Err(invalid(
-            "recording.maximum-minutes",
-            format!("{minutes} is not from 1 to 1440 minutes"),
-        )
-        .into());
+    if let Some(message) = flags.room.as_deref().and_then(no_room) {
+        let (flag, message) = ("--room", message.into());
+        return Err(ConfigError::Flag { flag, message });
     }
-    let within = file.recording.resume_within_minutes;
-    if !(1..=1440).contains(&within) {
-        return Err(invalid(
-            "recording.resume-within-minutes",
-            format!("{within} is not from 1 to 1440 minutes"),
-        )
-        .into());
+    let name = file.receiver.as_ref().and_then(|far| far.name.as_deref());
+    if let Some(name) = name.filter(|name| ServerName::try_from(*name).is_err()) {
+        let message = format!("`{name}` is no name of a machine, such as receiver.example.org");
+        return Err(invalid("receiver.name", message).into());
     }
-    let days = file.spool.retention_days;
-    if !(1..=365).contains(&days) {
-        return Err(invalid(
-            "spool.retention-days",
-            format!("{days} is not from 1 to 365 days"),
-        )
-        .into());
-    }
-    let gigabytes = file.spool.quota_gigabytes;
-    if let Some(gigabytes) = gigabytes.filter(|quota| !(1..=100_000).contains(quota)) {
-        return Err(invalid(
-            "spool.quota-gigabytes",
-            format!("{gigabytes} is not from 1 to 100000 GB"),
-        )
-        .into());
-    }
-    let kibibytes = file.spool.file_kibibytes;
-    if !(256..=65_536).contains(&kibibytes) {
-        return Err(invalid(
-            "spool.file-kibibytes",
-            format!("{kibibytes} is not from 256 to 65536 KiB"),
-        )
-        .into());
-    }
-    let is_address = |address: &str| {
-        address.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-        })
-    };
-    let expected =
-        |address: &str| format!("`{address}` is not host:port, such as receiver.example.org:4433");
     if let Some(receiver) = file
         .receiver
         .as_ref()
         .filter(|receiver| !is_address(&receiver.address))
     {
-        return Err(invalid("receiver.address", expected(&receiver.address)).into());
+        return Err(invalid("receiver.address", no_address(&receiver.address)).into());
     }
     let receiver = match &flags.receiver {
         Some(address) if !is_address(address) => {
             return Err(ConfigError::Flag {
                 flag: "--receiver",
-                message: expected(address),
+                message: no_address(address),
             });
         }
-        Some(address) => Some(Receiver {
-            address: address.clone(),
-            name: None,
-            segmentation_offload: (file.receiver.as_ref())
-                .is_none_or(|receiver| receiver.segmentation_offload),
-        }),
+        Some(address) => Some(at(address.clone(), file.receiver.as_ref())),
         None => file.receiver,
     };
-    Ok(Config {
+    let config = Config {
+        raspberry_pi,
+        lamp_needed: !file.recording.allow_without_lamp,
         board: board.name,
         room: flags.room.clone().or(file.room),
+        serial: None,
+        concerns: Vec::new(),
         state_directory: flags
             .state_directory
             .clone()
             .unwrap_or(file.state_directory),
         control_socket: flags.socket.clone().unwrap_or(file.control_socket),
         receiver,
-        maximum: Duration::from_secs(60 * u64::from(minutes)),
-        resume_within: Duration::from_secs(60 * u64::from(within)),
+        rules: Rules {
+            maximum: Duration::from_secs(60 * u64::from(most)),
+            button: file.recording.button,
+        },
+        resume_within: Duration::from_secs(60 * u64::from(away)),
         retention: Duration::from_secs(86_400 * u64::from(days)),
-        quota_bytes: u64::from(gigabytes.unwrap_or(0)) * 1_000_000_000,
+        quota_bytes: u64::from(gigabytes) * 1_000_000_000,
         spool_file_bytes: u64::from(kibibytes) << 10,
         presenter,
         slides,
@@ -404,7 +512,9 @@ fn settle(text: &str, path: &Path, flags: &Flags) -> Result<Config, ConfigError>
             microphone,
             bit_rate: kbps.map(|kbps| kbps * 1000),
         }),
-    })
+        panel: board.panel,
+    };
+    Ok((config, flags.serial_file.clone().or(file.serial_file)))
 }
 
 #[cfg(test)]
@@ -412,7 +522,9 @@ mod tests {
     use super::*;
 
     fn settled(text: &str, flags: &Flags) -> Result<Config, String> {
-        settle(text, Path::new("box.toml"), flags).map_err(|error| error.to_string())
+        let settled = settle(text, Path::new("box.toml"), flags);
+        let (config, _) = settled.map_err(|error| error.to_string())?;
+        Ok(config)
     }
 
     #[test]
@@ -440,6 +552,79 @@ mod tests {
         assert!(
             matches!(config.microphone.unwrap().microphone, Microphone::Alsa(card) if card.card == "Loopback")
         );
+    }
+
+    #[test]
+    fn a_lamp_is_needed_unless_the_site_says_otherwise() {
+        let needed = |text: &str| settled(text, &Flags::default()).unwrap().lamp_needed;
+        assert!(needed("board = \"bench\""));
+        let allowed = "board = \"bench\"\n[recording]\nallow-without-lamp = true";
+        assert!(!needed(allowed));
+    }
+
+    #[test]
+    fn a_card_says_what_its_machine_is_and_flags_go_before_it() {
+        let home = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(home.path().join(name), text).unwrap();
+        // As an editor of Windows leaves it.
+        write(
+            "box.toml",
+            "\u{feff}board = \"bench\"\r\nroom = \"Any\"\r\n[receiver]\r\naddress = \"a.example.org:1\"\r\nname = \"a\"\r\n",
+        );
+        write(
+            "fleet.csv",
+            "serial,room,receiver\n7,Hall 7,\n8,Hall 8,b.example.org:2\n",
+        );
+        let load_as = |serial: &str, room: Option<&str>| {
+            write("serial", serial);
+            let flags = Flags {
+                boot_directory: Some(home.path().into()),
+                serial_file: Some(home.path().join("serial")),
+                room: room.map(str::to_owned),
+                ..Flags::default()
+            };
+            let config = load(&flags).unwrap();
+            let receiver = config.receiver.unwrap();
+            let codes: Vec<_> = config.concerns.iter().map(|(code, _)| *code).collect();
+            (config.room.unwrap(), receiver.address, receiver.name, codes)
+        };
+        let (a, b) = (
+            String::from("a.example.org:1"),
+            String::from("b.example.org:2"),
+        );
+        let name = Some(String::from("a"));
+        assert_eq!(
+            load_as("7", None),
+            ("Hall 7".into(), a.clone(), name.clone(), vec![])
+        );
+        assert_eq!(load_as("8", None), ("Hall 8".into(), b, None, vec![]));
+        assert_eq!(
+            load_as("7", Some("Lab")),
+            ("Lab".into(), a.clone(), name.clone(), vec![])
+        );
+        assert_eq!(
+            load_as("9", None),
+            ("Any".into(), a, name, vec!["not-in-fleet"])
+        );
+    }
+
+    #[test]
+    fn a_boards_file_is_looked_for_beside_the_settings_that_name_it() {
+        let home = tempfile::tempdir().unwrap();
+        let (path, board) = (home.path().join("box.toml"), home.path().join("mine.toml"));
+        std::fs::write(&board, "schema = 1\nname = \"mine\"\n[presenter.pattern]\n").unwrap();
+        let absolute = format!("board = {:?}", board.display().to_string());
+        for text in [
+            "board = \"mine.toml\"",
+            "board = \"./mine.toml\"",
+            &absolute,
+        ] {
+            let (config, _) = settle(text, &path, &Flags::default()).unwrap();
+            assert_eq!(config.board, "mine", "{text}");
+        }
+        let error = settle("board = \"no.toml\"", &path, &Flags::default()).unwrap_err();
+        let missing = home.path().join("no.toml").display().to_string();
+        assert!(error.to_string().contains(&missing), "{error}");
     }
 
     #[test]
@@ -481,6 +666,18 @@ mod tests {
             (
                 "board = \"bench\"\n[receiver]\naddress = \"there\"",
                 "box.toml:3: `receiver.address`: `there` is not host:port",
+            ),
+            (
+                "board = \"bench\"\nroom = \" \"",
+                "box.toml:2: `room`: this is no room's name: one line of 1 to 100 letters",
+            ),
+            (
+                "board = \"bench\"\nroom = \"Hall\\n1\"",
+                "box.toml:2: `room`: this is no room's name",
+            ),
+            (
+                "board = \"bench\"\n[receiver]\naddress = \"a.example.org:1\"\nname = \"a b\"",
+                "box.toml:4: `receiver.name`: `a b` is no name of a machine",
             ),
             (
                 "board = \"toaster\"",

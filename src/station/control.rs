@@ -1,4 +1,4 @@
-//! The local socket: what `hallcast start | stop | status` say, and what they are answered.
+//! The local socket: what `hallcast start`, `stop`, `pause` and the others say, and what they are answered.
 //!
 //! A Unix stream socket; one JSON object per line in each direction. Who may open it is who may
 //! start a recording: the socket file is readable and writable by its owner and group only.
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// No request is longer.
-const MOST_REQUEST: u64 = 4096;
+const MOST_REQUEST: u64 = 16_384;
 /// Connections served at once; one more is closed.
 const MOST_CONNECTIONS: usize = 32;
 /// A peer that does not speak or listen for this long is let go.
@@ -27,12 +27,27 @@ pub enum Request {
     Start,
     /// Stop the running recording; answered once its end is kept on the box.
     Stop,
+    /// Capture nothing until somebody resumes.
+    Pause,
+    /// Go on with the paused recording.
+    Resume,
+    /// Set a mark; near the end of its time the recording may last longer for it.
+    Mark,
     /// Press the simulated button, as a lecturer would.
     Press,
     /// Hold the simulated button.
     Hold,
     /// Say how things are.
     Status,
+    /// End as soon as nothing is recorded; whatever keeps the box running then starts it again.
+    Restart,
+    /// Give the request for a certificate.
+    CertificateRequest,
+    /// Install the certificate that was signed and its authority's.
+    Install {
+        /// Both, in this order (PEM).
+        chain: String,
+    },
 }
 
 /// What a request is answered.
@@ -44,10 +59,19 @@ pub enum Reply {
         /// The recording's id.
         recording: String,
     },
+    /// The request for a certificate (PEM).
+    CertificateRequest(String),
+    /// The certificate is installed.
+    Enrolled {
+        /// The box's id.
+        box_id: String,
+    },
     /// Changed nothing, and why.
     Refused(String),
     /// How things are.
     Status(Box<super::Status>),
+    /// It restarts at once, or once this recording is over.
+    Restarting(Option<String>),
 }
 
 /// What went wrong with the socket.
@@ -73,7 +97,7 @@ pub enum Error {
     },
     /// Nobody answers there.
     #[error(
-        "{path}: no running hallcast answers there ({source}); start it with `hallcast run`, or name its socket with --socket"
+        "{path}: no running hallcast answers there ({source}); start it (`systemctl start hallcast`, by hand `hallcast run`), or name its socket with --socket"
     )]
     NotRunning {
         /// The socket.
@@ -161,6 +185,10 @@ fn converse(mut stream: UnixStream, serve: impl Fn(Request) -> Reply) -> std::io
         if reader.by_ref().take(MOST_REQUEST).read_line(&mut line)? == 0 {
             return Ok(());
         }
+        if !line.ends_with('\n') && line.len() as u64 == MOST_REQUEST {
+            let reply = Reply::Refused(format!("a request has no more than {MOST_REQUEST} bytes"));
+            return writeln!(stream, "{}", serde_json::to_string(&reply)?);
+        }
         let reply = match serde_json::from_str(&line) {
             Ok(request) => serve(request),
             Err(error) => Reply::Refused(format!("not a request: {error}")),
@@ -192,4 +220,24 @@ pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
         .read_line(&mut line)
         .map_err(|error| answer(error.to_string()))?;
     serde_json::from_str(&line).map_err(|error| answer(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_too_long_is_told_so_and_a_nonsense_one_as_well() {
+        let (mut asking, answering) = UnixStream::pair().unwrap();
+        let serving = std::thread::spawn(move || converse(answering, |_| unreachable!()));
+        let mut answers = BufReader::new(asking.try_clone().unwrap()).lines();
+        writeln!(asking, "nonsense").unwrap();
+        assert!(answers.next().unwrap().unwrap().contains("not a request"));
+        let chain = "x".repeat(MOST_REQUEST as usize);
+        let request = serde_json::to_string(&Request::Install { chain }).unwrap();
+        writeln!(asking, "{request}").unwrap();
+        let said = answers.next().unwrap().unwrap();
+        assert!(said.contains("no more than 16384 bytes"), "{said}");
+        serving.join().unwrap().unwrap();
+    }
 }

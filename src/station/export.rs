@@ -5,6 +5,7 @@
 
 use super::Error;
 use super::pipeline::{kind_of, name_of};
+use crate::journal::{Unsaid, say};
 use crate::media::{
     Event, Fact, GapLength, MediaTime, RecordingId, SegmentKey, Timescale, TrackId, TrackKind,
 };
@@ -34,7 +35,7 @@ pub(super) fn write(spool: &Spool, id: RecordingId, output: &Path) -> Result<(),
             "is there already; remove it or name another file".into(),
         ));
     }
-    let (tracks, parts) = plan(spool, id);
+    let (tracks, parts) = plan(spool, id)?;
     let fetch = |track: usize, segment: usize| {
         let part: &Part = &parts[track][segment];
         spool
@@ -50,12 +51,12 @@ pub(super) fn write(spool: &Spool, id: RecordingId, output: &Path) -> Result<(),
     });
     match made {
         Ok(written) => {
-            println!(
-                "{}: {} bytes, {:.1} s",
+            say(format_args!(
+                "{}: {} bytes, {:.1} s\n",
                 output.display(),
                 written.bytes,
                 written.nanos as f64 / 1e9
-            );
+            ))?;
             Ok(())
         }
         Err(error) => {
@@ -90,8 +91,8 @@ fn write_staged(
 }
 
 /// The film's tracks, and the segments behind them.
-fn plan(spool: &Spool, id: RecordingId) -> (Vec<ProgressiveTrack>, Vec<Vec<Part>>) {
-    let facts = facts(spool, id);
+fn plan(spool: &Spool, id: RecordingId) -> Result<(Vec<ProgressiveTrack>, Vec<Vec<Part>>), Unsaid> {
+    let facts = facts(spool, id)?;
     let (mut tracks, mut parts) = (Vec::new(), Vec::new());
     let held: Vec<TrackId> = spool
         .state(id)
@@ -101,7 +102,7 @@ fn plan(spool: &Spool, id: RecordingId) -> (Vec<ProgressiveTrack>, Vec<Vec<Part>
         if kind_of(track) == TrackKind::Events {
             continue;
         }
-        let (inits, found) = parts_of(spool, id, track);
+        let (inits, found) = parts_of(spool, id, track)?;
         let named = facts.iter().rev().find_map(|fact| match &fact.event {
             Event::Track(info) if info.id == track => Some(info.name.clone()),
             _ => None,
@@ -121,10 +122,10 @@ fn plan(spool: &Spool, id: RecordingId) -> (Vec<ProgressiveTrack>, Vec<Vec<Part>
         };
         track.segments = parts.iter().map(source).collect();
     }
-    (tracks, parts)
+    Ok((tracks, parts))
 }
 
-fn facts(spool: &Spool, id: RecordingId) -> Vec<Fact> {
+fn facts(spool: &Spool, id: RecordingId) -> Result<Vec<Fact>, Unsaid> {
     let mut facts = Vec::new();
     let events = spool
         .state(id)
@@ -138,14 +139,20 @@ fn facts(spool: &Spool, id: RecordingId) -> Vec<Fact> {
         let bytes = spool.read(key, 0, segment.length).ok();
         match bytes.and_then(|bytes| read_facts(&bytes)) {
             Some(more) => facts.extend(more),
-            None => println!("segment {key} is left out: it cannot be read"),
+            None => say(format_args!(
+                "segment {key} is left out: it cannot be read\n"
+            ))?,
         }
     }
-    facts
+    Ok(facts)
 }
 
 /// The inits of a track and its segments, in order; what cannot be used is said and left out.
-fn parts_of(spool: &Spool, id: RecordingId, track: TrackId) -> (Vec<Vec<u8>>, Vec<Part>) {
+fn parts_of(
+    spool: &Spool,
+    id: RecordingId,
+    track: TrackId,
+) -> Result<(Vec<Vec<u8>>, Vec<Part>), Unsaid> {
     let (mut hashes, mut inits, mut parts) = (Vec::new(), Vec::new(), Vec::new());
     let state = spool.state(id).and_then(|state| state.tracks.get(&track));
     for (&sequence, segment) in state.iter().flat_map(|track| &track.segments) {
@@ -158,7 +165,9 @@ fn parts_of(spool: &Spool, id: RecordingId, track: TrackId) -> (Vec<Vec<u8>>, Ve
             segment.length,
         );
         if length == 0 {
-            println!("segment {key} is left out: it is not here any more");
+            say(format_args!(
+                "segment {key} is left out: it is not here any more\n"
+            ))?;
             continue;
         }
         let mut take = || -> Result<Part, String> {
@@ -186,10 +195,10 @@ fn parts_of(spool: &Spool, id: RecordingId, track: TrackId) -> (Vec<Vec<u8>>, Ve
         };
         match take() {
             Ok(part) => parts.push(part),
-            Err(error) => println!("segment {key} is left out: {error}"),
+            Err(error) => say(format_args!("segment {key} is left out: {error}\n"))?,
         }
     }
-    (inits, parts)
+    Ok((inits, parts))
 }
 
 /// The span of a segment, and when it ends in it.

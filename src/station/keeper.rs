@@ -4,24 +4,30 @@
 //! acknowledged, what people ask. Every decision comes from [`Recorder`](super::recorder); here it is
 //! carried out: lanes are told to begin and end, facts are written, what is written or kept is
 //! offered to the uplink. Nothing here waits for a network, and syncing waits on its own thread.
+//!
+//! Longer than most files: what the thread holds, its loop, and the end of a recording stand together.
 
 mod abandoned;
+mod panel;
 mod reports;
 mod requests;
 mod room;
 mod spans;
 mod take_up;
 mod telling;
+mod watchdog;
 
 use self::abandoned::Abandoned;
+use self::panel::Shown;
 use self::room::Order;
 use self::telling::Telling;
+use self::watchdog::Watchdog;
 use super::alarms::{Alarms, Concern};
 use super::control::{Reply, Request};
 use super::custody::{Custody, Word};
 use super::lane::{Command, LaneView, Take};
 use super::past::{Past, Place};
-use super::recorder::{Action, Input as Happening, Recorder, Refusal};
+use super::recorder::{Action, Input as Happening, Recorder, Refusal, Rules};
 use super::status::Lateness;
 use super::utc::Utc;
 use crate::clock;
@@ -29,7 +35,7 @@ use crate::media::{
     BoxId, Event, Fact, LostReason, Monotonic, RecordingId, SegmentKey, Segmented, StartedBy,
     StopReason, TrackId, WallClock,
 };
-use crate::panel::SimulatedButton;
+use crate::panel::{Press, SimulatedButton, Tell};
 use crate::spool::{self, Room, Spool, SyncJob, SyncResult};
 use crate::uplink::{Offer, Report};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,6 +45,8 @@ use std::time::Duration;
 
 /// The longest the thread sleeps when nothing is due.
 const IDLE: Duration = Duration::from_secs(1);
+/// What the answer to who asked for a restart, or for the end of the recording before it, has to leave.
+const ANSWERING: Duration = Duration::from_millis(200);
 
 /// How long a lane may take to give out what it holds when a recording ends.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,6 +70,10 @@ pub enum Input {
     Report(Report),
     /// From the control socket.
     Request(Request, Sender<Reply>),
+    /// From the panel's button.
+    Pressed(Press),
+    /// The lamp's guard can be told now, or why there is none.
+    Lamp(Result<Tell, String>),
     /// The process is asked to end: end the recording, then return.
     Terminate,
 }
@@ -80,10 +92,14 @@ pub struct Parts {
     pub box_id: BoxId,
     /// The room, for people.
     pub room: Option<String>,
+    /// Alarms that stand as long as this process runs, and what they say.
+    pub concerns: Vec<(&'static str, String)>,
     /// The board's name.
     pub board: String,
-    /// The longest recording.
-    pub maximum: Duration,
+    /// The longest recording, and what ends one at the button.
+    pub rules: Rules,
+    /// The board has a lamp: whether recordings need it.
+    pub lamp_needed: Option<bool>,
     /// The longest absence of the box that a recording survives.
     pub resume_within: Duration,
     /// The longest time between two syncs.
@@ -111,8 +127,14 @@ struct Running {
     placed: Option<Monotonic>,
     /// The span before it, in a recording that was taken up.
     past: Option<Past>,
-    /// The machine slept: the span ends here, and another one begins.
+    /// The machine slept, or the recording was paused: the span ends here, and another one follows.
     broken: Option<Monotonic>,
+    /// It is paused: that one begins when somebody resumes.
+    held: bool,
+    /// Nanoseconds of a paused span, once the lanes have given all of it.
+    kept_nanos: Option<u64>,
+    /// The span before an absence of which it is not known yet whether it was too long, where that is not `past`.
+    unjudged: Option<Past>,
     /// Who wanted a recording while it was not known whether this one goes on rightly.
     wanted: Option<StartedBy>,
 }
@@ -149,10 +171,12 @@ pub struct Keeper {
     /// Why the receiver is away, for people.
     uplink_error: Option<String>,
     terminating: bool,
+    /// The board's lamp.
+    shown: Shown,
+    /// It shall end once nothing is recorded, from this instant on.
+    restarting: Option<Monotonic>,
     /// The button of a board that has none.
     button: SimulatedButton,
-    /// The press that is down has started the recording: its hold does not end it.
-    started_by_press: bool,
     /// Who waits for a hold to take effect.
     holding: Vec<Sender<Reply>>,
     /// Chunks on their way: segment, the offset behind the chunk, when its first picture was captured.
@@ -164,7 +188,7 @@ pub struct Keeper {
 impl Keeper {
     /// A keeper that takes up what an earlier run left: offers what waits, ends or continues what is open.
     pub fn new(parts: Parts, recovered: &[spool::Recovered]) -> Self {
-        let recorder = Recorder::new(parts.maximum);
+        let recorder = Recorder::new(parts.rules);
         let mut keeper = Self {
             parts,
             recorder,
@@ -187,13 +211,20 @@ impl Keeper {
             reachable: false,
             uplink_error: None,
             terminating: false,
+            shown: Shown::default(),
+            restarting: None,
             button: SimulatedButton::new(),
-            started_by_press: false,
             holding: Vec::new(),
             travelling: VecDeque::new(),
             lateness: BTreeMap::new(),
             telling: Telling::default(),
         };
+        for (code, what) in &keeper.parts.concerns {
+            keeper.alarms.raise(code, (None, None), what);
+        }
+        keeper
+            .recorder
+            .set_lamp(keeper.parts.lamp_needed != Some(true));
         keeper.keep_time(clock::now());
         keeper.take_up(recovered);
         keeper
@@ -201,6 +232,7 @@ impl Keeper {
 
     /// Works until the process shall end.
     pub fn run(mut self, inputs: &Receiver<Input>) {
+        let mut watchdog = Watchdog::default();
         loop {
             let now = clock::now();
             let due = [
@@ -208,6 +240,7 @@ impl Keeper {
                 self.recorder.poll_at(),
                 self.button.next(),
                 self.telling_due(),
+                self.lamp_due(),
                 self.running.as_ref().and_then(|running| running.patience),
             ];
             let due = due
@@ -222,6 +255,8 @@ impl Keeper {
             if !self.turn(clock::now()) {
                 return;
             }
+            self.show(clock::now());
+            self.feed(&mut watchdog);
         }
     }
 
@@ -235,7 +270,8 @@ impl Keeper {
         self.keep_room(now);
         self.look_after_abandoned(now);
         let press = self.button.poll(now);
-        self.pressed(press);
+        // A press that is refused shows at the lamp.
+        let _ = self.pressed(press);
         self.hear();
         while self.write_facts() {
             self.hear();
@@ -246,7 +282,13 @@ impl Keeper {
             // The syncing thread lives as long as the keeper.
             let _ = self.parts.syncs.send(job);
         }
-        !(self.terminating && self.running.is_none())
+        let is_busy = !self.is_resting() || self.running.is_some();
+        if let Some(from) = self.restarting.as_mut().filter(|_| is_busy) {
+            *from = now.plus(ANSWERING);
+        }
+        let is_due = !is_busy && self.restarting.is_some_and(|from| from <= now);
+        let is_over = self.terminating && self.running.is_none();
+        !(is_over || is_due)
     }
 
     fn spool(&self) -> MutexGuard<'_, Spool> {
@@ -280,6 +322,9 @@ impl Keeper {
                 }
             }
             Input::Report(report) => self.report(&report),
+            // What comes of a press the lamp tells.
+            Input::Pressed(press) => drop(self.pressed(Some(press))),
+            Input::Lamp(lamp) => self.lamp_is(lamp),
             Input::Request(request, reply) => self.request(request, reply),
             Input::Terminate => {
                 self.terminating = true;
@@ -299,16 +344,32 @@ impl Keeper {
     fn act(&mut self, action: Action) {
         match action {
             Action::Begin(recording, by) => self.begin(recording, Some(by), None),
+            Action::Continue(recording) if self.runs(recording) => self.resume(),
             Action::Continue(recording) => {
                 let past = self.past.take();
                 self.begin(recording, None, past);
             }
+            Action::Rest(recording) => {
+                let past = self.past.take();
+                self.rest(recording, past);
+            }
+            Action::Break => self.pause(),
+            Action::Mark(extended) => {
+                self.note(Event::Mark);
+                extended.into_iter().for_each(|most| self.extend(most));
+            }
+            Action::Extend(most) => self.extend(most),
             Action::End(reason) => {
                 log::info!("the recording is ending ({reason:?})");
-                if let Some(running) = &mut self.running {
-                    running.ending = Some(reason);
+                let Some(running) = &mut self.running else {
+                    return;
+                };
+                running.ending = Some(reason);
+                match running.broken {
+                    // The lanes know their end already.
+                    Some(_) => self.finish(),
+                    None => self.call_in(clock::now()),
                 }
-                self.call_in(clock::now());
             }
             Action::Abandon => self.abandon(),
         }
@@ -352,8 +413,10 @@ impl Keeper {
                 Word::Offer(offer) => self.offer(offer),
                 Word::Kept(key) => {
                     if self.runs(key.recording) && key.track != TrackId::EVENTS {
-                        // `Kept` is refused in no state.
-                        let _ = self.happen(Happening::Kept);
+                        if self.is_of_this_span(key) {
+                            // `Kept` is refused in no state.
+                            let _ = self.happen(Happening::Kept);
+                        }
                         self.abandoned.is_well();
                         self.calm("spool", (None, None), "bytes are kept again");
                     }
@@ -512,9 +575,21 @@ impl Keeper {
         }
     }
 
-    /// What a lane noticed: its alarms stand until it takes them back.
+    /// What a lane or the panel noticed: its alarms stand until it takes them back.
     fn noticed(&mut self, event: Event) {
         let noted = match &event {
+            // The button's, which is tried again and again: it is logged here, when it comes and goes.
+            Event::Alarm {
+                code,
+                track: None,
+                raised,
+                message,
+            } => {
+                return match raised {
+                    true => self.alarm(code, (None, None), message),
+                    false => self.calm(code, (None, None), message),
+                };
+            }
             Event::Alarm {
                 code,
                 track,

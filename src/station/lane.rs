@@ -104,6 +104,17 @@ impl LaneView {
         self.look(|view| view.status.open)
     }
 
+    /// What it has done in this span, a count that grows as long as it works; `None` while its device is
+    /// not open.
+    pub fn work(&self) -> Option<u64> {
+        self.look(|view| {
+            let status = &view.status;
+            // A camera whose stream is passed on may be waited on for a keyframe: what is left out until
+            // then is work too.
+            status.open.then(|| status.ticks.wrapping_add(status.drops))
+        })
+    }
+
     /// When its camera last captured a picture, and its rate.
     pub fn rhythm(&self) -> Option<(Monotonic, Rate)> {
         self.look(|view| view.rhythm)

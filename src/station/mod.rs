@@ -6,12 +6,17 @@
 
 mod absence;
 mod alarms;
+mod check;
 mod config;
 mod control;
 pub(crate) mod custody;
+mod darken;
+mod devices;
 mod export;
+mod first_start;
 mod keeper;
 pub(crate) mod lane;
+mod panel;
 mod passing;
 mod past;
 mod pipeline;
@@ -26,9 +31,10 @@ mod video;
 pub use control::{Reply, Request, ask};
 pub use status::Status;
 
+use crate::journal::{self, say};
 use crate::uplink::identity::{self, Identity};
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// `EX_CONFIG` of sysexits(3): starting again does not help.
@@ -51,6 +57,12 @@ struct Cli {
 enum Command {
     /// Be the box: capture when asked to, keep, and send
     Run(config::Flags),
+    /// Be the lamp's guard of a running box, which calls this itself
+    #[command(hide = true)]
+    HoldLamp(panel::Flags),
+    /// Make the board's lamp dark: for the service manager, after the box has ended
+    #[command(hide = true)]
+    Darken(config::Flags),
     /// Start a recording
     Start {
         #[command(flatten)]
@@ -58,6 +70,21 @@ enum Command {
     },
     /// End the recording; returns once it is whole on the box
     Stop {
+        #[command(flatten)]
+        at: Socket,
+    },
+    /// Pause the recording: nothing is captured until it is resumed
+    Pause {
+        #[command(flatten)]
+        at: Socket,
+    },
+    /// Go on with the paused recording
+    Resume {
+        #[command(flatten)]
+        at: Socket,
+    },
+    /// Set a mark in the recording, and give it at least half an hour more
+    Mark {
         #[command(flatten)]
         at: Socket,
     },
@@ -77,6 +104,15 @@ enum Command {
         #[command(flatten)]
         at: Socket,
     },
+    /// Try everything for two seconds without recording, and say what will work and what will not
+    Check(check::Asked),
+    /// List cameras, microphones, GPIO chips, encoders and the disk of this machine
+    Devices(devices::Asked),
+    /// End as soon as nothing is recorded, for systemd to start what is installed by then
+    Restart {
+        #[command(flatten)]
+        at: Socket,
+    },
     /// Look into a spool, also one on a card from another box; nothing is written into it
     Spool {
         #[command(subcommand)]
@@ -90,9 +126,11 @@ enum Command {
         /// Install the signed certificate and its authority (one PEM file, certificate first)
         #[arg(long, value_name = "FILE")]
         install: Option<PathBuf>,
-        /// Where identity and spool are
-        #[arg(long, default_value = "/var/lib/hallcast")]
-        state_directory: PathBuf,
+        #[command(flatten)]
+        at: Socket,
+        /// Work on this directory of identity and spool, without a running box
+        #[arg(long, value_name = "DIRECTORY", conflicts_with = "socket")]
+        state_directory: Option<PathBuf>,
     },
 }
 
@@ -116,23 +154,32 @@ enum Error {
     Control(#[from] control::Error),
     #[error("{0}")]
     Refused(String),
+    #[error(transparent)]
+    Output(#[from] journal::Unsaid),
+    /// The lamp's guard has told the box why.
+    #[error("the box was told why")]
+    Told,
+    /// What `hallcast check` found.
+    #[error("{0} of these must be mended before the box does all that it is set up for")]
+    Wrong(usize),
     #[error("starting a thread or a runtime failed: {0}; the machine may be out of memory")]
     Start(#[from] std::io::Error),
 }
 
 /// Runs `hallcast`.
 pub fn main() -> ExitCode {
-    env_logger::Builder::from_env(
-        env_logger::Env::default()
-            .default_filter_or("info,quinn=warn,quinn_proto=warn,rustls=warn"),
-    )
-    .format_timestamp_millis()
-    .init();
-    match work(Cli::parse().command) {
+    let command = Cli::parse().command;
+    // Whoever asks something reads the answer, not how it came about.
+    journal::start(match command {
+        Command::Run(_) => "info,quinn=warn,quinn_proto=warn,rustls=warn",
+        _ => "warn",
+    });
+    match work(command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Told) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("hallcast: {error}");
-            if matches!(error, Error::Config(_)) {
+            journal::fatal("hallcast", &error);
+            if matches!(error, Error::Config(_) | Error::Wrong(_)) {
                 ExitCode::from(EXIT_CONFIG)
             } else {
                 ExitCode::FAILURE
@@ -144,42 +191,85 @@ pub fn main() -> ExitCode {
 fn work(command: Command) -> Result<(), Error> {
     let (at, request, json) = match command {
         Command::Run(flags) => return pipeline::run(&config::load(&flags)?),
+        Command::HoldLamp(flags) => return panel::hold_lamp(&flags),
+        Command::Darken(flags) => return darken::run(&flags),
+        Command::Check(asked) => return check::run(&asked),
+        Command::Devices(asked) => return devices::run(&asked),
         Command::Enroll {
             csr: _,
             install,
+            at,
             state_directory,
-        } => return enroll(&state_directory, install),
+        } => return enroll(&at.socket, state_directory.as_deref(), install.as_deref()),
         Command::Spool { what } => return spool_tool::run(&what),
         Command::Start { at } => (at, Request::Start, false),
         Command::Stop { at } => (at, Request::Stop, false),
+        Command::Pause { at } => (at, Request::Pause, false),
+        Command::Resume { at } => (at, Request::Resume, false),
+        Command::Mark { at } => (at, Request::Mark, false),
         Command::Press { hold: false, at } => (at, Request::Press, false),
         Command::Press { hold: true, at } => (at, Request::Hold, false),
         Command::Status { json, at } => (at, Request::Status, json),
+        Command::Restart { at } => (at, Request::Restart, false),
     };
     match ask(&at.socket, &request)? {
-        Reply::Done { recording } => println!("{recording}"),
+        Reply::Done { recording } => say(format_args!("{recording}\n"))?,
         Reply::Status(status) if json => match serde_json::to_string_pretty(&status) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say(format_args!("{text}\n"))?,
             Err(error) => return Err(Error::Refused(error.to_string())),
         },
-        Reply::Status(status) => print!("{status}"),
+        Reply::Status(status) => say(status)?,
+        Reply::Restarting(None) => say(format_args!("the box restarts\n"))?,
+        Reply::Restarting(Some(recording)) => {
+            say(format_args!(
+                "the box restarts once recording {recording} is over\n"
+            ))?;
+        }
         Reply::Refused(why) => return Err(Error::Refused(why)),
+        Reply::CertificateRequest(_) | Reply::Enrolled { .. } => return Err(unexpected()),
     }
     Ok(())
 }
 
-fn enroll(state: &std::path::Path, install: Option<PathBuf>) -> Result<(), Error> {
-    let identity = Identity::open(state)?;
-    match install {
-        Some(file) => {
-            let chain = std::fs::read_to_string(&file)
-                .map_err(|error| Error::Refused(format!("{}: {error}", file.display())))?;
-            identity.install(&chain)?;
-            println!("box {} is enrolled", identity.box_id());
+/// Asks the running box, which alone can read its keys where it is installed, or works on `state`.
+fn enroll(socket: &Path, state: Option<&Path>, install: Option<&Path>) -> Result<(), Error> {
+    let chain = install.map(|file| {
+        std::fs::read_to_string(file).map_err(|error| {
+            let file = file.display();
+            Error::Refused(format!(
+                "{file}: cannot be read: {error}; it is what `hallcast-receiver sign` printed"
+            ))
+        })
+    });
+    let request = match chain.transpose()? {
+        Some(chain) => Request::Install { chain },
+        None => Request::CertificateRequest,
+    };
+    let reply = match state {
+        None => ask(socket, &request)?,
+        Some(state) => {
+            let identity = Identity::open(state)?;
+            match request {
+                Request::Install { chain } => {
+                    identity.install(&chain)?;
+                    let box_id = identity.box_id().to_string();
+                    Reply::Enrolled { box_id }
+                }
+                _ => Reply::CertificateRequest(identity.certificate_request(None)?),
+            }
         }
-        None => print!("{}", identity.certificate_request()?),
+    };
+    match reply {
+        Reply::CertificateRequest(pem) => say(pem)?,
+        Reply::Enrolled { box_id } => say(format_args!("box {box_id} is enrolled\n"))?,
+        Reply::Refused(why) => return Err(Error::Refused(why)),
+        Reply::Done { .. } | Reply::Status(_) | Reply::Restarting(_) => return Err(unexpected()),
     }
     Ok(())
+}
+
+fn unexpected() -> Error {
+    Error::Refused("the running hallcast is another version: it answered something else".into())
 }
 
 /// Calls `ended` once the process is asked to end (SIGTERM, SIGINT).

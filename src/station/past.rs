@@ -33,6 +33,10 @@ pub(super) struct Past {
     pub(super) kept_nanos: u64,
     /// Nanoseconds recorded in the spans before it.
     pub(super) before_nanos: u64,
+    /// How much may be recorded, where the recording was extended.
+    pub(super) extended: Option<Duration>,
+    /// It ended with a pause that nobody has ended.
+    pub(super) paused: bool,
 }
 
 impl Past {
@@ -85,6 +89,11 @@ impl Past {
                 } if fact.span == wanted => {
                     self.start.boot = boot.map(|boot| (boot, boot_nanos));
                     self.before_nanos = recorded_nanos;
+                }
+                Event::Paused if fact.span == wanted => self.paused = true,
+                Event::Extended { recorded_nanos } if fact.span == wanted => {
+                    let most = Duration::from_nanos(recorded_nanos);
+                    self.extended.get_or_insert(most);
                 }
                 _ => begun |= fact.span < wanted,
             }
@@ -337,7 +346,7 @@ mod tests {
             let past = Past {
                 start,
                 kept_nanos: 10 * SECOND,
-                before_nanos: 0,
+                ..Past::default()
             };
             assert_eq!(past.away(&next), gap, "{start:?} {next:?}");
         }

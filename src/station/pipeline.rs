@@ -17,15 +17,17 @@
 use super::config::Config;
 use super::control::{self, Reply, Request};
 use super::custody::{self, Custody};
+use super::first_start;
 use super::keeper::{Input, Keeper, Parts};
 use super::lane::{Ends, LaneView};
+use super::panel::{self, Panel};
 use super::passing::PassingLane;
 use super::sound::SoundLane;
 use super::video::VideoLane;
 use crate::clock;
 use crate::media::{Hash, SegmentKey, TrackId, TrackKind};
 use crate::spool::{LocalDisk, Spool, SyncJob};
-use crate::uplink::identity::Identity;
+use crate::uplink::identity::{Identity, Machine};
 use crate::uplink::quic::{self, Uplink};
 use crate::uplink::{Offer, Source};
 use rustix::fs::{FlockOperation, flock};
@@ -65,13 +67,15 @@ pub(super) fn name_of(track: TrackId) -> String {
 
 /// Starts every stage and works until the process is asked to end.
 pub(super) fn run(config: &Config) -> Result<(), super::Error> {
-    let identity = Identity::open(&config.state_directory)?;
+    let mut concerns = config.concerns.clone();
+    let identity = identify(config, &mut concerns)?;
     let _lock = lock(&config.state_directory)?;
     let (box_id, epoch) = (identity.box_id(), identity.raise_epoch()?);
     // Devices open while the spool is read: nothing between here and the first chunk that is kept
     // waits for a network, a name or a clock.
     let (inputs, happenings) = sync_channel(INPUTS);
     let lanes = start_lanes(config, &inputs)?;
+    start_panel(config, &inputs)?;
     let mut spool_config = crate::spool::Config::new(config.state_directory.join("spool"));
     spool_config.retention = config.retention;
     spool_config.quota_bytes = config.quota_bytes;
@@ -80,6 +84,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let (spool, recovered) = Spool::open(Arc::new(LocalDisk), spool_config)?;
     let spool = Arc::new(Mutex::new(spool));
     let syncs = start_syncing(inputs.clone())?;
+    let enrolling = identity.clone();
     let (offers, uplink) = match &config.receiver {
         Some(receiver) => {
             let mut driver = quic::Config::new(&receiver.address);
@@ -99,8 +104,18 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         None => (None, None),
     };
     control::listen(&config.control_socket, {
-        let inputs = inputs.clone();
-        move |request| ask(&inputs, request)
+        let (inputs, room) = (inputs.clone(), config.room.clone());
+        move |request| match request {
+            Request::CertificateRequest => {
+                let made = enrolling.certificate_request(room.as_deref());
+                made.map_or_else(
+                    |error| Reply::Refused(error.to_string()),
+                    Reply::CertificateRequest,
+                )
+            }
+            Request::Install { chain } => install(&enrolling, &chain),
+            request => ask(&inputs, request),
+        }
     })?;
     super::on_signal({
         let inputs = inputs.clone();
@@ -114,8 +129,10 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         lanes,
         box_id,
         room: config.room.clone(),
+        concerns,
         board: config.board.clone(),
-        maximum: config.maximum,
+        rules: config.rules,
+        lamp_needed: config.lines().map(|_| config.lamp_needed),
         resume_within: config.resume_within,
         sync_interval,
         wall: clock::wall,
@@ -130,10 +147,41 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     Ok(())
 }
 
+/// Who the box is; what is wrong with that is added to the concerns.
+fn identify(
+    config: &Config,
+    concerns: &mut Vec<(&'static str, String)>,
+) -> Result<Identity, super::Error> {
+    let state = &config.state_directory;
+    let is_unused = first_start::is_unused(&state.join("spool"));
+    let machine = Machine {
+        serial: config.serial.as_deref(),
+        is_unused,
+    };
+    let identity = Identity::open_on(state, machine)?;
+    if let (Some(before), Some(serial)) = (identity.made_on(), machine.serial) {
+        let what = format!(
+            "{}: this box's key was made or enrolled on the machine {before}, and this is {serial}. If the card was \
+             moved, enrol it here again (`hallcast enroll --csr`, then `--install`). If it was copied, two boxes \
+             have one key: stop hallcast, move this directory away, start and enrol; \
+             `hallcast spool export` reads what is in it",
+            state.display()
+        );
+        log::warn!("{what}");
+        concerns.push((first_start::OTHER_MACHINE, what));
+    }
+    Ok(identity)
+}
+
 /// Makes this the only box that works on the state directory, until the file is closed.
 fn lock(state: &Path) -> Result<File, super::Error> {
     let path = state.join("lock");
-    let file = File::create(&path)?;
+    let file = File::create(&path).map_err(|error| {
+        super::Error::Refused(format!(
+            "{}: cannot be made: {error}; make the state directory writable for the user of hallcast",
+            path.display()
+        ))
+    })?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(error) => Err(super::Error::Refused(format!(
@@ -168,6 +216,23 @@ fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<La
         lanes.push(view);
     }
     Ok(lanes)
+}
+
+/// Starts what hears the button and what keeps the lamp's guard.
+fn start_panel(config: &Config, keeper: &SyncSender<Input>) -> io::Result<()> {
+    if let Some(lines) = config.lines() {
+        let settings = Arc::new(Panel {
+            lines: lines.clone(),
+            raspberry_pi: config.raspberry_pi,
+        });
+        let keeper = keeper.clone();
+        spawn("lamp", {
+            let (settings, keeper) = (settings.clone(), keeper.clone());
+            move || panel::keep_guard(&settings, &keeper)
+        })?;
+        spawn("button", move || panel::hear_button(&settings, &keeper))?;
+    }
+    Ok(())
 }
 
 /// Runs syncs one after the other on a thread that may wait for the disk.
@@ -238,6 +303,18 @@ impl Source for SpoolReader {
             io::Error::new(io::ErrorKind::InvalidData, text)
         })?;
         plan.read().map_err(io::Error::from)
+    }
+}
+
+/// Installs a certificate; the uplink sees it.
+fn install(identity: &Identity, chain: &str) -> Reply {
+    match identity.install(chain) {
+        Ok(()) => {
+            let box_id = identity.box_id().to_string();
+            log::info!("box {box_id} is enrolled");
+            Reply::Enrolled { box_id }
+        }
+        Err(error) => Reply::Refused(error.to_string()),
     }
 }
 

@@ -1,19 +1,52 @@
-//! When a recording starts and stops: a pure state machine, no clock, device or file.
+//! When a recording starts, pauses and stops, and what a press means: a pure state machine, no clock,
+//! device or file.
 //!
-//! | state     | `Start`           | `Stop`         | `Kept`      | `Finished` | `Erased` | `Fault`         |
-//! |-----------|-------------------|----------------|-------------|------------|----------|-----------------|
-//! | Idle      | Begin → Starting  | not recording  | -           | -          | -        | → Fault         |
-//! | Starting  | already recording | End → Stopping | → Recording | -          | → Idle   | Abandon → Fault |
-//! | Recording | already recording | End → Stopping | → Recording | -          | → Idle   | Abandon → Fault |
-//! | Stopping  | wait              | stopping       | -           | → Idle     | → Idle   | Abandon → Fault |
-//! | Fault     | Begin → Starting  | not recording  | -           | → Idle     | -        | -               |
+//! | input | Idle | Starting | Recording | Paused | Stopping | Fault |
+//! |---|---|---|---|---|---|---|
+//! | `Start` | Begin → Starting | already recording | already recording | paused | wait | Begin → Starting |
+//! | `Stop` | not recording | End → Stopping | End → Stopping | End → Stopping | wait | not recording |
+//! | `Pause` | not recording | Break → Paused | Break → Paused | paused | wait | not recording |
+//! | `Resume` | not recording | not paused | not paused | Continue → Starting | wait | not recording |
+//! | `Mark` | not recording | Mark | Mark | paused | wait | not recording |
+//! | `Pressed` | Begin → Starting | answered | answered | Continue → Starting | wait | Begin → Starting |
+//! | `Pressed`, just after one that acted | - | answered | answered | Continue → Starting | - | Begin → Starting |
+//! | `Pressed`, twice | Begin → Starting | Mark | Mark | Continue → Starting | wait | Begin → Starting |
+//! | `Pressed`, press to stop | Begin → Starting | End → Stopping | End → Stopping | Continue → Starting | wait | Begin → Starting |
+//! | `Pressed`, press to stop, near the end | Begin → Starting | Extend | Extend | Continue → Starting | wait | Begin → Starting |
+//! | `Held` | not recording | End → Stopping | End → Stopping | End → Stopping | wait | not recording |
+//! | `Held`, the press that started | not recording | - | - | - | wait | not recording |
+//! | the end of the time | - | End → Stopping | End → Stopping | End → Stopping | - | - |
+//! | `TakeUp` | Continue → Starting | already recording | already recording | paused | wait | Continue → Starting |
+//! | `TakeUp`, paused | Rest → Paused | already recording | already recording | paused | wait | Rest → Paused |
+//! | `Kept` | - | → Recording | → Recording | - | → Stopping | - |
+//! | `Finished` | - | - | - | - | → Idle | → Idle |
+//! | `Erased` | - | → Idle | → Idle | → Idle | → Idle | - |
+//! | `Fault` | → Fault | Abandon → Fault | Abandon → Fault | Abandon → Fault | Abandon → Fault | - |
 //!
-//! Without room on the disk a `Start` is refused in Idle and Fault, and the lamp says so.
+//! Without room on the disk no recording begins in Idle and Fault, and the lamp says so; nor does one
+//! while a lamp that is needed cannot be driven. One that runs goes on, also out of a pause.
 //!
-//! A press of the button while recording is answered and changes nothing; a hold stops. Reaching the
-//! maximum length is a `Stop`. In Fault the spool does not keep bytes; a start tries again, and the
-//! keeper takes the recording up by itself once it can (`Resume`, like a `Start`). Sending
-//! what was recorded goes on in every state and is not a state of its own.
+//! *Presses.* The contact's bouncing is gone before ([`crate::panel::Debounce`]); what a press means is
+//! decided here. It acts when the button goes down. A second one less than [`TOGETHER`] after a start
+//! or a resume, whoever gave it, is the same one; where a press stops, so is one after the stop. A
+//! press that changes nothing is answered: the lamp goes dark for a moment. Two presses within
+//! [`TOGETHER`] set a mark. A hold stops, unless its own press has started the recording; a hold in a
+//! pause resumes when it goes down and stops when it is one, and the lamp shows what is captured
+//! between. Where a press stops ([`Button::PressToStop`]) there are no double presses, and near the end
+//! a press extends; a hold stops there too.
+//!
+//! *Time.* A recording ends by itself once so much is recorded as [`Rules::maximum`] says; the lamp
+//! warns for the last [`WARNING`]. Time in a pause is not recorded and does not count, but a pause that
+//! lasts as long as a recording may ends the recording. A mark, and a press near the end, extend: at
+//! least [`EXTENSION`] is left from then on.
+//!
+//! *A pause* ends the span; a resume begins the next one. A box that comes back from a power cut comes
+//! back paused: nobody may be captured who was promised not to be. That the recording is paused is a
+//! fact in its events.
+//!
+//! In Fault the spool does not keep bytes; a start tries again, and the keeper takes the recording up
+//! by itself once it can (`TakeUp`). Sending what was recorded goes on in every state, also after the
+//! end, and nothing here depends on it: it is not a state.
 
 use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
 use crate::panel::Lamp;
@@ -21,6 +54,14 @@ use std::time::Duration;
 
 /// A recording of which nothing was kept for so long is in trouble (P9).
 const UNKEPT: Duration = Duration::from_secs(2);
+/// Presses this close together belong together.
+pub const TOGETHER: Duration = Duration::from_secs(1);
+/// The lamp warns for so long before a recording ends by itself; for half of one that is short.
+pub const WARNING: Duration = Duration::from_secs(5 * 60);
+/// What is left of a recording's time at least once it was extended, if a recording may be that long.
+pub const EXTENSION: Duration = Duration::from_secs(30 * 60);
+/// The lamp's answer to a press that changes nothing lasts so long: there is light between two.
+const ANSWER: Duration = Duration::from_millis(150);
 
 /// Where the recorder is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +72,8 @@ pub enum State {
     Starting(Running),
     /// The recording is running and is kept on the box.
     Recording(Running),
+    /// The recording is open and nothing is captured.
+    Paused(Running),
     /// The stages give out what they still hold.
     Stopping(Running),
     /// Bytes could not be kept.
@@ -42,12 +85,39 @@ pub enum State {
 pub struct Running {
     /// Its id.
     pub recording: RecordingId,
-    /// When it was begun, or taken up after a restart.
-    pub since: Monotonic,
-    /// How much of it earlier runs had recorded.
-    pub before: Duration,
-    /// When a chunk of it was last kept.
-    pub kept: Monotonic,
+    /// Since when it is captured, or paused, or stopping.
+    since: Monotonic,
+    /// How much of it was recorded before that.
+    before: Duration,
+    /// When a chunk of it was last kept, or nothing had to be.
+    kept: Monotonic,
+    /// How much of it may be recorded.
+    most: Duration,
+}
+
+impl Running {
+    /// The same, no longer captured.
+    fn at_rest(self, now: Monotonic) -> Self {
+        Self {
+            since: now,
+            before: self.before + now.since(self.since),
+            ..self
+        }
+    }
+
+    /// The same, captured again.
+    fn going_on(self, now: Monotonic) -> Self {
+        Self {
+            since: now,
+            kept: now,
+            ..self
+        }
+    }
+
+    /// When it will have lasted as long as it may, if it is captured until then.
+    fn due(&self) -> Monotonic {
+        self.since.plus(self.most.saturating_sub(self.before))
+    }
 }
 
 /// What can happen to the recorder.
@@ -55,11 +125,30 @@ pub struct Running {
 pub enum Input {
     /// Somebody wants a recording under this fresh id.
     Start(RecordingId, StartedBy),
-    /// A recording that an earlier run left open, with so much in it, is taken up again.
-    Resume(RecordingId, Duration),
     /// Somebody wants the end.
     Stop(StopReason),
-    /// A chunk of the recording is kept.
+    /// Nothing shall be captured until somebody resumes.
+    Pause,
+    /// The pause is over.
+    Resume,
+    /// This moment shall be found again.
+    Mark,
+    /// The button went down; a recording that this starts has this fresh id.
+    Pressed(RecordingId),
+    /// The button has been down for a hold.
+    Held,
+    /// A recording that an earlier run, or a disk that failed, left open.
+    TakeUp {
+        /// The recording.
+        recording: RecordingId,
+        /// How much is recorded.
+        recorded: Duration,
+        /// How much of it may be, where it was extended.
+        extended: Option<Duration>,
+        /// It was paused then.
+        paused: bool,
+    },
+    /// A chunk of the span in hand is kept.
     Kept,
     /// Every stage has given out what it held and the `End` fact is in the spool.
     Finished,
@@ -87,6 +176,14 @@ pub enum Action {
     Begin(RecordingId, StartedBy),
     /// Take this recording up in a new span.
     Continue(RecordingId),
+    /// Take this recording up without capturing anything.
+    Rest(RecordingId),
+    /// End the span, and capture nothing.
+    Break,
+    /// Note a mark, and where it extends the recording how much may be recorded now.
+    Mark(Option<Duration>),
+    /// Note how much may be recorded now.
+    Extend(Duration),
     /// End the running recording.
     End(StopReason),
     /// Stop feeding the spool; the recording stays open in it until the disk works again.
@@ -102,6 +199,12 @@ pub enum Refusal {
     /// Nothing is running.
     #[error("not recording")]
     NotRecording,
+    /// The recording is paused.
+    #[error("paused: `hallcast resume` goes on with the recording, `hallcast stop` ends it")]
+    Paused,
+    /// It is not.
+    #[error("not paused")]
+    NotPaused,
     /// The last recording is being finished; try again in a moment.
     #[error("the last recording is being finished; try again in a moment")]
     Stopping,
@@ -110,24 +213,64 @@ pub enum Refusal {
         "the disk is too full for a new recording: free space, or wait until the receiver has taken what waits; see `hallcast status`"
     )]
     NoRoom,
+    /// The lamp cannot be driven.
+    #[error(
+        "the lamp cannot be driven, and nobody shall be recorded without one: see the alarm `lamp` in `hallcast status`, or set recording.allow-without-lamp"
+    )]
+    NoLamp,
+}
+
+/// What stops a recording at the button.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Button {
+    /// A hold: a brush against it ends no lecture.
+    #[default]
+    HoldToStop,
+    /// A press.
+    PressToStop,
+}
+
+/// What the site decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The longest recording.
+    pub maximum: Duration,
+    /// What stops one at the button.
+    pub button: Button,
 }
 
 /// The state machine.
 #[derive(Debug)]
 pub struct Recorder {
     state: State,
-    maximum: Duration,
+    rules: Rules,
     /// There is room for a new recording.
     room: bool,
+    /// The lamp can be driven, or is not needed.
+    lamp: bool,
+    /// When a start or a resume, or a press that stopped, took effect: presses soon after are the same one.
+    acted: Option<Monotonic>,
+    /// When a press was answered that may be the first of two.
+    pressed: Option<Monotonic>,
+    /// The recording was not started by the press that is down, nor since: its hold stops.
+    hold_stops: bool,
+    /// When a press was answered that changed nothing.
+    answered: Option<Monotonic>,
 }
 
 impl Recorder {
-    /// An idle recorder whose recordings last at most `maximum`.
-    pub fn new(maximum: Duration) -> Self {
+    /// An idle recorder.
+    pub fn new(rules: Rules) -> Self {
         Self {
             state: State::Idle,
-            maximum,
+            rules,
             room: true,
+            lamp: true,
+            acted: None,
+            pressed: None,
+            hold_stops: true,
+            answered: None,
         }
     }
 
@@ -136,19 +279,58 @@ impl Recorder {
         self.room = room;
     }
 
+    /// Says whether the lamp can be driven or is not needed: without, none begins.
+    pub fn set_lamp(&mut self, lamp: bool) {
+        self.lamp = lamp;
+    }
+
     /// Where it is.
     pub fn state(&self) -> State {
         self.state
     }
 
+    /// The recording in hand, and how much of it is recorded at `now`: pauses and absences do not count.
+    pub fn recorded(&self, now: Monotonic) -> Option<(RecordingId, Duration)> {
+        match self.state {
+            State::Starting(running) | State::Recording(running) => {
+                Some((running.recording, running.before + now.since(running.since)))
+            }
+            State::Paused(running) | State::Stopping(running) => {
+                Some((running.recording, running.before))
+            }
+            State::Idle | State::Fault => None,
+        }
+    }
+
+    /// How much of the recording in hand may be recorded, where that is more than the rules say.
+    pub fn extended(&self) -> Option<Duration> {
+        match self.state {
+            State::Starting(running)
+            | State::Recording(running)
+            | State::Paused(running)
+            | State::Stopping(running) => {
+                Some(running.most).filter(|most| *most > self.rules.maximum)
+            }
+            State::Idle | State::Fault => None,
+        }
+    }
+
     /// What the lamp shows at `now`, by what is known of the world. Of what a recording may show at
-    /// once, a fault comes before a device that gives nothing, and that before the receiver.
+    /// once, a fault comes first, then the answer to a press, then the end that is near, a device that
+    /// gives nothing, and the receiver.
     pub fn lamp(&self, world: World, now: Monotonic) -> Lamp {
         match self.state {
             State::Fault => Lamp::FastBlink,
             State::Idle if !self.room => Lamp::FastBlink,
+            State::Paused(_) => Lamp::SlowBlink,
             // The disk does not answer: what is captured is not being kept.
-            State::Recording(running) if now.since(running.kept) > UNKEPT => Lamp::FastBlink,
+            State::Starting(running) | State::Recording(running) | State::Stopping(running)
+                if now.since(running.kept) > UNKEPT =>
+            {
+                Lamp::FastBlink
+            }
+            State::Recording(_) | State::Stopping(_) if self.answers(now) => Lamp::Answer,
+            State::Recording(running) if self.is_near_end(&running, now) => Lamp::TripleWink,
             State::Recording(_) | State::Stopping(_) if world.attention => Lamp::DoubleWink,
             State::Recording(_) | State::Stopping(_) if world.reachable => Lamp::Solid,
             State::Recording(_) | State::Stopping(_) => Lamp::Wink,
@@ -158,20 +340,29 @@ impl Recorder {
         }
     }
 
-    /// When [`Recorder::poll`] next has something to say.
-    pub fn poll_at(&self) -> Option<Monotonic> {
-        match self.state {
-            State::Starting(running) | State::Recording(running) => Some(
-                running
-                    .since
-                    .plus(self.maximum.saturating_sub(running.before)),
-            ),
-            _ => None,
-        }
+    fn answers(&self, now: Monotonic) -> bool {
+        self.answered.is_some_and(|at| now.since(at) < ANSWER)
     }
 
-    /// Ends a recording that has reached its maximum length.
+    fn is_near_end(&self, running: &Running, now: Monotonic) -> bool {
+        let warning = WARNING.min(self.rules.maximum / 2);
+        now.plus(warning) >= running.due()
+    }
+
+    /// When [`Recorder::poll`] next has something to do.
+    pub fn poll_at(&self) -> Option<Monotonic> {
+        let due = match self.state {
+            State::Starting(running) | State::Recording(running) => Some(running.due()),
+            State::Paused(running) => Some(running.since.plus(self.rules.maximum)),
+            State::Idle | State::Stopping(_) | State::Fault => None,
+        };
+        let answered = self.answered.map(|at| at.plus(ANSWER));
+        [due, answered].into_iter().flatten().min()
+    }
+
+    /// Ends a recording that has reached its maximum length, or was paused for as long.
     pub fn poll(&mut self, now: Monotonic) -> Option<Action> {
+        self.answered = self.answered.filter(|_| self.answers(now));
         let due = self.poll_at().is_some_and(|due| due <= now);
         due.then(|| {
             self.handle(Input::Stop(StopReason::MaximumLength), now)
@@ -183,224 +374,173 @@ impl Recorder {
 
     /// Takes an input in. `Ok(None)`: nothing is to be done.
     pub fn handle(&mut self, input: Input, now: Monotonic) -> Result<Option<Action>, Refusal> {
+        use State::{Fault, Idle, Paused, Recording, Starting, Stopping};
         let (next, action) = match (self.state, input) {
-            (State::Idle | State::Fault, Input::Start(..)) if !self.room => {
-                return Err(Refusal::NoRoom);
-            }
-            (State::Idle | State::Fault, Input::Start(recording, by)) => (
-                State::Starting(Running {
+            (_, Input::Pressed(fresh)) => return self.press(fresh, now),
+            (_, Input::Held) => return self.hold(now),
+            (Idle | Fault, Input::Start(..)) if !self.room => return Err(Refusal::NoRoom),
+            (Idle | Fault, Input::Start(..)) if !self.lamp => return Err(Refusal::NoLamp),
+            (Idle | Fault, Input::Start(recording, by)) => {
+                (self.acted, self.pressed, self.hold_stops) = (Some(now), None, false);
+                let running = Running {
                     recording,
                     since: now,
                     before: Duration::ZERO,
                     kept: now,
-                }),
-                Some(Action::Begin(recording, by)),
-            ),
-            (State::Idle | State::Fault, Input::Resume(recording, before)) => (
-                State::Starting(Running {
+                    most: self.rules.maximum,
+                };
+                (Starting(running), Some(Action::Begin(recording, by)))
+            }
+            (
+                Idle | Fault,
+                Input::TakeUp {
+                    recording,
+                    recorded,
+                    extended,
+                    paused,
+                },
+            ) => {
+                let running = Running {
                     recording,
                     since: now,
-                    before,
+                    before: recorded,
                     kept: now,
-                }),
-                Some(Action::Continue(recording)),
-            ),
-            (State::Starting(_) | State::Recording(_), Input::Start(..) | Input::Resume(..)) => {
-                return Err(Refusal::AlreadyRecording);
+                    most: self.rules.maximum.max(extended.unwrap_or_default()),
+                };
+                match paused {
+                    true => (Paused(running), Some(Action::Rest(recording))),
+                    false => (Starting(running), Some(Action::Continue(recording))),
+                }
             }
-            (State::Stopping(_), Input::Start(..) | Input::Resume(..) | Input::Stop(_)) => {
+            (Stopping(_), Input::Start(..) | Input::TakeUp { .. } | Input::Stop(_))
+            | (Stopping(_), Input::Pause | Input::Resume | Input::Mark) => {
                 return Err(Refusal::Stopping);
             }
-            (State::Idle | State::Fault, Input::Stop(_)) => return Err(Refusal::NotRecording),
-            (State::Starting(running) | State::Recording(running), Input::Stop(reason)) => {
-                (State::Stopping(running), Some(Action::End(reason)))
+            (Starting(_) | Recording(_), Input::Start(..) | Input::TakeUp { .. }) => {
+                return Err(Refusal::AlreadyRecording);
             }
-            (State::Starting(running) | State::Recording(running), Input::Kept) => (
-                State::Recording(Running {
+            (Paused(_), Input::Start(..) | Input::TakeUp { .. } | Input::Pause | Input::Mark) => {
+                return Err(Refusal::Paused);
+            }
+            (Idle | Fault, Input::Stop(_) | Input::Pause | Input::Resume | Input::Mark) => {
+                return Err(Refusal::NotRecording);
+            }
+            (Starting(running) | Recording(running), Input::Stop(reason)) => {
+                self.acted = None;
+                (Stopping(running.at_rest(now)), Some(Action::End(reason)))
+            }
+            (Paused(running), Input::Stop(reason)) => {
+                self.acted = None;
+                let running = Running {
+                    kept: now,
+                    ..running
+                };
+                (Stopping(running), Some(Action::End(reason)))
+            }
+            (Starting(running) | Recording(running), Input::Pause) => {
+                (Paused(running.at_rest(now)), Some(Action::Break))
+            }
+            (Starting(_) | Recording(_), Input::Resume) => return Err(Refusal::NotPaused),
+            (Paused(running), Input::Resume) => {
+                (self.acted, self.pressed, self.hold_stops) = (Some(now), None, true);
+                let action = Action::Continue(running.recording);
+                (Starting(running.going_on(now)), Some(action))
+            }
+            (Starting(_) | Recording(_), Input::Mark) => {
+                return Ok(Some(Action::Mark(self.extend(now))));
+            }
+            (Starting(running) | Recording(running), Input::Kept) => (
+                Recording(Running {
                     kept: now,
                     ..running
                 }),
                 None,
             ),
-            (State::Stopping(_) | State::Fault, Input::Finished) => (State::Idle, None),
-            (State::Starting(_) | State::Recording(_) | State::Stopping(_), Input::Fault) => {
-                (State::Fault, Some(Action::Abandon))
+            (Stopping(running), Input::Kept) => (
+                Stopping(Running {
+                    kept: now,
+                    ..running
+                }),
+                None,
+            ),
+            (Stopping(_) | Fault, Input::Finished) => (Idle, None),
+            (Starting(_) | Recording(_) | Paused(_) | Stopping(_), Input::Fault) => {
+                self.acted = None;
+                (Fault, Some(Action::Abandon))
             }
-            (State::Starting(_) | State::Recording(_) | State::Stopping(_), Input::Erased) => {
-                (State::Idle, None)
+            (Starting(_) | Recording(_) | Paused(_) | Stopping(_), Input::Erased) => {
+                self.acted = None;
+                (Idle, None)
             }
-            (State::Idle, Input::Fault) => (State::Fault, None),
+            (Idle, Input::Fault) => (Fault, None),
             (state, Input::Kept | Input::Finished | Input::Erased | Input::Fault) => (state, None),
         };
         self.state = next;
         Ok(action)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FIRST: RecordingId = RecordingId([1; 16]);
-    const SECOND: RecordingId = RecordingId([2; 16]);
-    const HOUR: Duration = Duration::from_secs(3600);
-    const WELL: World = World {
-        ready: true,
-        reachable: true,
-        attention: false,
-    };
-    const AWAY: World = World {
-        reachable: false,
-        ..WELL
-    };
-
-    fn at(seconds: u64) -> Monotonic {
-        Monotonic::from_nanos(seconds * 1_000_000_000)
-    }
-
-    fn started() -> Recorder {
-        let mut recorder = Recorder::new(HOUR);
-        recorder
-            .handle(Input::Start(FIRST, StartedBy::Button), at(0))
-            .unwrap();
-        recorder
-    }
-
-    #[test]
-    fn the_table_of_the_module_is_the_code() {
-        let text = include_str!("recorder.rs");
-        let running = Running {
-            recording: FIRST,
-            since: at(0),
-            before: Duration::ZERO,
-            kept: at(0),
-        };
-        let inputs = [
-            Input::Start(SECOND, StartedBy::Socket),
-            Input::Stop(StopReason::Button),
-            Input::Kept,
-            Input::Finished,
-            Input::Erased,
-            Input::Fault,
-        ];
-        for (name, state) in [
-            ("Idle", State::Idle),
-            ("Starting", State::Starting(running)),
-            ("Recording", State::Recording(running)),
-            ("Stopping", State::Stopping(running)),
-            ("Fault", State::Fault),
-        ] {
-            let row = text
-                .lines()
-                .find(|line| line.starts_with(&format!("//! | {name} ")))
-                .unwrap();
-            let cells: Vec<&str> = row.split('|').skip(2).map(str::trim).collect();
-            for (input, cell) in inputs.iter().zip(cells) {
-                let mut recorder = Recorder {
-                    state,
-                    maximum: HOUR,
-                    room: true,
-                };
-                let before = format!("{:?}", recorder.state());
-                let found = match recorder.handle(*input, at(1)) {
-                    Err(Refusal::AlreadyRecording) => "already recording".into(),
-                    Err(Refusal::NotRecording) => "not recording".into(),
-                    Err(Refusal::NoRoom) => "no room".into(),
-                    Err(Refusal::Stopping) if matches!(input, Input::Stop(_)) => "stopping".into(),
-                    Err(Refusal::Stopping) => "wait".into(),
-                    Ok(action) => {
-                        let after = format!("{:?}", recorder.state());
-                        let word = |text: String| text.split(['(', ' ']).next().unwrap().to_owned();
-                        let action = action
-                            .map(|action| word(format!("{action:?} ")) + " ")
-                            .unwrap_or_default();
-                        if after == before && action.is_empty() {
-                            "-".into()
-                        } else {
-                            format!("{action}→ {}", word(after))
-                        }
-                    }
-                };
-                assert_eq!(found, cell, "{name} on {input:?}");
+    /// The button went down.
+    fn press(&mut self, fresh: RecordingId, now: Monotonic) -> Result<Option<Action>, Refusal> {
+        let soon = |at: Option<Monotonic>| at.is_some_and(|at| now.since(at) < TOGETHER);
+        let (same, second) = (soon(self.acted), soon(self.pressed.take()));
+        self.hold_stops |= !same;
+        match self.state {
+            State::Idle | State::Stopping(_) if same => Ok(None),
+            State::Idle | State::Fault => self.handle(Input::Start(fresh, StartedBy::Button), now),
+            State::Paused(_) => self.handle(Input::Resume, now),
+            State::Stopping(_) => {
+                self.answered = Some(now);
+                Err(Refusal::Stopping)
+            }
+            State::Starting(running) | State::Recording(running) => {
+                let to_stop = self.rules.button == Button::PressToStop && !same;
+                if to_stop && !self.is_near_end(&running, now) {
+                    let stopped = self.handle(Input::Stop(StopReason::Button), now);
+                    self.acted = Some(now);
+                    return stopped;
+                }
+                self.answered = Some(now);
+                if to_stop {
+                    self.acted = Some(now);
+                    return Ok(self.extend(now).map(Action::Extend));
+                }
+                if second {
+                    return self.handle(Input::Mark, now);
+                }
+                let may_be_first = self.rules.button == Button::HoldToStop && !same;
+                self.pressed = may_be_first.then_some(now);
+                Ok(None)
             }
         }
     }
 
-    #[test]
-    fn the_lamp_is_solid_only_while_chunks_are_kept() {
-        let mut recorder = started();
-        assert_eq!(recorder.lamp(WELL, at(1)), Lamp::ShortBlink);
-        recorder.handle(Input::Kept, at(1)).unwrap();
-        assert_eq!(recorder.lamp(WELL, at(2)), Lamp::Solid);
-        assert_eq!(recorder.lamp(AWAY, at(3)), Lamp::Wink);
-        assert_eq!(recorder.lamp(WELL, at(4)), Lamp::FastBlink);
-        recorder.handle(Input::Kept, at(5)).unwrap();
-        assert_eq!(recorder.lamp(WELL, at(5)), Lamp::Solid);
-        recorder.handle(Input::Fault, at(6)).unwrap();
-        assert_eq!(recorder.lamp(WELL, at(6)), Lamp::FastBlink);
-    }
-
-    #[test]
-    fn a_device_that_gives_nothing_shows_before_the_receiver_and_after_a_fault() {
-        for world in [WELL, AWAY] {
-            let world = World {
-                attention: true,
-                ..world
-            };
-            let mut recorder = Recorder::new(HOUR);
-            assert_eq!(recorder.lamp(world, at(0)), Lamp::ShortBlink, "idle");
-            let start = Input::Start(FIRST, StartedBy::Button);
-            recorder.handle(start, at(0)).unwrap();
-            assert_eq!(recorder.lamp(world, at(0)), Lamp::ShortBlink, "not kept");
-            recorder.handle(Input::Kept, at(1)).unwrap();
-            assert_eq!(recorder.lamp(world, at(1)), Lamp::DoubleWink);
-            assert_eq!(recorder.lamp(world, at(4)), Lamp::FastBlink, "not kept");
-            recorder.handle(Input::Kept, at(4)).unwrap();
-            recorder.handle(Input::Fault, at(4)).unwrap();
-            assert_eq!(recorder.lamp(world, at(4)), Lamp::FastBlink);
+    /// The button was held.
+    fn hold(&mut self, now: Monotonic) -> Result<Option<Action>, Refusal> {
+        match self.state {
+            State::Starting(_) | State::Recording(_) | State::Paused(_) if !self.hold_stops => {
+                Ok(None)
+            }
+            _ => self.handle(Input::Stop(StopReason::Button), now),
         }
     }
 
-    #[test]
-    fn without_room_nothing_begins_and_the_lamp_says_so_while_what_runs_goes_on() {
-        let mut recorder = started();
-        recorder.set_room(false);
-        recorder.handle(Input::Kept, at(1)).unwrap();
-        assert_eq!(recorder.lamp(WELL, at(1)), Lamp::Solid);
-        let stop = Input::Stop(StopReason::Button);
-        recorder.handle(stop, at(2)).unwrap();
-        recorder.handle(Input::Finished, at(2)).unwrap();
-        assert_eq!(recorder.lamp(WELL, at(3)), Lamp::FastBlink);
-        let start = Input::Start(SECOND, StartedBy::Button);
-        assert_eq!(recorder.handle(start, at(3)), Err(Refusal::NoRoom));
-        recorder.set_room(true);
-        assert!(recorder.handle(start, at(4)).is_ok());
-    }
-
-    #[test]
-    fn a_recording_ends_at_its_maximum_length() {
-        let mut recorder = started();
-        assert_eq!(recorder.poll(at(3599)), None);
-        assert_eq!(
-            recorder.poll(at(3600)),
-            Some(Action::End(StopReason::MaximumLength))
-        );
-        assert_eq!(recorder.poll(at(3600)), None);
-    }
-
-    #[test]
-    fn the_maximum_length_counts_what_earlier_runs_recorded() {
-        let mut recorder = Recorder::new(HOUR);
-        let resume = Input::Resume(FIRST, Duration::from_secs(3000));
-        recorder.handle(resume, at(100)).unwrap();
-        assert_eq!(recorder.poll_at(), Some(at(700)));
-        let mut recorder = Recorder::new(HOUR);
-        recorder
-            .handle(Input::Resume(FIRST, 2 * HOUR), at(100))
-            .unwrap();
-        assert_eq!(
-            recorder.poll(at(100)),
-            Some(Action::End(StopReason::MaximumLength))
-        );
+    /// Sees to it that something is left of the time; how much may be recorded now, if that is more.
+    fn extend(&mut self, now: Monotonic) -> Option<Duration> {
+        let (State::Starting(running) | State::Recording(running)) = &mut self.state else {
+            return None;
+        };
+        let recorded = running.before + now.since(running.since);
+        let wanted = recorded + EXTENSION.min(self.rules.maximum);
+        (wanted > running.most).then(|| {
+            running.most = wanted;
+            wanted
+        })
     }
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod reading;
+#[cfg(test)]
+mod tests;

@@ -159,8 +159,8 @@ impl SoundLane {
         });
         let silent = (meter.silent_for() >= SILENT).then(|| {
             format!(
-                "{} gives digital silence: it is muted, switched off, or its cable is loose; a \
-                 quiet room is never as quiet as that",
+                "{} gives digital silence, as no quiet room does: unmute it, switch its transmitter on, \
+                 or look at its cable",
                 self.track.microphone
             )
         });

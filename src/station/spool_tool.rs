@@ -4,6 +4,7 @@
 //! and beside a running box.
 
 use super::{Error, export};
+use crate::journal::say;
 use crate::media::RecordingId;
 use crate::spool::{LocalDisk, RecordingState, Recovered, Spool};
 use clap::Subcommand;
@@ -66,7 +67,7 @@ pub(super) fn run(what: &What) -> Result<(), Error> {
             })?;
             let (spool, found) = look(&directory)?;
             known(&spool, &directory, id)?;
-            warn(&found, Some(id));
+            warn(&found, Some(id))?;
             export::write(&spool, id, output)
         }
     }
@@ -119,10 +120,10 @@ fn known(spool: &Spool, directory: &Path, id: RecordingId) -> Result<(), Error> 
 
 fn ls(directory: &Path) -> Result<(), Error> {
     let (spool, found) = look(directory)?;
-    println!(
-        "{:<32}  {:<16}  {:<8}  {:>9}  {:>8}  not sent",
+    say(format_args!(
+        "{:<32}  {:<16}  {:<8}  {:>9}  {:>8}  not sent\n",
         "recording", "begun (UTC)", "state", "MB", "segments"
-    );
+    ))?;
     for (id, state) in spool.recordings() {
         let media = state.tracks.values().flat_map(|track| &track.segments);
         let (mut bytes, mut segments) = (0, 0);
@@ -131,15 +132,15 @@ fn ls(directory: &Path) -> Result<(), Error> {
             segments += 1;
         }
         let begun = state.opened.map_or(0, |opened| opened.wall_nanos);
-        println!(
-            "{id}  {:<16}  {:<8}  {:>9.1}  {segments:>8}  {:.1} MB",
+        say(format_args!(
+            "{id}  {:<16}  {:<8}  {:>9.1}  {segments:>8}  {:.1} MB\n",
             minutes(begun),
             word(state),
             bytes as f64 / 1e6,
             state.waiting_bytes() as f64 / 1e6
-        );
+        ))?;
     }
-    warn(&found, None);
+    warn(&found, None)?;
     Ok(())
 }
 
@@ -152,27 +153,28 @@ fn word(state: &RecordingState) -> &'static str {
 }
 
 /// Says what recovery found wrong.
-fn warn(found: &[Recovered], only: Option<RecordingId>) {
+fn warn(found: &[Recovered], only: Option<RecordingId>) -> Result<(), Error> {
     for found in found {
         if only.is_some_and(|id| id != found.recording) {
             continue;
         }
         for problem in &found.problems {
-            println!("{}: {problem}", found.recording);
+            say(format_args!("{}: {problem}\n", found.recording))?;
         }
         if found.damaged_bytes > 0 {
-            println!(
-                "{}: {} bytes are damaged; `hallcast spool verify` says where",
+            say(format_args!(
+                "{}: {} bytes are damaged; `hallcast spool verify` says where\n",
                 found.recording, found.damaged_bytes
-            );
+            ))?;
         }
         for (track, first, last) in &found.lost {
-            println!(
-                "{}: segments {first} to {last} of track {track} are lost",
+            say(format_args!(
+                "{}: segments {first} to {last} of track {track} are lost\n",
                 found.recording
-            );
+            ))?;
         }
     }
+    Ok(())
 }
 
 fn verify(directory: &Path, only: Option<RecordingId>) -> Result<(), Error> {
@@ -188,14 +190,14 @@ fn verify(directory: &Path, only: Option<RecordingId>) -> Result<(), Error> {
         }
         let verified = spool.verify(id);
         for finding in &verified.findings {
-            println!("{finding}");
+            say(format_args!("{finding}\n"))?;
         }
         for problem in &found.problems {
-            println!("{problem}");
+            say(format_args!("{problem}\n"))?;
         }
         wrong += verified.findings.len() + found.problems.len();
-        println!(
-            "{id}: {} files, {} records, {} segments ({} bytes) are as they were written{}",
+        say(format_args!(
+            "{id}: {} files, {} records, {} segments ({} bytes) are as they were written{}\n",
             verified.files,
             verified.records,
             verified.segments,
@@ -208,7 +210,7 @@ fn verify(directory: &Path, only: Option<RecordingId>) -> Result<(), Error> {
             } else {
                 String::new()
             }
-        );
+        ))?;
     }
     match wrong {
         0 => Ok(()),

@@ -16,7 +16,7 @@ pub struct Status {
     pub board: String,
     /// The program's version.
     pub version: String,
-    /// `idle`, `starting`, `recording`, `stopping` or `fault`.
+    /// `idle`, `starting`, `recording`, `paused`, `stopping` or `fault`.
     pub state: String,
     /// The lamp's pattern.
     pub lamp: String,
@@ -41,7 +41,7 @@ pub struct Status {
 pub struct Recording {
     /// Its id.
     pub id: String,
-    /// Seconds since it was begun or taken up.
+    /// Seconds recorded so far; pauses and absences do not count.
     pub seconds: u64,
 }
 

@@ -5,5 +5,9 @@
 #![allow(unsafe_code)]
 
 mod timex;
+#[cfg(feature = "v4l2")]
+mod video_node;
 
 pub use timex::clock_error;
+#[cfg(feature = "v4l2")]
+pub use video_node::captures_pictures;

@@ -7,11 +7,19 @@
 //! | `box-id` | 32 hexadecimal digits | never |
 //! | `box.key` | Ed25519 key (PKCS #8, PEM), mode 0600 | never |
 //! | `box.pem` | certificate, then its authority's (PEM) | at enrolment |
+//! | `machine` | the serial number of the machine that the key was made on, or that it was enrolled on last | at enrolment |
 //! | `epoch` | the boot epoch, decimal | at each start of the process, and past one that a receiver holds |
+//! | `epoch.new` | the room that the next epoch takes: a disk that others have filled keeps no box from starting | with `epoch` |
 //! | `heard` | UTC as a receiver last told it, seconds since 1970, decimal | once an hour at most |
+//!
+//! A card that is found in another machine was moved, or copied. A moved one stays the box that it was,
+//! with what its spool still holds; of a copied one there are then two boxes with one key. Nothing on the
+//! card tells which, so nothing is changed by itself and a person is told ([`Identity::made_on`]), with one
+//! exception: an identity that was never enrolled, with nothing recorded under it, is known to nobody. It
+//! is made anew, so that forty copies of a card that was started once are forty boxes.
 
 use crate::media::BoxId;
-use crate::wire::DEVELOPMENT_CA;
+use crate::wire::{DEVELOPMENT_CA, SERIAL_NUMBER};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ED25519, PublicKeyData};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustls::pki_types::pem::PemObject;
@@ -20,11 +28,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 const ID: &str = "box-id";
 const KEY: &str = "box.key";
 const CERTIFICATE: &str = "box.pem";
+const MACHINE: &str = "machine";
 const EPOCH: &str = "epoch";
 const HEARD: &str = "heard";
 
@@ -42,7 +53,7 @@ const BUILT: Option<&str> = option_env!("SOURCE_DATE_EPOCH");
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read or written. Recording needs no identity and goes on.
-    #[error("{}: {source}; make the state directory writable for the user of hallcast", path.display())]
+    #[error("{}: cannot be read or written: {source}; {}", path.display(), remedy(source))]
     File {
         /// The file.
         path: PathBuf,
@@ -58,22 +69,41 @@ pub enum Error {
         what: String,
     },
     /// There is no certificate yet: the box records, and sends once it is enrolled.
-    #[error("{} does not exist: this box is not enrolled at a receiver yet", .0.display())]
+    #[error(
+        "{} does not exist: this box is not enrolled at a receiver yet: run `hallcast enroll --csr >box.csr` \
+         here, `hallcast-receiver sign box.csr >box.pem` at the receiver, and \
+         `hallcast enroll --install box.pem` here",
+        .0.display()
+    )]
     NotEnrolled(PathBuf),
     /// A receiver holds an epoch that no box can have.
     #[error("the receiver holds epoch {0} for this box, which no box reaches: enrol the box anew")]
     Epoch(u64),
     /// A certificate for another key, or one that cannot be read.
-    #[error("this certificate cannot be installed: {0}")]
+    #[error(
+        "this certificate cannot be installed: {0}; take what `hallcast-receiver sign` printed for this box"
+    )]
     Refused(String),
 }
 
-/// The box's id and key.
-#[derive(Debug)]
+/// The box's id and key. A clone is the same box.
+#[derive(Clone, Debug)]
 pub struct Identity {
     directory: PathBuf,
     box_id: BoxId,
-    key: KeyPair,
+    key: Arc<KeyPair>,
+    machine: Option<String>,
+    made_on: Option<String>,
+    installed: watch::Sender<()>,
+}
+
+/// The machine that an identity is opened on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine<'a> {
+    /// Its serial number, where it tells one.
+    pub serial: Option<&'a str>,
+    /// Nothing was recorded under the identity that its card holds.
+    pub is_unused: bool,
 }
 
 /// What TLS needs to know.
@@ -93,8 +123,13 @@ pub struct Credentials {
 }
 
 impl Identity {
-    /// The identity in `directory`, which is made where it is missing.
+    /// The identity in `directory`, which is made where it is missing, on whatever machine.
     pub fn open(directory: &Path) -> Result<Self, Error> {
+        Self::open_on(directory, Machine::default())
+    }
+
+    /// The identity in `directory`, which is made where it is missing, on this machine.
+    pub fn open_on(directory: &Path, machine: Machine<'_>) -> Result<Self, Error> {
         let at = |path: &Path| file(path.to_owned());
         DirBuilder::new()
             .recursive(true)
@@ -105,6 +140,7 @@ impl Identity {
         if !key_path.exists() && directory.join(CERTIFICATE).exists() {
             return Err(damaged(&key_path, "missing beside its certificate"));
         }
+        let made_on = settle_machine(directory, machine)?;
         if !id_path.exists() {
             let mut id = [0; 16];
             random(&mut id).map_err(at(&id_path))?;
@@ -123,8 +159,22 @@ impl Identity {
                 .trim()
                 .parse()
                 .map_err(|error| damaged(&id_path, error))?,
-            key: KeyPair::from_pem(&key).map_err(|error| damaged(&key_path, error))?,
+            key: Arc::new(KeyPair::from_pem(&key).map_err(|error| damaged(&key_path, error))?),
+            machine: machine.serial.map(str::to_owned),
+            made_on,
+            installed: watch::Sender::default(),
         })
+    }
+
+    /// The serial number of the machine that this identity was made or last enrolled on, when that is not
+    /// the one it was opened on.
+    pub fn made_on(&self) -> Option<&str> {
+        self.made_on.as_deref()
+    }
+
+    /// Sees a change when a certificate was installed.
+    pub fn installed(&self) -> watch::Receiver<()> {
+        self.installed.subscribe()
     }
 
     /// The box's id.
@@ -160,8 +210,18 @@ impl Identity {
             .max(held)
             .checked_add(step)
             .ok_or_else(|| damaged(&path, "no epoch follows it"))?;
-        write(&path, &format!("{next}\n"), Existing::Replace)?;
+        write(&path, &format!("{next}\n"), Existing::Exchange)?;
         Ok(next)
+    }
+
+    /// An epoch past our last one that the next run of the box still goes past. For a visit while no box
+    /// runs; nothing is written.
+    pub fn passing_epoch(&self) -> u64 {
+        let last = fs::read_to_string(self.directory.join(EPOCH)).unwrap_or_default();
+        let last: u64 = last.trim().parse().unwrap_or(0);
+        // The clock goes on from one visit to the next, and is less than a step until 2106.
+        let seconds = crate::clock::wall().unix_nanos / 1_000_000_000;
+        last.saturating_add(u64::try_from(seconds).unwrap_or(0).min(STEP - 1))
     }
 
     /// Notes the UTC that a receiver told on a connection whose certificate ends at `not_after`: a box
@@ -183,23 +243,39 @@ impl Identity {
         }
     }
 
-    /// A request for a certificate (PKCS #10, PEM), the box's id as its common name.
-    pub fn certificate_request(&self) -> Result<String, Error> {
+    /// A request for a certificate (PKCS #10, PEM): the box's id as its common name, the machine's serial
+    /// number, and the room as its organisational unit.
+    pub fn certificate_request(&self, room: Option<&str>) -> Result<String, Error> {
         let refused = |error: rcgen::Error| Error::Refused(error.to_string());
         let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, self.box_id.to_string());
-        let request = params.serialize_request(&self.key).map_err(refused)?;
-        request.pem().map_err(refused)
+        let mut name = DistinguishedName::new();
+        name.push(DnType::CommonName, self.box_id.to_string());
+        if let Some(serial) = &self.machine {
+            name.push(DnType::CustomDnType(SERIAL_NUMBER.into()), serial.as_str());
+        }
+        if let Some(room) = room {
+            name.push(DnType::OrganizationalUnitName, room);
+        }
+        params.distinguished_name = name;
+        let request = params.serialize_request(self.key.as_ref());
+        request.and_then(|request| request.pem()).map_err(refused)
     }
 
     /// Installs the answer to a request: the box's certificate and its authority's, in this order
-    /// (PEM). Replaces the one before it.
+    /// (PEM). Replaces the one before it; this machine is the box's from now on.
     pub fn install(&self, chain: &str) -> Result<(), Error> {
         self.read_chain(chain).map_err(Error::Refused)?;
-        write(&self.directory.join(CERTIFICATE), chain, Existing::Replace)
+        let mut written = Ok(());
+        // One at a time.
+        self.installed.send_if_modified(|()| {
+            written = write(&self.directory.join(CERTIFICATE), chain, Existing::Replace);
+            written.is_ok()
+        });
+        written?;
+        match &self.machine {
+            Some(serial) => note_machine(&self.directory, serial),
+            None => Ok(()),
+        }
     }
 
     /// What was installed last.
@@ -248,6 +324,66 @@ impl Identity {
     }
 }
 
+impl Credentials {
+    /// From when to when the box's certificate holds, in seconds since 1970, and the name of its
+    /// authority.
+    pub fn validity(&self) -> Option<(i64, i64, String)> {
+        let own = parse(&self.certificate).ok()?;
+        let validity = own.validity();
+        Some((
+            validity.not_before.timestamp(),
+            validity.not_after.timestamp(),
+            own.issuer().to_string(),
+        ))
+    }
+}
+
+/// Notes on which machine an identity is, or which other one it comes from; see the module's page.
+fn settle_machine(directory: &Path, machine: Machine<'_>) -> Result<Option<String>, Error> {
+    let Some(serial) = machine.serial else {
+        return Ok(None);
+    };
+    let path = directory.join(MACHINE);
+    let noted = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            note_machine(directory, serial)?;
+            return Ok(None);
+        }
+        Err(error) => return Err(file(path)(error)),
+    };
+    if noted == serial {
+        return Ok(None);
+    }
+    if !machine.is_unused || directory.join(CERTIFICATE).exists() {
+        return Ok(Some(noted));
+    }
+    log::info!(
+        "{}: this identity was made on the machine {noted}, never enrolled and not recorded with; this is {serial}: \
+         the box makes itself a new one",
+        directory.display()
+    );
+    for name in [KEY, ID] {
+        let path = directory.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(file(path)(error));
+            }
+            _ => {}
+        }
+    }
+    note_machine(directory, serial)?;
+    Ok(None)
+}
+
+fn note_machine(directory: &Path, serial: &str) -> Result<(), Error> {
+    write(
+        &directory.join(MACHINE),
+        &format!("{serial}\n"),
+        Existing::Replace,
+    )
+}
+
 /// The UTC heard last; without a legible one none was.
 fn noted(path: &Path) -> i64 {
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -280,6 +416,9 @@ pub(super) fn random(bytes: &mut [u8]) -> io::Result<()> {
 enum Existing {
     Keep,
     Replace,
+    /// It changes names with the new one and is written over by the next: after the first time this
+    /// takes no room, neither bytes nor a name.
+    Exchange,
 }
 
 /// Writes a file that is either there with all of its content or not at all, even after a power
@@ -289,25 +428,49 @@ fn write(path: &Path, content: &str, existing: Existing) -> Result<(), Error> {
         let mut unnamed = path.as_os_str().to_owned();
         unnamed.push(".new");
         let unnamed = PathBuf::from(unnamed);
-        let mut new = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&unnamed)?;
-        new.write_all(content.as_bytes())?;
-        new.sync_all()?;
-        let flags = match existing {
-            Existing::Keep => RenameFlags::NOREPLACE,
-            Existing::Replace => RenameFlags::empty(),
-        };
-        renameat_with(CWD, &unnamed, CWD, path, flags)?;
+        fill(&unnamed, content)?;
+        let name = |flags| renameat_with(CWD, &unnamed, CWD, path, flags);
+        match existing {
+            Existing::Keep => name(RenameFlags::NOREPLACE)?,
+            Existing::Replace => name(RenameFlags::empty())?,
+            // The first has none to change names with, and some file systems cannot.
+            Existing::Exchange if name(RenameFlags::EXCHANGE).is_err() => {
+                name(RenameFlags::empty())?;
+                if let Err(error) = fill(&unnamed, content) {
+                    log::warn!("{}: no room for the next: {error}", unnamed.display());
+                }
+            }
+            Existing::Exchange => {}
+        }
         match path.parent() {
             Some(directory) => File::open(directory)?.sync_all(),
             None => Ok(()),
         }
     };
     steps().map_err(file(path.to_owned()))
+}
+
+/// Writes a file that may be there, in the room that it has, and syncs it.
+fn fill(path: &Path, content: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content.as_bytes())?;
+    file.set_len(content.len() as u64)?;
+    file.sync_all()
+}
+
+/// What to do where a file cannot be read or written.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free space on the disk of the state directory, in bytes (df) and in files (df -i)"
+        }
+        _ => "make the state directory writable for the user of hallcast",
+    }
 }
 
 fn file(path: PathBuf) -> impl FnOnce(io::Error) -> Error {
@@ -322,154 +485,5 @@ fn damaged(path: &Path, what: impl ToString) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rcgen::{CertificateSigningRequestParams, IsCa, Issuer};
-    use std::os::unix::fs::PermissionsExt;
-
-    fn sign(request: &str, organisation: &str) -> String {
-        let authority_key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, organisation);
-        let authority = params.self_signed(&authority_key).unwrap();
-        let issuer = Issuer::new(params, authority_key);
-        let request = CertificateSigningRequestParams::from_pem(request).unwrap();
-        format!(
-            "{}{}",
-            request.signed_by(&issuer).unwrap().pem(),
-            authority.pem()
-        )
-    }
-
-    #[test]
-    fn an_identity_is_made_once_and_only_its_owner_reads_it() {
-        let home = tempfile::tempdir().unwrap();
-        let directory = home.path().join("state");
-        let first = Identity::open(&directory).unwrap();
-        let second = Identity::open(&directory).unwrap();
-        assert_eq!(first.box_id(), second.box_id());
-        assert_eq!(first.key.serialize_der(), second.key.serialize_der());
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&directory.join(KEY)), 0o600);
-        assert_eq!(mode(&directory), 0o700);
-        let other = Identity::open(&home.path().join("other")).unwrap();
-        assert_ne!(first.box_id(), other.box_id());
-    }
-
-    #[test]
-    fn a_file_that_exists_is_not_replaced_by_a_new_identity() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join(KEY);
-        fs::write(&path, "something").unwrap();
-        assert!(write(&path, "new", Existing::Keep).is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "something");
-        assert!(matches!(
-            Identity::open(home.path()),
-            Err(Error::Damaged { .. })
-        ));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "something");
-    }
-
-    #[test]
-    fn a_start_that_was_cut_short_leaves_no_half_file_in_the_way() {
-        let home = tempfile::tempdir().unwrap();
-        fs::write(home.path().join("box.key.new"), "half").unwrap();
-        fs::write(home.path().join("epoch.new"), "").unwrap();
-        let identity = Identity::open(home.path()).unwrap();
-        assert!(identity.raise_epoch().unwrap() >= STEP);
-    }
-
-    #[test]
-    fn each_start_has_a_larger_epoch_and_no_copy_has_the_same() {
-        let (home, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let raise = |home: &Path| Identity::open(home).unwrap().raise_epoch().unwrap();
-        let first = raise(home.path());
-        fs::copy(home.path().join(EPOCH), copy.path().join(EPOCH)).unwrap();
-        let epochs = [first, raise(home.path()), raise(home.path())];
-        assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
-        assert_ne!(raise(copy.path()), epochs[1]);
-        fs::write(home.path().join(EPOCH), "many").unwrap();
-        let identity = Identity::open(home.path()).unwrap();
-        assert!(matches!(identity.raise_epoch(), Err(Error::Damaged { .. })));
-    }
-
-    #[test]
-    fn an_epoch_goes_past_the_one_that_a_receiver_holds_and_never_runs_out() {
-        let home = tempfile::tempdir().unwrap();
-        let identity = Identity::open(home.path()).unwrap();
-        let first = identity.raise_epoch().unwrap();
-        let held = first + 41 * STEP;
-        let past = identity.raise_epoch_past(held).unwrap();
-        assert!(past > held);
-        let next = identity.raise_epoch_past(7).unwrap();
-        assert!(next > past);
-        assert!(matches!(
-            identity.raise_epoch_past(u64::MAX),
-            Err(Error::Epoch(u64::MAX))
-        ));
-        let restarted = Identity::open(home.path()).unwrap();
-        assert!(restarted.raise_epoch().unwrap() > next, "on the disk");
-    }
-
-    #[test]
-    fn a_time_heard_is_remembered_and_never_keeps_its_receiver_out() {
-        let home = tempfile::tempdir().unwrap();
-        let identity = Identity::open(home.path()).unwrap();
-        let request = identity.certificate_request().unwrap();
-        identity.install(&sign(&request, "A university")).unwrap();
-        let made = identity.credentials().unwrap().passed;
-        let (told, end) = (made + 2_000_000_000, made + 3_000_000_000);
-        let heard = |seconds| identity.heard(seconds, end)().unwrap();
-        let passed = || identity.credentials().unwrap().passed;
-        for (heard_now, believed) in [
-            (told, told),
-            (told + 60, told), // much the same: not worth a write
-            (made, told),
-            (end + 1, told), // believed, the certificate would have ended
-            (told + HEARD_EVERY, told + HEARD_EVERY),
-        ] {
-            heard(heard_now);
-            assert_eq!(passed(), believed, "{heard_now}");
-        }
-        // A power cut while it was written, or a hand that edited it: as if nothing was heard.
-        fs::write(home.path().join(HEARD), "soon").unwrap();
-        assert_eq!(passed(), made);
-    }
-
-    #[test]
-    fn a_certificate_for_this_key_is_installed_and_no_other() {
-        let home = tempfile::tempdir().unwrap();
-        let identity = Identity::open(home.path()).unwrap();
-        assert!(matches!(identity.credentials(), Err(Error::NotEnrolled(_))));
-        let request = identity.certificate_request().unwrap();
-        for (organisation, development) in [(DEVELOPMENT_CA, true), ("A university", false)] {
-            identity.install(&sign(&request, organisation)).unwrap();
-            assert_eq!(identity.credentials().unwrap().development, development);
-        }
-        let other = Identity::open(&home.path().join("other")).unwrap();
-        let foreign = sign(&other.certificate_request().unwrap(), "A university");
-        assert!(matches!(identity.install(&foreign), Err(Error::Refused(_))));
-        assert!(matches!(
-            identity.install("nonsense"),
-            Err(Error::Refused(_))
-        ));
-        assert!(identity.credentials().is_ok());
-    }
-
-    #[test]
-    fn a_lost_key_is_not_made_anew_beside_its_certificate() {
-        let home = tempfile::tempdir().unwrap();
-        let identity = Identity::open(home.path()).unwrap();
-        let request = identity.certificate_request().unwrap();
-        identity.install(&sign(&request, "A university")).unwrap();
-        fs::remove_file(home.path().join(KEY)).unwrap();
-        assert!(matches!(
-            Identity::open(home.path()),
-            Err(Error::Damaged { .. })
-        ));
-    }
-}
+#[path = "identity_tests.rs"]
+mod tests;

@@ -9,6 +9,7 @@
 mod control;
 mod link;
 mod machine;
+pub mod probe;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -223,6 +224,7 @@ impl Uplink {
             u64::from_le_bytes(nonce),
         );
         let (first, cap) = self.config.retry;
+        let installed = self.identity.installed();
         let driver = Driver {
             clock: Arc::new(TaskClock::new()),
             session: Session::new(bounds),
@@ -237,6 +239,8 @@ impl Uplink {
             stop,
             unsent: VecDeque::new(),
             answered: 0,
+            installed,
+            told: None,
         };
         driver.run().await;
     }
@@ -300,6 +304,10 @@ struct Driver {
     unsent: VecDeque<Report>,
     /// Connections that a receiver answered.
     answered: u64,
+    /// Sees a new certificate.
+    installed: watch::Receiver<()>,
+    /// What the log was told since the last connection.
+    told: Option<Error>,
 }
 
 impl Driver {
@@ -317,7 +325,16 @@ impl Driver {
             let mut random = [0; 4];
             let _ = self.uplink.config.machine.random(&mut random);
             let delay = self.backoff.next(u32::from_le_bytes(random));
-            match self.until_a_change(clock::pause(delay)).await {
+            let mut installed = self.installed.clone();
+            let enrolled = async move {
+                tokio::select! {
+                    biased;
+                    () = clock::pause(delay) => false,
+                    () = changed(&mut installed) => true,
+                }
+            };
+            match self.until_a_change(enrolled).await {
+                Ok(Some(true)) => self.backoff.reset(),
                 Ok(_) => {}
                 Err(Stop) => return,
             }
@@ -384,6 +401,7 @@ impl Driver {
     /// One connection from the look-up of its name to its end.
     async fn attempt(&mut self) -> Result<Error, Stop> {
         let (endpoint, connection) = loop {
+            self.installed.mark_unchanged();
             let credentials = match self.uplink.identity.credentials() {
                 Ok(credentials) => credentials,
                 Err(error) => return Ok(error.into()),
@@ -406,10 +424,20 @@ impl Driver {
             .machine
             .source(connection.remote_address());
         self.link.connected(&connection, source, began);
-        let ended = self.converse(&endpoint, &connection).await;
+        self.told = None;
+        let mut installed = self.installed.clone();
+        let mut renewed = false;
+        let ended = tokio::select! {
+            biased;
+            ended = self.converse(&endpoint, &connection) => ended,
+            () = changed(&mut installed) => {
+                renewed = true;
+                Ok(Error::Plain("a new certificate was installed: connecting with it".into()))
+            }
+        };
         self.link.disconnected();
         self.uplink.stats.change(|stats| stats.connected = false);
-        if ended.is_err() {
+        if ended.is_err() || renewed {
             connection.close(quic_code(ErrorCode::DONE), b"the box stops sending");
             clock::within(Duration::from_secs(1), endpoint.wait_idle()).await;
         }
@@ -421,7 +449,11 @@ impl Driver {
 
     fn failed(&mut self, error: Error) {
         let receiver = &self.uplink.config.receiver;
-        log::warn!("receiver {receiver}: {error}");
+        // A network that is away for a day is one line, not three thousand.
+        if self.told.as_ref() != Some(&error) {
+            log::warn!("receiver {receiver}: {error}");
+            self.told = Some(error.clone());
+        }
         let code = error.code();
         if code.is_some_and(|code| code.reaction() == Reaction::Person) {
             self.backoff.slow_down();
@@ -729,18 +761,7 @@ async fn connect(
             )));
         }
     };
-    if let Some(far) = addresses
-        .iter()
-        .find(|a| !a.ip().to_canonical().is_loopback())
-        && credentials.development
-    {
-        let text = format!("{far} is not a loopback address");
-        return Err(Error::coded(ErrorCode::DEVELOPMENT_CA, text));
-    }
-    let tls = tls::client(credentials).map_err(|e| Error::coded(ErrorCode::CERTIFICATE, e))?;
-    let tls = QuicClientConfig::try_from(tls).map_err(|e| Error::Plain(e.to_string()))?;
-    let mut client = ClientConfig::new(Arc::new(tls));
-    client.transport_config(Arc::new(transport(&config, &live)));
+    let client = client(credentials, &addresses, transport(&config, &live))?;
     let mut last = Error::Plain(format!("`{receiver}` has no address"));
     for address in addresses {
         way.take(address, config.machine.as_ref());
@@ -750,6 +771,26 @@ async fn connect(
         }
     }
     Err(last)
+}
+
+/// What a connection to one of `addresses` is made with.
+fn client(
+    credentials: identity::Credentials,
+    addresses: &[SocketAddr],
+    transport: TransportConfig,
+) -> Result<ClientConfig, Error> {
+    let far = addresses
+        .iter()
+        .find(|a| !a.ip().to_canonical().is_loopback());
+    if let Some(far) = far.filter(|_| credentials.development) {
+        let text = format!("{far} is not a loopback address");
+        return Err(Error::coded(ErrorCode::DEVELOPMENT_CA, text));
+    }
+    let tls = tls::client(credentials).map_err(|e| Error::coded(ErrorCode::CERTIFICATE, e))?;
+    let tls = QuicClientConfig::try_from(tls).map_err(|e| Error::Plain(e.to_string()))?;
+    let mut client = ClientConfig::new(Arc::new(tls));
+    client.transport_config(Arc::new(transport));
+    Ok(client)
 }
 
 async fn dial(

@@ -24,6 +24,8 @@ const END: u16 = 8;
 const SPAN_PLACED: u16 = 9;
 const RUN: u16 = 10;
 const CLOCK_STEPPED: u16 = 11;
+const PAUSED: u16 = 12;
+const EXTENDED: u16 = 13;
 
 /// Bytes that are not a sequence of facts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,7 +88,9 @@ fn event_of(kind: u16, body: &[u8]) -> Event {
         SPAN => read::<Span>(body).map(Event::from),
         TRACK => read::<Track>(body).and_then(|track| track.event()),
         GAP => read::<Gap>(body).map(Event::from),
-        MARK => read::<Mark>(body).map(|_| Event::Mark),
+        MARK => read::<Empty>(body).map(|_| Event::Mark),
+        PAUSED => read::<Empty>(body).map(|_| Event::Paused),
+        EXTENDED => read::<Extended>(body).map(Event::from),
         ALARM => read::<Alarm>(body).map(Event::from),
         LOST => read::<Lost>(body).map(Event::from),
         END => read::<End>(body).map(Event::from),
@@ -145,7 +149,9 @@ fn body_of(event: &Event) -> (u16, Vec<u8>) {
                 cause,
             },
         ),
-        Event::Mark => write(MARK, Mark {}),
+        Event::Mark => write(MARK, Empty {}),
+        Event::Paused => write(PAUSED, Empty {}),
+        Event::Extended { recorded_nanos } => write(EXTENDED, Extended { recorded_nanos }),
         Event::Alarm {
             code,
             track,
@@ -221,6 +227,7 @@ body!(End { 0 reason: StopReason, 1 tracks: Vec<TrackTotal> });
 
 body!(SpanPlaced { 0 span: u32, 1 wall: WallClock, 2 gap: Option<GapLength> });
 body!(ClockStepped { 0 wall: WallClock, 1 by_nanos: i64 });
+body!(Extended { 0 recorded_nanos: u64 });
 
 #[derive(Encode, Decode)]
 #[cbor(map)]
@@ -245,7 +252,7 @@ impl From<Run> for Event {
 
 #[derive(Encode, Decode)]
 #[cbor(map)]
-struct Mark {}
+struct Empty {}
 
 #[derive(Encode, Decode)]
 #[cbor(map)]

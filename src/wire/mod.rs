@@ -40,5 +40,8 @@ pub const ALPN: &[u8] = b"hallcast/1";
 /// refuses its certificates when the other end is not on a loopback address.
 pub const DEVELOPMENT_CA: &str = "Hallcast development CA";
 
+/// The attribute of a box's certificate request that holds the machine's serial number (X.520).
+pub const SERIAL_NUMBER: &[u64] = &[2, 5, 4, 5];
+
 #[cfg(test)]
 mod tests;

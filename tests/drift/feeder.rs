@@ -6,7 +6,7 @@
 //! card's pointer and the kernel's stamp of it, as a microphone's clock would be.
 
 use super::support::programs::run;
-use alsa::pcm::{Access, Format as SampleFormat, HwParams, PCM, State, TstampType};
+use alsa::pcm::{Access, Format as SampleFormat, Frames, HwParams, PCM, State, TstampType};
 use alsa::{Direction, ValueOr};
 use hallcast::board::PatternCamera;
 use hallcast::clock;
@@ -153,15 +153,15 @@ pub fn sound(card: &str, pace: f64, clicks: Clicks) -> Fed<Played> {
         hardware.set_channels(2).unwrap();
         hardware.set_rate(RATE as u32, ValueOr::Nearest).unwrap();
         hardware
-            .set_period_size(PERIOD as i64, ValueOr::Nearest)
+            .set_period_size(PERIOD as Frames, ValueOr::Nearest)
             .unwrap();
-        hardware.set_buffer_size(BUFFER as i64).unwrap();
+        hardware.set_buffer_size(BUFFER as Frames).unwrap();
         pcm.hw_params(&hardware).unwrap();
         let software = pcm.sw_params_current().unwrap();
         software.set_tstamp_mode(true).unwrap();
         software.set_tstamp_type(TstampType::Monotonic).unwrap();
-        software.set_start_threshold(BUFFER as i64 / 2).unwrap();
-        software.set_avail_min(PERIOD as i64).unwrap();
+        software.set_start_threshold(BUFFER as Frames / 2).unwrap();
+        software.set_avail_min(PERIOD as Frames).unwrap();
         pcm.sw_params(&software).unwrap();
     }
     Fed::start(move |ended| Player::new(pace, clicks).play(&pcm, ended))
@@ -226,7 +226,7 @@ impl Player {
                 self.origins.pop_front();
             }
         }
-        if pcm.avail_update()? < PERIOD as i64 {
+        if pcm.avail_update()? < PERIOD as Frames {
             clock::sleep(Duration::from_millis(4));
             return Ok(());
         }
@@ -250,9 +250,7 @@ impl Player {
         let full = f64::from(i16::MAX);
         let tone = 0.1 * full * (TAU * 440.0 * n as f64 / RATE).sin();
         let burst = match self.click {
-            Some(click) if n < click + CLICK => {
-                0.8 * full * (TAU * 2000.0 * (n - click) as f64 / RATE).cos()
-            }
+            Some(click) if n < click + CLICK => full * wave(n - click),
             _ => 0.0,
         };
         (tone + burst) as i16
@@ -269,6 +267,16 @@ impl Player {
             }
         }
     }
+}
+
+/// A click's frame `n` of [`CLICK`], of full scale 1.
+fn wave(n: u64) -> f64 {
+    0.8 * (TAU * 2000.0 * n as f64 / RATE).cos()
+}
+
+/// A click as it is played.
+pub fn burst() -> Vec<f64> {
+    (0..CLICK).map(wave).collect()
 }
 
 /// A time as ALSA has it, in seconds: at 2^20 s a double still tells a quarter of a nanosecond.

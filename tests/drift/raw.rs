@@ -2,7 +2,7 @@
 
 use super::feeder::{Pointer, RATE, SIZE, seconds};
 use super::support::film::clicks;
-use alsa::pcm::{Access, Format as SampleFormat, HwParams, PCM, TstampType};
+use alsa::pcm::{Access, Format as SampleFormat, Frames, HwParams, PCM, TstampType};
 use alsa::{Direction, ValueOr};
 use hallcast::clock;
 use hallcast::media::Monotonic;
@@ -42,7 +42,7 @@ pub fn heard(card: &str, end: Monotonic) -> (Vec<f64>, f64) {
     hardware.set_channels(2).unwrap();
     hardware.set_rate(RATE as u32, ValueOr::Nearest).unwrap();
     hardware
-        .set_period_size(PERIOD as i64, ValueOr::Nearest)
+        .set_period_size(PERIOD as Frames, ValueOr::Nearest)
         .unwrap();
     hardware.set_buffer_size(48_000).unwrap();
     pcm.hw_params(&hardware).unwrap();
@@ -62,7 +62,7 @@ pub fn heard(card: &str, end: Monotonic) -> (Vec<f64>, f64) {
             if captured > 0.0 {
                 pointer.add(seconds(&status.get_htstamp()), captured);
             }
-            if waiting < PERIOD as i64 {
+            if waiting < PERIOD as Frames {
                 break;
             }
             let frames = pcm.io_i16().unwrap().readi(&mut block).unwrap();

@@ -169,3 +169,22 @@ pub fn spread(times: &[Duration]) -> (u128, u128, u128) {
         at(times.len().saturating_sub(1)),
     )
 }
+
+/// The median and the tail of some times; of fewer than a hundred the most alone.
+pub fn quantiles(times: &[Duration]) -> String {
+    let mut times: Vec<u128> = times.iter().map(Duration::as_millis).collect();
+    times.sort_unstable();
+    let count = times.len();
+    let at = |percent: usize| {
+        let rank = (count * percent).div_ceil(100);
+        times
+            .get(rank.saturating_sub(1))
+            .copied()
+            .unwrap_or_default()
+    };
+    let tail = match count {
+        ..100 => String::new(),
+        _ => format!("p99 {} ms, ", at(99)),
+    };
+    format!("median {} ms, {tail}most {} ms of {count}", at(50), at(100))
+}

@@ -8,6 +8,7 @@ pub mod clocks;
 pub mod film;
 pub mod mounts;
 pub mod network;
+pub mod page;
 pub mod programs;
 pub mod rig;
 pub mod timeline;

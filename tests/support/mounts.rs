@@ -48,6 +48,19 @@ impl SmallDisk {
         }
     }
 
+    /// Leaves no name for another file either.
+    pub fn take_all_names(&self) {
+        let path = self.0.to_str().unwrap();
+        let told = run("df", &["--output=iused", path]);
+        self.allow_names(told.lines().nth(1).unwrap().trim());
+        assert!(fs::write(self.0.join("one-more"), "").is_err());
+    }
+
+    fn allow_names(&self, most: &str) {
+        let most = format!("remount,nr_inodes={most}");
+        run("mount", &["-o", &most, self.0.to_str().unwrap()]);
+    }
+
     fn filler(&self) -> fs::File {
         let path = self.0.join("filler");
         let mut options = fs::OpenOptions::new();
@@ -56,6 +69,7 @@ impl SmallDisk {
 
     pub fn make_room(&self) {
         fs::remove_file(self.0.join("filler")).unwrap();
+        self.allow_names("100000");
     }
 }
 

@@ -42,11 +42,14 @@ pub fn in_namespaces(kinds: &str, name: &str) -> Result<bool, String> {
         ));
     };
     let program = std::env::current_exe().unwrap();
+    // What is mounted in there may keep the test from removing its own folders; from here they are bare.
+    let folders = tempfile::tempdir().unwrap();
     let output = Command::new("unshare")
         .arg(namespaces)
         .arg(program)
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
+        .env("TMPDIR", folders.path())
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

@@ -315,6 +315,33 @@ impl CaptureBox {
         capture_box
     }
 
+    /// A box called `name` below `home` that has its room and its receiver from its card.
+    pub fn start_from_a_card(home: &Path, name: &str, arguments: &[&str]) -> Self {
+        let home = home.join(name);
+        fs::create_dir_all(&home).unwrap();
+        let (state, control) = (home.join("state"), home.join("control"));
+        let own = [
+            "run",
+            "--state-directory",
+            text(&state),
+            "--socket",
+            text(&control),
+        ];
+        let command: Vec<String> = [&[BOX], &own[..], arguments]
+            .concat()
+            .into_iter()
+            .map(String::from)
+            .collect();
+        let process = Self::spawn(&home, &command);
+        let capture_box = Self {
+            home,
+            command,
+            process,
+        };
+        capture_box.wait();
+        capture_box
+    }
+
     fn spawn(home: &Path, command: &[String]) -> Child {
         Command::new(&command[0])
             .args(&command[1..])

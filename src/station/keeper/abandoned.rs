@@ -115,7 +115,9 @@ impl Keeper {
         }
         let past = Past::read(&self.spool(), recording).unwrap_or_default();
         let gap = past.away(&self.place_of(now));
-        let over = self.running.is_some() || is_too_long(gap, self.parts.resume_within);
+        // Nobody was away in a pause.
+        let away = !past.paused && is_too_long(gap, self.parts.resume_within);
+        let over = self.running.is_some() || away;
         let reason = running.ending.or(over.then_some(StopReason::DiskFailed));
         if let Some(reason) = reason {
             log::info!("recording {recording} is ended ({reason:?}): the disk works again");
@@ -128,8 +130,7 @@ impl Keeper {
             return Ok(false);
         }
         log::info!("recording {recording} is taken up again: {gap:?}");
-        self.past = Some(past);
-        let _ = self.happen(Happening::Resume(recording, past.recorded()));
+        self.go_on_from(recording, past);
         Ok(self.runs(recording))
     }
 

@@ -1,6 +1,6 @@
 //! What people ask, and what they are told.
 
-use super::Keeper;
+use super::{ANSWERING, Keeper};
 use crate::clock;
 use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
 use crate::panel::{Lamp, Press};
@@ -8,9 +8,10 @@ use crate::spool::Level;
 use crate::station::control::{Reply, Request};
 use crate::station::lane::LaneView;
 use crate::station::random;
-use crate::station::recorder::{Input as Happening, Refusal, Running, State, World};
+use crate::station::recorder::{Input as Happening, Refusal, State, World};
 use crate::station::status::{self, Lateness, Status};
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 impl Keeper {
     pub(super) fn request(&mut self, request: Request, reply: Sender<Reply>) {
@@ -19,17 +20,30 @@ impl Keeper {
                 let _ = reply.send(Reply::Status(Box::new(self.status())));
                 return;
             }
+            Request::Restart => {
+                let _ = reply.send(self.restart());
+                return;
+            }
             Request::Start => self.start(StartedBy::Socket),
             Request::Stop => return self.stop(StopReason::Socket, vec![reply]),
+            Request::Pause => self.happen(Happening::Pause),
+            Request::Resume => self.happen(Happening::Resume),
+            Request::Mark => self.happen(Happening::Mark),
             Request::Press => {
                 let press = self.button.press(clock::now());
-                self.pressed(press);
-                Ok(())
+                self.pressed(press)
             }
             Request::Hold => {
                 let press = self.button.hold(clock::now());
                 self.holding.push(reply);
-                return self.pressed(press);
+                // It is answered once it is a hold.
+                let _ = self.pressed(press);
+                return;
+            }
+            // Keys are not the keeper's: `pipeline` answers before it comes here.
+            Request::CertificateRequest | Request::Install { .. } => {
+                let _ = reply.send(Reply::Refused("the keeper holds no keys".into()));
+                return;
             }
         };
         let answer = match (outcome, &self.running) {
@@ -45,40 +59,59 @@ impl Keeper {
         let _ = reply.send(answer);
     }
 
-    /// What the button did: a press starts and, while recording, changes nothing; a hold stops what
-    /// it did not itself start.
-    pub(super) fn pressed(&mut self, press: Option<Press>) {
+    /// What the button did; what it means the recorder knows.
+    pub(super) fn pressed(&mut self, press: Option<Press>) -> Result<(), Refusal> {
         match press {
-            Some(Press::Down) => self.started_by_press = self.start(StartedBy::Button).is_ok(),
-            Some(Press::Held) if self.started_by_press => {
-                let refusal = "the press of this hold has just started the recording";
-                for reply in self.holding.drain(..) {
-                    let _ = reply.send(Reply::Refused(refusal.into()));
-                }
+            Some(Press::Down) => {
+                let outcome = self.happen(Happening::Pressed(RecordingId(random())));
+                self.want(StartedBy::Button);
+                outcome
             }
             Some(Press::Held) => {
                 let waiting = std::mem::take(&mut self.holding);
-                self.stop(StopReason::Button, waiting);
+                let outcome = self.happen(Happening::Held);
+                self.answer_stop(StopReason::Button, outcome, waiting);
+                Ok(())
             }
-            None => {}
+            None => Ok(()),
         }
     }
 
     pub(super) fn start(&mut self, by: StartedBy) -> Result<(), Refusal> {
         let outcome = self.happen(Happening::Start(RecordingId(random()), by));
-        match (&outcome, &mut self.running) {
-            // What runs may turn out to be a recording that should have ended long ago.
-            (Err(Refusal::AlreadyRecording), Some(running)) if running.place.wall.is_none() => {
-                running.wanted = running.past.map(|_| by);
-            }
-            _ => {}
+        if outcome == Err(Refusal::AlreadyRecording) {
+            self.want(by);
         }
         outcome
     }
 
+    /// What runs may turn out to be a recording that should have ended long ago: then another one was
+    /// wanted.
+    fn want(&mut self, by: StartedBy) {
+        if let Some(running) = self.running.as_mut().filter(|r| r.place.wall.is_none()) {
+            running.wanted = running.past.map(|_| by);
+        }
+    }
+
     /// Ends the recording; `waiting` is answered once its end is kept.
-    fn stop(&mut self, by: StopReason, mut waiting: Vec<Sender<Reply>>) {
-        match (self.happen(Happening::Stop(by)), &mut self.running) {
+    fn stop(&mut self, by: StopReason, waiting: Vec<Sender<Reply>>) {
+        let outcome = self.happen(Happening::Stop(by));
+        self.answer_stop(by, outcome, waiting);
+    }
+
+    fn answer_stop(
+        &mut self,
+        by: StopReason,
+        outcome: Result<(), Refusal>,
+        mut waiting: Vec<Sender<Reply>>,
+    ) {
+        match (outcome, &mut self.running) {
+            (Ok(()), Some(running)) if running.ending.is_none() => {
+                let refusal = "the press of this hold has just started the recording";
+                for reply in waiting {
+                    let _ = reply.send(Reply::Refused(refusal.into()));
+                }
+            }
             (Ok(()), Some(running)) => running.waiting.append(&mut waiting),
             (outcome, _) => {
                 // What waits for the disk shall not go on either.
@@ -91,15 +124,33 @@ impl Keeper {
         }
     }
 
-    /// The recorder's state, and the recording in hand.
-    pub(super) fn state(&self) -> (&'static str, Option<Running>) {
-        match self.recorder.state() {
-            State::Idle => ("idle", None),
-            State::Starting(running) => ("starting", Some(running)),
-            State::Recording(running) => ("recording", Some(running)),
-            State::Stopping(running) => ("stopping", Some(running)),
-            State::Fault => ("fault", None),
+    /// Ends at the next turn at which nothing is recorded: an upgrade cuts no lecture.
+    fn restart(&mut self) -> Reply {
+        self.restarting = Some(clock::now().plus(ANSWERING));
+        let recording = (self.running.as_ref()).map(|running| running.take.recording.to_string());
+        match &recording {
+            Some(recording) => log::info!("asked to restart: once recording {recording} is over"),
+            None => log::info!("asked to restart"),
         }
+        Reply::Restarting(recording)
+    }
+
+    /// Nothing is recorded and nothing waits to be recorded on.
+    pub(super) fn is_resting(&self) -> bool {
+        matches!(self.recorder.state(), State::Idle | State::Fault)
+    }
+
+    /// The recorder's state; the recording in hand, and how much is recorded of it.
+    pub(super) fn state(&self) -> (&'static str, Option<(RecordingId, Duration)>) {
+        let state = match self.recorder.state() {
+            State::Idle => "idle",
+            State::Starting(_) => "starting",
+            State::Recording(_) => "recording",
+            State::Paused(_) => "paused",
+            State::Stopping(_) => "stopping",
+            State::Fault => "fault",
+        };
+        (state, self.recorder.recorded(clock::now()))
     }
 
     /// How things are.
@@ -116,9 +167,9 @@ impl Keeper {
             version: env!("CARGO_PKG_VERSION").into(),
             state: state.into(),
             lamp: self.lamp(now).name().into(),
-            recording: running.map(|running| status::Recording {
-                id: running.recording.to_string(),
-                seconds: now.since(running.since).as_secs(),
+            recording: running.map(|(recording, recorded)| status::Recording {
+                id: recording.to_string(),
+                seconds: recorded.as_secs(),
             }),
             tracks: self
                 .parts

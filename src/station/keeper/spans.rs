@@ -7,7 +7,7 @@
 use super::{IDLE, Keeper, Running};
 use crate::clock;
 use crate::media::{
-    Event, GapLength, Monotonic, Rate, RecordingId, StartedBy, StopReason, WallClock,
+    Event, GapLength, Monotonic, Rate, RecordingId, SegmentKey, StartedBy, StopReason, WallClock,
 };
 use crate::station::lane::{Command, LaneView, Take};
 use crate::station::past::{Past, Place, is_too_long};
@@ -33,6 +33,33 @@ impl Keeper {
         by: Option<StartedBy>,
         past: Option<Past>,
     ) {
+        if let Some(take) = self.open_span(recording, by, past) {
+            for lane in &self.parts.lanes {
+                lane.tell(Command::Begin(take.clone()));
+            }
+        }
+    }
+
+    /// Opens the next span of a recording that is paused: nothing is captured in it.
+    pub(super) fn rest(&mut self, recording: RecordingId, past: Option<Past>) {
+        let Some(take) = self.open_span(recording, None, past) else {
+            return;
+        };
+        log::info!("recording {recording} is still paused");
+        if let Some(running) = &mut self.running {
+            running.unfinished.clear();
+            (running.broken, running.held) = (Some(take.start), true);
+            running.kept_nanos = Some(0);
+        }
+        self.note(Event::Paused);
+    }
+
+    fn open_span(
+        &mut self,
+        recording: RecordingId,
+        by: Option<StartedBy>,
+        past: Option<Past>,
+    ) -> Option<Arc<Take>> {
         let rhythm = self.parts.lanes.iter().find_map(LaneView::rhythm);
         let start = start_on_a_picture(clock::now(), rhythm);
         let place = self.place_of(start);
@@ -42,7 +69,10 @@ impl Keeper {
         });
         let span = match self.parts.custody.begin(recording, wall.unix_nanos) {
             Ok(span) => span,
-            Err(error) => return self.fault(&error),
+            Err(error) => {
+                self.fault(&error);
+                return None;
+            }
         };
         let next = |lane: &LaneView| {
             let next = self.parts.custody.next_sequence(recording, lane.track);
@@ -75,6 +105,9 @@ impl Keeper {
             placed: None,
             past,
             broken: None,
+            held: false,
+            kept_nanos: None,
+            unjudged: None,
             wanted: None,
         });
         if let Some(by) = by {
@@ -98,13 +131,55 @@ impl Keeper {
             boot_nanos: place.boot.map_or(0, |(_, nanos)| nanos),
             recorded_nanos: u64::try_from(recorded.as_nanos()).unwrap_or(u64::MAX),
         });
+        if let Some(most) = self.recorder.extended() {
+            self.extend(most);
+        }
         self.alarms
             .of_the_box()
             .into_iter()
             .for_each(|alarm| self.note(alarm));
-        for lane in &self.parts.lanes {
-            lane.tell(Command::Begin(take.clone()));
+        Some(take)
+    }
+
+    /// Notes how much may be recorded: a later run shall know it.
+    pub(super) fn extend(&mut self, most: Duration) {
+        let recorded_nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
+        self.note(Event::Extended { recorded_nanos });
+    }
+
+    /// Ends the span: what is captured from now on is not recorded.
+    pub(super) fn pause(&mut self) {
+        let now = clock::now();
+        self.note(Event::Paused);
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        log::info!("recording {} is paused", running.take.recording);
+        running.held = true;
+        // Where the machine has just slept the lanes know their end already.
+        if running.broken.is_none() {
+            running.broken = Some(now);
+            self.call_in(now);
         }
+    }
+
+    /// Goes on with a paused recording, once the lanes have given out what they held.
+    pub(super) fn resume(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.held = false;
+            if running.unfinished.is_empty() {
+                self.next_span();
+            }
+        }
+    }
+
+    /// Whether a segment of the running recording was captured in the span in hand, and that goes on.
+    pub(super) fn is_of_this_span(&self, key: SegmentKey) -> bool {
+        let Some(running) = self.running.as_ref().filter(|r| r.broken.is_none()) else {
+            return false;
+        };
+        let first = running.take.first_sequences.get(&key.track);
+        first.is_none_or(|first| key.sequence >= *first)
     }
 
     /// Where an instant lies on the clocks that outlive the process.
@@ -180,6 +255,7 @@ impl Keeper {
         }
         running.placed = Some(now);
         let gap = running.past.map(|past| past.away(&running.place));
+        let whole = running.unjudged.map(|past| past.away(&running.place));
         let (recording, span) = (running.take.recording, running.take.span);
         match noted {
             None => log::info!("recording {recording}, span {span}: UTC is known now, {gap:?}"),
@@ -189,7 +265,7 @@ impl Keeper {
             }
         }
         self.note(Event::SpanPlaced { span, wall, gap });
-        if let Some(gap) = gap.filter(|_| noted.is_none() && !over) {
+        if let Some(gap) = whole.or(gap).filter(|_| noted.is_none() && !over) {
             self.judge(recording, gap);
         }
     }
@@ -262,21 +338,37 @@ impl Keeper {
         else {
             return;
         };
+        if running.held {
+            // The length of the pause is counted from where sound and pictures end.
+            let kept =
+                Past::read(&self.spool(), running.take.recording).map(|past| past.kept_nanos);
+            if let Some(running) = &mut self.running {
+                running.kept_nanos = running.kept_nanos.or(kept.filter(|kept| *kept > 0));
+            }
+            return;
+        }
         let start = running.place;
+        let is_unknown = |past: &Past| past.away(&start) == GapLength::Unknown;
+        let unjudged = running.unjudged.or(running.past.filter(is_unknown));
         let past = Past {
             start: Place {
                 wall: start.wall.or_else(|| self.utc.at(running.take.start)),
                 ..start
             },
-            kept_nanos: super::after(running.take.start, end),
+            kept_nanos: (running.kept_nanos)
+                .unwrap_or_else(|| super::after(running.take.start, end)),
             before_nanos: running.past.map_or(0, |past| {
                 u64::try_from(past.recorded().as_nanos()).unwrap_or(u64::MAX)
             }),
+            ..Past::default()
         };
         let recording = running.take.recording;
         self.write_facts();
         if self.runs(recording) {
             self.begin(recording, None, Some(past));
+            if let Some(running) = &mut self.running {
+                running.unjudged = unjudged;
+            }
         }
     }
 }

@@ -39,10 +39,20 @@ impl Keeper {
             }
         }
         if let Some((recording, past)) = latest {
-            self.past = Some(past);
-            let _ = self.happen(Happening::Resume(recording, past.recorded()));
+            self.go_on_from(recording, past);
         }
         self.hear();
+    }
+
+    /// Takes a recording up in a new span; one that was paused stays so.
+    pub(super) fn go_on_from(&mut self, recording: RecordingId, past: Past) {
+        self.past = Some(past);
+        let _ = self.happen(Happening::TakeUp {
+            recording,
+            recorded: past.recorded(),
+            extended: past.extended,
+            paused: past.paused,
+        });
     }
 
     /// A recording of an earlier run that could not be read, or made durable, until now: nobody goes on

@@ -144,7 +144,7 @@ impl Keeper {
             }
         });
         Health {
-            recording: self.state().1.map(|running| running.recording),
+            recording: self.state().1.map(|(recording, _)| recording),
             levels: lanes().zip(&status.tracks).filter_map(level).collect(),
             alarms: alarms.collect(),
             waiting_bytes: Some(status.spool.waiting_bytes),

@@ -9,7 +9,7 @@ use crate::segmenter::read_facts;
 use crate::spool::twin::TwinDisk;
 use crate::spool::{Config, Disk, Level, LocalDisk};
 use crate::station::custody;
-use crate::station::recorder::State;
+use crate::station::recorder::{Button, State};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -20,6 +20,10 @@ const SECOND: i64 = 1_000_000_000;
 /// When the earlier run began, in UTC.
 const THEN: i64 = 1_795_000_000 * SECOND;
 const WITHIN: Duration = Duration::from_secs(600);
+const RULES: Rules = Rules {
+    maximum: Duration::from_secs(3600),
+    button: Button::HoldToStop,
+};
 
 fn unset() -> WallClock {
     WallClock {
@@ -60,8 +64,10 @@ impl Bench {
             lanes: Vec::new(),
             box_id: BoxId([1; 16]),
             room: None,
+            concerns: Vec::new(),
             board: "bench".into(),
-            maximum: Duration::from_secs(3600),
+            rules: RULES,
+            lamp_needed: None,
             resume_within: WITHIN,
             sync_interval: Duration::from_millis(500),
             wall: unset,
@@ -288,8 +294,10 @@ fn what_is_known_to_be_too_old_at_start_is_ended_and_not_taken_up() {
         lanes: Vec::new(),
         box_id: BoxId([1; 16]),
         room: None,
+        concerns: Vec::new(),
         board: "bench".into(),
-        maximum: Duration::from_secs(3600),
+        rules: RULES,
+        lamp_needed: None,
         resume_within: Duration::ZERO,
         sync_interval: Duration::from_millis(500),
         wall: unset,
@@ -820,4 +828,225 @@ fn trouble_with_an_old_recording_does_not_end_the_one_that_runs() {
     bench.settle();
     assert_eq!((bench.running(), spool_alarms(&bench)), (running, 1));
     assert!(!matches!(bench.keeper.recorder.state(), State::Fault));
+}
+
+fn ask(bench: &mut Bench, request: Request) -> Reply {
+    let (reply, answer) = channel();
+    bench.keeper.handle(Input::Request(request, reply));
+    bench.settle();
+    answer.recv().unwrap()
+}
+
+fn state(bench: &Bench) -> &'static str {
+    bench.keeper.state().0
+}
+
+/// Each span, with how long nothing was captured before it, and each that ended with a pause.
+fn spans_and_pauses(
+    bench: &Bench,
+    recording: RecordingId,
+) -> (Vec<(u32, Option<GapLength>)>, Vec<u32>) {
+    let facts = bench.facts(recording);
+    let spans = facts.iter().filter_map(|fact| match fact.event {
+        Event::Span { gap, .. } => Some((fact.span, gap)),
+        _ => None,
+    });
+    let pauses = facts.iter().filter(|fact| fact.event == Event::Paused);
+    (spans.collect(), pauses.map(|fact| fact.span).collect())
+}
+
+#[test]
+fn a_pause_is_a_gap_between_two_spans_of_one_recording_and_takes_no_time_of_it() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    clock::sleep(Duration::from_millis(50));
+    let asked = clock::now();
+    assert!(matches!(
+        ask(&mut bench, Request::Pause),
+        Reply::Done { .. }
+    ));
+    let paused = clock::now();
+    assert_eq!(state(&bench), "paused");
+    let begun = bench.keeper.running.as_ref().unwrap().take.start;
+    let recorded = bench.keeper.state().1.unwrap();
+    assert!(recorded.1 <= paused.since(begun), "{recorded:?}");
+    // Nobody marks, starts or pauses what is paused.
+    for request in [Request::Mark, Request::Start, Request::Pause] {
+        assert!(
+            matches!(ask(&mut bench, request), Reply::Refused(why) if why.starts_with("paused"))
+        );
+    }
+    clock::sleep(Duration::from_millis(200));
+    assert_eq!(bench.keeper.state().1, Some(recorded), "no time passes");
+    assert!(matches!(
+        ask(&mut bench, Request::Resume),
+        Reply::Done { .. }
+    ));
+    let resumed = bench.keeper.running.as_ref().unwrap().take.start;
+    assert_eq!(state(&bench), "starting");
+    let next = chunk(recording, 0, 0);
+    bench.keeper.handle(Input::Given(recording, next));
+    bench.settle();
+    assert_eq!(state(&bench), "recording");
+    assert!(matches!(ask(&mut bench, Request::Mark), Reply::Done { .. }));
+    assert!(matches!(ask(&mut bench, Request::Stop), Reply::Done { .. }));
+    assert_eq!(bench.end_of(recording), Some(StopReason::Socket));
+    let (spans, pauses) = spans_and_pauses(&bench, recording);
+    let [
+        (0, None),
+        (
+            1,
+            Some(GapLength::Known {
+                nanos,
+                uncertainty_nanos,
+            }),
+        ),
+    ] = spans[..]
+    else {
+        panic!("{spans:?}");
+    };
+    let (least, most) = (resumed.since(paused), resumed.since(asked));
+    println!(
+        "paused for {least:?} to {most:?}, on record {} us",
+        nanos / 1000
+    );
+    let (length, error) = (Duration::from_nanos(nanos), Duration::from_millis(1));
+    assert!(least <= length + error && length <= most + error);
+    assert_eq!((uncertainty_nanos, pauses), (1_000_000, vec![0]));
+    let facts = bench.facts(recording);
+    let marks = facts.iter().filter(|fact| fact.event == Event::Mark);
+    assert_eq!(marks.map(|fact| fact.span).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn what_was_captured_before_a_pause_does_not_count_as_kept_after_it() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    ask(&mut bench, Request::Pause);
+    ask(&mut bench, Request::Resume);
+    let take = Arc::new(Take {
+        recording,
+        epoch: 1,
+        span: 1,
+        start: clock::now(),
+        rate: crate::media::Rate::THIRTY,
+        first_sequences: BTreeMap::from([(TrackId(1), 1)]),
+    });
+    bench.keeper.running.as_mut().unwrap().take = take;
+    for (sequence, expected) in [(0, "starting"), (1, "recording")] {
+        let given = chunk(recording, sequence, 0);
+        bench.keeper.handle(Input::Given(recording, given));
+        bench.settle();
+        assert_eq!(state(&bench), expected, "segment {sequence}");
+    }
+}
+
+#[test]
+fn a_paused_recording_can_be_stopped_and_its_end_is_in_the_span_that_was_paused() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    ask(&mut bench, Request::Pause);
+    assert!(matches!(ask(&mut bench, Request::Stop), Reply::Done { .. }));
+    assert_eq!((bench.running(), state(&bench)), (None, "idle"));
+    let (spans, pauses) = spans_and_pauses(&bench, recording);
+    assert_eq!((spans.len(), pauses), (1, vec![0]));
+    assert_eq!(bench.end_of(recording), Some(StopReason::Socket));
+    let refused = ask(&mut bench, Request::Resume);
+    assert!(matches!(refused, Reply::Refused(why) if why == "not recording"));
+}
+
+/// The power goes in a pause, twice; the box stays paused, and what is on record says so.
+#[test]
+fn a_box_whose_power_goes_in_a_pause_comes_back_paused() {
+    let disk = TwinDisk::default();
+    let folder = "/spool";
+    let over = |disk: &TwinDisk, epoch| {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (spool, recovered) = Spool::open(disk, Config::new(folder)).unwrap();
+        Bench::with(spool, &recovered, tempfile::tempdir().unwrap(), epoch)
+    };
+    let mut bench = over(&disk, 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    bench.keeper.extend(Duration::from_secs(5000));
+    ask(&mut bench, Request::Pause);
+    let mut left = disk.crash(0);
+    for epoch in [2, 3] {
+        let bench = over(&left, epoch);
+        assert_eq!(
+            (bench.running(), state(&bench)),
+            (Some(recording), "paused")
+        );
+        left = left.crash(0);
+    }
+    let mut bench = over(&left, 4);
+    let most = bench.keeper.recorder.extended();
+    assert_eq!(most, Some(Duration::from_secs(5000)), "so is its time");
+    // A press goes on with it.
+    assert!(matches!(
+        ask(&mut bench, Request::Press),
+        Reply::Done { .. }
+    ));
+    assert_eq!(
+        (bench.running(), state(&bench)),
+        (Some(recording), "starting")
+    );
+    let (spans, pauses) = spans_and_pauses(&bench, recording);
+    let spans: Vec<u32> = spans.iter().map(|(span, _)| *span).collect();
+    assert_eq!((spans, pauses), (vec![0, 1, 2, 3, 4], vec![0, 1, 2, 3]));
+    // Not paused any more, it goes on by itself.
+    let bench = over(&left.crash(0), 5);
+    assert_eq!(bench.running(), Some(recording));
+    drop(bench);
+}
+
+#[test]
+fn a_recording_that_the_disk_let_down_in_a_pause_stays_paused() {
+    let disk = TwinDisk::default();
+    let mut bench = Bench::over(Arc::new(disk.clone()), tempfile::tempdir().unwrap(), 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    disk.set_read_only(true);
+    ask(&mut bench, Request::Pause);
+    assert_eq!(state(&bench), "fault");
+    disk.set_read_only(false);
+    wait(&mut bench);
+    assert_eq!(
+        (bench.running(), state(&bench)),
+        (Some(recording), "paused")
+    );
+}
+
+#[test]
+fn a_restart_that_is_asked_for_waits_for_the_recording_and_for_nothing_else() {
+    let later = |bench: &mut Bench, request| {
+        let (reply, answer) = channel();
+        bench.keeper.handle(Input::Request(request, reply));
+        answer
+    };
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    let answer = later(&mut bench, Request::Restart).recv().unwrap();
+    assert_eq!(answer, Reply::Restarting(Some(recording.to_string())));
+    bench.settle();
+    assert_eq!(bench.running(), Some(recording), "it is not cut");
+    assert!(bench.keeper.turn(bench.now));
+    later(&mut bench, Request::Pause);
+    bench.settle();
+    assert!(bench.keeper.turn(bench.now), "a pause is no end");
+    let stopped = later(&mut bench, Request::Stop);
+    bench.settle();
+    assert!(matches!(stopped.recv().unwrap(), Reply::Done { .. }));
+    assert_eq!(bench.end_of(recording), Some(StopReason::Socket));
+    assert!(!bench.keeper.turn(bench.now), "the process ends");
+
+    let mut idle = Bench::open(tempfile::tempdir().unwrap(), 1);
+    assert!(idle.keeper.turn(idle.now));
+    let answer = later(&mut idle, Request::Restart).recv().unwrap();
+    assert_eq!(answer, Reply::Restarting(None));
+    assert!(!idle.keeper.turn(idle.now));
 }

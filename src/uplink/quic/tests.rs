@@ -81,7 +81,7 @@ impl Authority {
 
     fn identity(&self, directory: &std::path::Path) -> Identity {
         let identity = Identity::open(directory).unwrap();
-        let request = identity.certificate_request().unwrap();
+        let request = identity.certificate_request(None).unwrap();
         let request = CertificateSigningRequestParams::from_pem(&request).unwrap();
         let certificate = request.signed_by(&self.issuer).unwrap().pem();
         identity
@@ -171,12 +171,30 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
         abridged: false,
     });
     replies.say(&welcome).await.unwrap();
+    // All streams at once: the box leaves a stream waiting while others hold what it may have on its way.
+    let (give, mut pieces) = mpsc::channel(64);
+    let accepting = connection.clone();
+    let mut readers = JoinSet::new();
+    readers.spawn(async move {
+        let mut readers = JoinSet::new();
+        let mut number = 0u64;
+        while let Ok(mut incoming) = accepting.accept_uni().await {
+            let give = give.clone();
+            number += 1;
+            readers.spawn(async move {
+                while let Ok(Some(piece)) = incoming.read_chunk(65536, true).await {
+                    let _ = give.send((number, Some(piece.bytes))).await;
+                }
+                let _ = give.send((number, None)).await;
+            });
+        }
+    });
     let mut whole = 0;
-    while let Ok(mut incoming) = connection.accept_uni().await {
-        let mut reader = StreamReader::new();
-        let (mut name, mut bytes) = (None, Vec::new());
-        while let Ok(Some(piece)) = incoming.read_chunk(65536, true).await {
-            let mut input = piece.bytes.as_ref();
+    let mut streams: BTreeMap<u64, Stream> = BTreeMap::new();
+    while let Some((number, piece)) = pieces.recv().await {
+        if let Some(piece) = piece {
+            let stream = streams.entry(number).or_default();
+            let (mut input, reader) = (piece.as_ref(), &mut stream.reader);
             while let Some(event) = reader.next(&mut input).unwrap() {
                 match event {
                     StreamEvent::Header(header) if header.init == Some(DAMAGED_INIT) => {
@@ -189,26 +207,31 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
                         });
                         clock::pause(Duration::from_millis(50)).await;
                         replies.say(&missing).await.unwrap();
-                        name = Some(header);
+                        stream.name = Some(header);
                     }
-                    StreamEvent::Header(header) => name = Some(header),
-                    StreamEvent::ChunkBytes(piece) => bytes.extend_from_slice(piece),
+                    StreamEvent::Header(header) => stream.name = Some(header),
+                    StreamEvent::ChunkBytes(piece) => stream.bytes.extend_from_slice(piece),
                     StreamEvent::ChunkStart(_) => {}
                     StreamEvent::ChunkEnd => {
-                        let (key, offset) = (name.unwrap().key, bytes.len() as u64);
+                        let key = stream.name.unwrap().key;
+                        let offset = stream.bytes.len() as u64;
                         let received = Message::Received(Received { key, offset });
                         replies.say(&received).await.unwrap();
                     }
                 }
             }
+            continue;
         }
-        match reader.finish() {
+        let Some(stream) = streams.remove(&number) else {
+            continue;
+        };
+        match stream.reader.finish() {
             Ok(Finished::Init { hash, .. }) => {
                 held.inits.insert(hash);
             }
             Ok(Finished::Segment { .. }) => {
-                let key = name.unwrap().key;
-                held.segments.insert(key, bytes);
+                let key = stream.name.unwrap().key;
+                held.segments.insert(key, stream.bytes);
                 let durable = held.durable.entry(key.track).or_default();
                 durable.insert(key.sequence);
                 whole += 1;
@@ -227,6 +250,14 @@ async fn serve(endpoint: &Endpoint, held: &mut Held, leave_after: usize) {
             Err(_) => {}
         }
     }
+}
+
+/// A stream that comes in.
+#[derive(Default)]
+struct Stream {
+    reader: StreamReader,
+    name: Option<stream::SegmentHeader>,
+    bytes: Vec<u8>,
 }
 
 struct Bench {

@@ -395,6 +395,8 @@ fn event() -> impl Strategy<Value = Event> {
             }
         }),
         Just(Event::Mark),
+        Just(Event::Paused),
+        any::<u64>().prop_map(|recorded_nanos| Event::Extended { recorded_nanos }),
         (text(), of(track()), any::<bool>(), text()).prop_map(|(code, track, raised, message)| {
             Event::Alarm {
                 code,

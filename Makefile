@@ -3,8 +3,9 @@
 # What these targets keep, and rely on where it is there:
 #   ~/.cargo           cargo's registry and the sources of the crates
 #   ~/.cache/hallcast  (or $HALLCAST_CACHE) rig/: the guest's kernel; tools/: cargo-deny, cargo-deb;
-#                      films/: the film of tests/film.rs; qemu/: Debian's packages of make qemu-arm64
-#   ./target           what cargo built; the stages' logs in target/stages
+#                      films/: the film of tests/film.rs; qemu/: Debian's packages of make qemu-arm64;
+#                      target/: where CI is set, what cargo built, in the place of ./target
+#   ./target           what cargo built; packages in target/debian, the stages' logs in target/stages
 # None of them is needed: a fresh clone on a fresh Debian 12 or 13 with make and cargo makes them.
 
 .PHONY: deb help demo test soak packages rig qemu-arm64 lint clean

@@ -4,7 +4,7 @@
 
 use hallcast::clock;
 use hallcast::media::Monotonic;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,12 +13,14 @@ use std::time::Duration;
 pub struct Chance(u64);
 
 impl Chance {
-    /// A new seed each time, or the one in HALLCAST_SEED; prints it.
+    /// The seed in HALLCAST_SEED; without one always the same, and in the soak a new one each time.
+    /// Prints it.
     pub fn new(test: &str) -> Self {
         let given = std::env::var("HALLCAST_SEED").ok();
         let seed = match given {
             Some(text) => text.parse().expect("HALLCAST_SEED is a number"),
-            None => clock::wall().unix_nanos as u64,
+            None if std::env::var_os("HALLCAST_SOAK").is_some() => clock::wall().unix_nanos as u64,
+            None => 1,
         };
         println!("{test}: HALLCAST_SEED={seed}");
         Self(seed)
@@ -47,40 +49,51 @@ impl Chance {
 /// working.
 pub struct Stalls {
     found: Arc<Mutex<Vec<(Monotonic, Duration)>>>,
+    /// When the loop was last awake, in nanoseconds of the monotonic clock.
+    awake: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// How long the loop sleeps at a time.
 const NAP: Duration = Duration::from_millis(10);
-/// What counts as a stall.
-const STALL: Duration = Duration::from_millis(50);
+/// What counts as a stall. Several short ones may come close together.
+const STALL: Duration = Duration::from_millis(20);
 
 impl Stalls {
     pub fn watch() -> Self {
         let (found, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let awake = Arc::new(AtomicU64::new(0));
         let thread = std::thread::spawn({
             let (found, stop): (Arc<Mutex<Vec<_>>>, _) = (Arc::clone(&found), stop.clone());
+            let awake = awake.clone();
             move || {
                 while !stop.load(Ordering::Relaxed) {
                     let due = clock::now().plus(NAP);
                     clock::sleep_until(due);
-                    let late = clock::now().since(due);
+                    let now = clock::now();
+                    let late = now.since(due);
                     if late >= STALL {
                         found.lock().unwrap().push((due, late));
                     }
+                    awake.store(now.as_nanos(), Ordering::Release);
                 }
             }
         });
         Self {
             found,
+            awake,
             stop,
             thread: Some(thread),
         }
     }
 
-    /// How long the machine stood still between two instants.
+    /// How long the machine stood still between two instants that are over.
     pub fn between(&self, from: Monotonic, to: Monotonic) -> Duration {
+        // Whoever asks may have woken from a stall before the loop did.
+        while self.awake.load(Ordering::Acquire) < to.as_nanos() && clock::now() >= to {
+            clock::sleep(NAP);
+        }
         let found = self.found.lock().unwrap();
         let overlap = |(start, late): &(Monotonic, Duration)| {
             let end = (*start).plus(*late).min(to);

@@ -132,8 +132,9 @@ fn dpkg_deb(arguments: &[&str], deb: &Path) -> String {
 }
 
 /// All of a box's package. A settings file in `etc` would hide the one on the boot partition.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "usr/bin/hallcast",
+    "usr/lib/modules-load.d/hallcast.conf",
     "usr/lib/systemd/system/hallcast.service",
     "usr/lib/sysusers.d/hallcast.conf",
     "usr/lib/udev/rules.d/70-hallcast.rules",
@@ -167,6 +168,7 @@ fn the_box_s_package_holds_what_a_box_needs() {
         for (ours, installed) in [
             ("hallcast.service", "systemd/system/hallcast.service"),
             ("sysusers.d/hallcast.conf", "sysusers.d/hallcast.conf"),
+            ("modules-load.d/hallcast.conf", "modules-load.d/hallcast.conf"),
             ("70-hallcast.rules", "udev/rules.d/70-hallcast.rules"),
         ] {
             let tree = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -168,6 +168,17 @@ fn the_box_may_open_what_it_needs_and_nothing_else() {
         "char-*gpiomem rw",
     ];
     assert_eq!(allowed, needed);
+    // systemd knows the names of drivers that are there when it starts the unit: a camera's and a sound
+    // card's come with these modules, and it starts no unit of the usual dependencies before it loaded them.
+    let modules = fs::read_to_string(folder().join("modules-load.d/hallcast.conf")).unwrap();
+    let modules: Vec<&str> = (modules.lines())
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    assert_eq!(modules, ["videodev", "snd"]);
+    assert!(!text.contains("DefaultDependencies="));
+    let postinst = fs::read_to_string(folder().join("deb/hallcast.postinst")).unwrap();
+    let (before, _) = postinst.split_once("#DEBHELPER#").unwrap();
+    assert!(before.contains("modprobe -qab videodev snd"), "{before}");
 }
 
 /// What it may write is its own, and its socket is for the group.

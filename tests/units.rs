@@ -196,6 +196,9 @@ fn the_box_s_directories_are_its_own_and_it_is_given_time_to_end() {
     ] {
         assert_eq!(value(&text, key), wanted, "{key}");
     }
+    // Where systemd keeps the state of a user of the moment: a disk may be mounted there.
+    let state = format!("/var/lib/private/{}", value(&text, "StateDirectory"));
+    assert_eq!(value(&text, "RequiresMountsFor"), state);
     // Sealing takes a disk its time; systemd kills what takes longer.
     let patience: u64 = value(&text, "TimeoutStopSec").parse().unwrap();
     assert!(patience >= 10, "{patience}");

@@ -87,7 +87,7 @@ pub enum Error {
     },
     /// Something else than a socket is there.
     #[error(
-        "{path}: is no socket, and the control socket is not made in its place; move it away, or name another path by `control-socket` in the settings or --socket"
+        "{path}: this is no socket, and the control socket does not take its place; move it away, or name another path by `control-socket` or --socket"
     )]
     NoSocket {
         /// What is there.

@@ -119,6 +119,11 @@ fn the_receiver_s_user_is_made_with_its_directory() {
     let users = made("hallcast-receiver.conf", "etc/passwd");
     let is_it = |fields: &Vec<String>| fields[0] == value(&text, "User") && fields[5] == home;
     assert!(users.iter().any(is_it), "{users:?}");
+    // Its authority is made there before the first start, which would make the directory too.
+    let made = unit("tmpfiles.d/hallcast-receiver.conf");
+    let made = made.lines().find(|line| !line.starts_with('#')).unwrap();
+    let (user, mode) = (value(&text, "User"), value(&text, "StateDirectoryMode"));
+    assert_eq!(made, format!("d {home} {mode} {user} {user} -"));
 }
 
 #[test]

@@ -241,6 +241,11 @@ fn the_rules_make_the_names_of_the_boards() {
     }
     println!("names that boards ask for: {names}");
     assert!(names >= 10, "{names}");
+    // A camera's own microphone is a sound card on USB too; what the device is has to be found out before.
+    let at = |what: &str| rules.iter().position(|rule| rule.contains(what));
+    let named = at("ATTR{id}=\"hallcast\"").unwrap();
+    assert!(rules[named].contains("ENV{ID_USB_INTERFACES}!=\"*:0e*\""));
+    assert!(at("IMPORT{builtin}=\"usb_id\"").unwrap() < named);
     let to_the_group = "GROUP=\"gpio\", MODE=\"0660\"";
     for lines in ["SUBSYSTEM==\"gpio\"", "KERNEL==\"gpiomem*\""] {
         let mut rules = rules.iter().filter(|rule| rule.starts_with(lines));

@@ -119,6 +119,11 @@ fn the_receiver_s_user_is_made_with_its_directory() {
     let users = made("hallcast-receiver.conf", "etc/passwd");
     let is_it = |fields: &Vec<String>| fields[0] == value(&text, "User") && fields[5] == home;
     assert!(users.iter().any(is_it), "{users:?}");
+    // Its authority is made there before the first start, which would make the directory too.
+    let made = unit("tmpfiles.d/hallcast-receiver.conf");
+    let made = made.lines().find(|line| !line.starts_with('#')).unwrap();
+    let (user, mode) = (value(&text, "User"), value(&text, "StateDirectoryMode"));
+    assert_eq!(made, format!("d {home} {mode} {user} {user} -"));
 }
 
 #[test]
@@ -168,6 +173,17 @@ fn the_box_may_open_what_it_needs_and_nothing_else() {
         "char-*gpiomem rw",
     ];
     assert_eq!(allowed, needed);
+    // systemd knows the names of drivers that are there when it starts the unit: a camera's and a sound
+    // card's come with these modules, and it starts no unit of the usual dependencies before it loaded them.
+    let modules = fs::read_to_string(folder().join("modules-load.d/hallcast.conf")).unwrap();
+    let modules: Vec<&str> = (modules.lines())
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    assert_eq!(modules, ["videodev", "snd"]);
+    assert!(!text.contains("DefaultDependencies="));
+    let postinst = fs::read_to_string(folder().join("deb/hallcast.postinst")).unwrap();
+    let (before, _) = postinst.split_once("#DEBHELPER#").unwrap();
+    assert!(before.contains("modprobe -qab videodev snd"), "{before}");
 }
 
 /// What it may write is its own, and its socket is for the group.
@@ -185,6 +201,9 @@ fn the_box_s_directories_are_its_own_and_it_is_given_time_to_end() {
     ] {
         assert_eq!(value(&text, key), wanted, "{key}");
     }
+    // Where systemd keeps the state of a user of the moment: a disk may be mounted there.
+    let state = format!("/var/lib/private/{}", value(&text, "StateDirectory"));
+    assert_eq!(value(&text, "RequiresMountsFor"), state);
     // Sealing takes a disk its time; systemd kills what takes longer.
     let patience: u64 = value(&text, "TimeoutStopSec").parse().unwrap();
     assert!(patience >= 10, "{patience}");
@@ -222,6 +241,11 @@ fn the_rules_make_the_names_of_the_boards() {
     }
     println!("names that boards ask for: {names}");
     assert!(names >= 10, "{names}");
+    // A camera's own microphone is a sound card on USB too; what the device is has to be found out before.
+    let at = |what: &str| rules.iter().position(|rule| rule.contains(what));
+    let named = at("ATTR{id}=\"hallcast\"").unwrap();
+    assert!(rules[named].contains("ENV{ID_USB_INTERFACES}!=\"*:0e*\""));
+    assert!(at("IMPORT{builtin}=\"usb_id\"").unwrap() < named);
     let to_the_group = "GROUP=\"gpio\", MODE=\"0660\"";
     for lines in ["SUBSYSTEM==\"gpio\"", "KERNEL==\"gpiomem*\""] {
         let mut rules = rules.iter().filter(|rule| rule.starts_with(lines));

@@ -264,6 +264,11 @@ const COMMANDS: &[Case] = &[
         "hallcast run --board bench --state-directory box",
     ),
     case(
+        "A control socket that is another file",
+        &[("site.toml", b"")],
+        "hallcast run --board bench --state-directory box --socket site.toml",
+    ),
+    case(
         "A spool that is not there",
         &[],
         "hallcast spool ls nowhere",

@@ -56,6 +56,13 @@ pub enum Error {
     Make(#[from] rcgen::Error),
 }
 
+impl Error {
+    /// Whether there is no authority: only a person makes one.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == ErrorKind::NotFound)
+    }
+}
+
 /// The files of an authority, read.
 pub struct Authority {
     ca_pem: String,

@@ -180,10 +180,11 @@ enum Error {
 
 impl Error {
     fn exit(&self) -> ExitCode {
-        let is_config = matches!(
-            self,
-            Self::Config(_) | Self::Listener(listener::Error::Development(_))
-        );
+        let is_config = match self {
+            Self::Config(_) | Self::Listener(listener::Error::Development(_)) => true,
+            Self::Authority(error) => error.is_missing(),
+            _ => false,
+        };
         ExitCode::from(if is_config { EXIT_CONFIG } else { 1 })
     }
 }

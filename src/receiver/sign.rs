@@ -2,7 +2,8 @@
 //!
 //! Every request is read and judged before the first box is entered: a mistake in one leaves the roster as
 //! it was. Signing a request again gives the same certificate, so that a folder can be signed again after
-//! some of its boxes were enrolled.
+//! some of its boxes were enrolled. Another certificate for a box that is entered is not signed: whoever
+//! names a box's id in a request of their own does not take its place.
 
 use super::authority::{self, Authority, Signed};
 use super::roster::{self, Entry, Refused, Roster};
@@ -148,6 +149,19 @@ fn judge(
                 ));
                 continue;
             }
+            Ok(Some(entry))
+                if entry.certificate_blake3
+                    != roster::fingerprint(&signed.certificate).to_string() =>
+            {
+                let entry = roster.path(id);
+                wrong.push(format!(
+                    "{path}: box {id} is in the roster with another certificate, so this request is of another key (or \
+                     the authority was made anew since), and signing it would shut that box out; if it is meant to take \
+                     its place, delete {} first",
+                    entry.display()
+                ));
+                continue;
+            }
             Ok(known) => known.map(|entry| entry.room),
             Err(error) => {
                 wrong.push(format!(
@@ -187,5 +201,34 @@ fn beside(request: &Path, output: Option<&Path>) -> Result<PathBuf, Error> {
     match path == request {
         true => Err(Error::Name(path)),
         false => Ok(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::authority::tests::request;
+    use super::*;
+
+    #[test]
+    fn another_key_does_not_take_the_place_of_a_box_and_its_own_is_signed_again() {
+        let home = tempfile::tempdir().unwrap();
+        Authority::create(home.path(), &["localhost".into()], true).unwrap();
+        let (own, other) = (home.path().join("own.csr"), home.path().join("other.csr"));
+        let id = "ab".repeat(16);
+        for path in [&own, &other] {
+            fs::write(path, request(&id)).unwrap();
+        }
+        let signed = |path: &PathBuf, room| sign(home.path(), &[path.clone()], room, None);
+        let first = signed(&own, Some("Hall 1")).unwrap();
+        assert_eq!(signed(&own, None).unwrap(), first);
+        let roster = Roster::new(home.path());
+        let entry = roster.entry(id.parse().unwrap()).unwrap();
+        let error = signed(&other, Some("Hall 2")).unwrap_err().to_string();
+        let path = roster.path(id.parse().unwrap());
+        let advice = format!("delete {} first", path.display());
+        assert!(error.contains(&advice), "{error}");
+        assert_eq!(roster.entry(id.parse().unwrap()).unwrap(), entry);
+        fs::remove_file(path).unwrap();
+        signed(&other, Some("Hall 2")).unwrap();
     }
 }

@@ -297,11 +297,26 @@ pub fn load(flags: &Flags) -> Result<Config, ConfigError> {
     let text = path.as_deref().map(settings::read).transpose()?;
     let named = path.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
     let (mut config, serial_file) = settle(&text.unwrap_or_default(), named, flags)?;
-    config.serial = first_start::serial(serial_file.as_deref())?;
+    let (serial, unread) = match first_start::serial(serial_file.as_deref()) {
+        Err(error @ Error::Unreadable { .. }) => (None, Some(error)),
+        serial => (serial?, None),
+    };
+    config.serial = serial;
     let settings = path.map_or("none".into(), |path| path.display().to_string());
     let serial = config.serial.as_deref().unwrap_or("not known");
     log::info!("settings: {settings}; serial number: {serial}");
-    match card.row(config.serial.as_deref())? {
+    let row = match unread {
+        Some(error) => Err(error),
+        None => card.row(config.serial.as_deref()),
+    };
+    let row = match row {
+        // A card's bad block, or a network card that is not there: nothing that a start mends by ending.
+        Err(error @ Error::Unreadable { .. }) => Some(Err(format!(
+            "{error}; then restart hallcast, which until then records without the list"
+        ))),
+        row => row?,
+    };
+    match row {
         None => {}
         Some(Ok(row)) => {
             if let Some(list) = &card.list {
@@ -606,6 +621,35 @@ mod tests {
             load_as("9", None),
             ("Any".into(), a, name, vec!["not-in-fleet"])
         );
+    }
+
+    #[test]
+    fn a_serial_number_or_a_list_that_cannot_be_read_is_an_alarm_and_the_box_records() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        std::fs::write(at("box.toml"), "board = \"bench\"\nroom = \"Any\"\n").unwrap();
+        let flags = Flags {
+            boot_directory: Some(home.path().into()),
+            serial_file: Some(at("serial")),
+            ..Flags::default()
+        };
+        let told = |file: &str, serial: Option<&str>| {
+            let config = load(&flags).unwrap();
+            assert_eq!(config.room.as_deref(), Some("Any"));
+            assert_eq!(config.serial.as_deref(), serial);
+            let [(code, what)] = &config.concerns[..] else {
+                panic!("{:?}", config.concerns);
+            };
+            assert_eq!(*code, first_start::NOT_IN_FLEET);
+            assert!(what.starts_with(&at(file).display().to_string()), "{what}");
+            assert!(what.contains("; then restart hallcast"), "{what}");
+        };
+        std::fs::write(at("fleet.csv"), "serial,room\n7,Hall 7\n").unwrap();
+        told("serial", None);
+        std::fs::write(at("serial"), "7").unwrap();
+        std::fs::remove_file(at("fleet.csv")).unwrap();
+        std::fs::create_dir(at("fleet.csv")).unwrap();
+        told("fleet.csv", Some("7"));
     }
 
     #[test]

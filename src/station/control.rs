@@ -6,7 +6,7 @@
 use crate::clock;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,6 +85,14 @@ pub enum Error {
         /// The socket.
         path: PathBuf,
     },
+    /// Something else than a socket is there.
+    #[error(
+        "{path}: this is no socket, and the control socket does not take its place; move it away, or name another path by `control-socket` or --socket"
+    )]
+    NoSocket {
+        /// What is there.
+        path: PathBuf,
+    },
     /// The socket cannot be made.
     #[error(
         "{path}: cannot listen on the control socket: {source}; make its directory writable for the user of hallcast, or name another with --socket"
@@ -140,10 +148,18 @@ pub fn listen(
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(listening)?;
     }
-    // What an earlier run left behind answers nobody.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(listening(error)),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        // What an earlier run left behind answers nobody.
+        Ok(about) if about.file_type().is_socket() => {
+            std::fs::remove_file(path).map_err(listening)?;
+        }
+        Ok(_) => {
+            return Err(Error::NoSocket {
+                path: path.to_owned(),
+            });
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(listening(error)),
     }
     let listener = UnixListener::bind(path).map_err(listening)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(listening)?;
@@ -225,6 +241,20 @@ pub fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_socket_of_an_earlier_run_is_replaced_and_no_other_file() {
+        let home = tempfile::tempdir().unwrap();
+        let listen = |path: &Path| listen(path, |_| unreachable!());
+        let left = home.path().join("control.sock");
+        drop(UnixListener::bind(&left).unwrap());
+        listen(&left).unwrap();
+        let file = home.path().join("box.toml");
+        std::fs::write(&file, "room = 1").unwrap();
+        let error = listen(&file).unwrap_err();
+        assert!(matches!(error, Error::NoSocket { .. }), "{error}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "room = 1");
+    }
 
     #[test]
     fn a_request_that_is_too_long_is_told_so_and_a_nonsense_one_as_well() {

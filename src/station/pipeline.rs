@@ -31,8 +31,9 @@ use crate::uplink::identity::{Identity, Machine};
 use crate::uplink::quic::{self, Uplink};
 use crate::uplink::{Offer, Source};
 use rustix::fs::{FlockOperation, flock};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,8 +69,8 @@ pub(super) fn name_of(track: TrackId) -> String {
 /// Starts every stage and works until the process is asked to end.
 pub(super) fn run(config: &Config) -> Result<(), super::Error> {
     let mut concerns = config.concerns.clone();
-    let identity = identify(config, &mut concerns)?;
     let _lock = lock(&config.state_directory)?;
+    let identity = identify(config, &mut concerns)?;
     let (box_id, epoch) = (identity.box_id(), identity.raise_epoch()?);
     // Devices open while the spool is read: nothing between here and the first chunk that is kept
     // waits for a network, a name or a clock.
@@ -173,15 +174,20 @@ fn identify(
     Ok(identity)
 }
 
-/// Makes this the only box that works on the state directory, until the file is closed.
+/// Makes this the only box that works on the state directory, which is made where it is missing, until the
+/// file is closed.
 fn lock(state: &Path) -> Result<File, super::Error> {
     let path = state.join("lock");
-    let file = File::create(&path).map_err(|error| {
+    let refused = |path: &Path, error: io::Error| {
         super::Error::Refused(format!(
             "{}: cannot be made: {error}; make the state directory writable for the user of hallcast",
             path.display()
         ))
-    })?;
+    };
+    let mut directory = DirBuilder::new();
+    let made = directory.recursive(true).mode(0o700).create(state);
+    made.map_err(|error| refused(state, error))?;
+    let file = File::create(&path).map_err(|error| refused(&path, error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(error) => Err(super::Error::Refused(format!(
@@ -339,4 +345,27 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         .name(name.into())
         .spawn(work)
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::station::config::{Flags, load};
+
+    #[test]
+    fn a_second_box_on_a_state_directory_makes_no_identity_there() {
+        let home = tempfile::tempdir().unwrap();
+        let state = home.path().join("state");
+        let flags = Flags {
+            board: Some("bench".into()),
+            boot_directory: Some(home.path().into()),
+            state_directory: Some(state.clone()),
+            ..Flags::default()
+        };
+        let config = load(&flags).unwrap();
+        let _first = lock(&state).unwrap();
+        let error = run(&config).unwrap_err().to_string();
+        assert!(error.contains("another hallcast works on it"), "{error}");
+        assert!(!state.join("box-id").exists());
+    }
 }

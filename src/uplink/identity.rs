@@ -22,11 +22,12 @@ use crate::media::BoxId;
 use crate::wire::{DEVELOPMENT_CA, SERIAL_NUMBER};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ED25519, PublicKeyData};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::process::geteuid;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -450,14 +451,21 @@ fn write(path: &Path, content: &str, existing: Existing) -> Result<(), Error> {
     steps().map_err(file(path.to_owned()))
 }
 
-/// Writes a file that may be there, in the room that it has, and syncs it.
+/// Writes a file that may be there, in the room that it has, and syncs it. What root writes belongs to
+/// the directory's owner, as whom the service reads it.
 fn fill(path: &Path, content: &str) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
+        // A link that the owner laid there would have root give away some other file.
+        .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
+    if let (true, Some(directory)) = (geteuid().is_root(), path.parent()) {
+        let owner = fs::metadata(directory)?;
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
     file.write_all(content.as_bytes())?;
     file.set_len(content.len() as u64)?;
     file.sync_all()

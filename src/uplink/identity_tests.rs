@@ -2,7 +2,7 @@
 
 use super::*;
 use rcgen::{CertificateSigningRequestParams, IsCa, Issuer};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{PermissionsExt, chown};
 
 fn sign(request: &str, organisation: &str) -> String {
     let authority_key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
@@ -35,6 +35,29 @@ fn an_identity_is_made_once_and_only_its_owner_reads_it() {
     assert_eq!(mode(&directory), 0o700);
     let other = Identity::open(&home.path().join("other")).unwrap();
     assert_ne!(first.box_id(), other.box_id());
+}
+
+#[test]
+fn what_root_writes_is_of_the_user_whose_directory_it_is() {
+    if !geteuid().is_root() {
+        return println!("left out: only root writes for another user");
+    }
+    let home = tempfile::tempdir().unwrap();
+    chown(home.path(), Some(4242), Some(4243)).unwrap();
+    let identity = Identity::open(home.path()).unwrap();
+    let request = identity.certificate_request(None).unwrap();
+    identity.install(&sign(&request, "A university")).unwrap();
+    identity.raise_epoch().unwrap();
+    for name in [ID, KEY, CERTIFICATE, EPOCH] {
+        let about = fs::metadata(home.path().join(name)).unwrap();
+        assert_eq!((about.uid(), about.gid()), (4242, 4243), "{name}");
+    }
+    // Not by way of a link to what the user may not have.
+    let secret = home.path().join("secret");
+    fs::write(&secret, "root's").unwrap();
+    std::os::unix::fs::symlink(&secret, home.path().join("box.pem.new")).unwrap();
+    assert!(identity.install(&sign(&request, "A university")).is_err());
+    assert_eq!(fs::metadata(&secret).unwrap().uid(), 0);
 }
 
 #[test]

@@ -126,6 +126,7 @@ fn judge_name(host: &str, error: &io::Error) -> Line {
 }
 
 fn judge_udp(udp: &Udp, far: &str, host: &str, port: &str) -> Line {
+    let rule = format!("allow UDP from this box to {host} port {port}");
     match udp {
         Udp::Answered(took) => {
             let took = seconds(*took);
@@ -133,8 +134,13 @@ fn judge_udp(udp: &Udp, far: &str, host: &str, port: &str) -> Line {
         }
         Udp::Refused => Line::wrong(
             "udp",
-            format!("{far} is there, but nobody listens on UDP port {port}"),
-            "start hallcast-receiver there, or correct the port in `receiver.address`",
+            format!(
+                "{far} is there, but nobody listens on UDP port {port}, or a firewall rejects it"
+            ),
+            format!(
+                "start hallcast-receiver there, or correct the port in `receiver.address`; at a firewall \
+                 {rule} and the answers back"
+            ),
         ),
         Udp::NoRoute(why) => Line::wrong(
             "udp",
@@ -144,12 +150,17 @@ fn judge_udp(udp: &Udp, far: &str, host: &str, port: &str) -> Line {
         Udp::Forbidden(why) => Line::wrong(
             "udp",
             format!("this box's own firewall refuses to send to {far}: {why}"),
-            format!("allow UDP from this box to {host} port {port} (`nft list ruleset`)"),
+            format!("{rule} (`nft list ruleset`)"),
+        ),
+        Udp::Rejected(why) => Line::wrong(
+            "udp",
+            format!("a firewall on the way, or the receiver's, refuses UDP to {far}: {why}"),
+            format!("{rule} and the answers back"),
         ),
         Udp::Silent => Line::wrong(
             "udp",
             format!("{far} does not answer at all: a firewall drops UDP, or the machine is off"),
-            format!("allow UDP from this box to {host} port {port} and the answers back"),
+            format!("{rule} and the answers back"),
         ),
     }
 }
@@ -276,9 +287,16 @@ mod tests {
         assert!(no_dns.found.contains("no DNS server answers"), "{no_dns}");
         let mut seen = vec![nobody, no_dns];
         for (udp, says) in [
-            (Udp::Refused, "nobody listens on UDP port 4433"),
+            (
+                Udp::Refused,
+                "nobody listens on UDP port 4433, or a firewall rejects it",
+            ),
             (Udp::NoRoute("unreachable".into()), "no way to 10.0.0.1"),
             (Udp::Forbidden("EPERM".into()), "own firewall"),
+            (
+                Udp::Rejected("EHOSTUNREACH".into()),
+                "a firewall on the way, or the receiver's, refuses UDP to 10.0.0.1:4433",
+            ),
             (Udp::Silent, "a firewall drops UDP"),
         ] {
             let lines = met(udp, None);
@@ -286,11 +304,11 @@ mod tests {
             assert!(lines[1].found.contains(says), "{}", lines[1]);
             seen.push(lines[1].clone());
         }
-        let rule = seen.last().unwrap().next.clone().unwrap();
-        assert_eq!(
-            rule,
-            "allow UDP from this box to hall.example port 4433 and the answers back"
-        );
+        let rule = "allow UDP from this box to hall.example port 4433";
+        for line in &seen[2..] {
+            let next = line.next.as_deref().unwrap();
+            assert_eq!(next.contains(rule), !line.found.contains("no way"), "{line}");
+        }
         let coded = |code, text: &str| {
             let text = text.to_owned();
             Refusal::Ended(quic::Error::Coded { code, text })

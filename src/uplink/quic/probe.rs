@@ -16,6 +16,7 @@ use crate::wire::message::{Hello, Message};
 use quinn::{
     Connection, ConnectionError, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
 };
+use rustix::io::Errno;
 use rustls::pki_types::CertificateDer;
 use std::io;
 use std::net::SocketAddr;
@@ -59,12 +60,14 @@ pub struct Found {
 pub enum Udp {
     /// A QUIC server, after this time.
     Answered(Duration),
-    /// The machine is there and nobody listens on the port.
+    /// The machine is there and nobody listens on the port, or a firewall says so.
     Refused,
     /// No way there.
     NoRoute(String),
     /// This machine's own firewall.
     Forbidden(String),
+    /// A firewall on the way, or the receiver's.
+    Rejected(String),
     /// Nothing came back.
     Silent,
 }
@@ -132,7 +135,7 @@ pub async fn probe(config: &Config, identity: Option<&Identity>, epoch: u64) -> 
     for address in addresses {
         let (udp, packet) = match knock(*address).await {
             Ok(knocked) => knocked,
-            Err(error) => (met(&error), None),
+            Err(error) => (sent(&error), None),
         };
         let answered = matches!(udp, Udp::Answered(_));
         (found.udp, found.packet) = (Some((*address, udp)), packet);
@@ -164,20 +167,26 @@ async fn knock(far: SocketAddr) -> io::Result<(Udp, Option<u32>)> {
     let began = clock::now();
     let mut answer = [0; 64];
     let mut outcome = Udp::Silent;
-    while clock::now().since(began) < UDP_PATIENCE {
+    while outcome == Udp::Silent && clock::now().since(began) < UDP_PATIENCE {
+        // What the network said of an earlier packet would fail the next one: taken before, it is told
+        // apart from what this machine itself refuses.
+        if let Some(error) = socket.take_error()? {
+            outcome = heard(&error);
+            break;
+        }
         socket.send(&packet).await?;
         let until = clock::now().plus(UDP_AGAIN);
-        // What answers is a version negotiation: a long header whose version is 0.
         while let Some(came) =
             clock::within(until.since(clock::now()), socket.recv(&mut answer)).await
         {
-            let length = came?;
-            if length >= 5 && answer[0] & 0x80 != 0 && answer[1..5] == [0; 4] {
-                outcome = Udp::Answered(clock::now().since(began));
-                break;
+            match came {
+                // What answers is a version negotiation: a long header whose version is 0.
+                Ok(length) if length >= 5 && answer[0] & 0x80 != 0 && answer[1..5] == [0; 4] => {
+                    outcome = Udp::Answered(clock::now().since(began));
+                }
+                Ok(_) => continue,
+                Err(error) => outcome = heard(&error),
             }
-        }
-        if outcome != Udp::Silent {
             break;
         }
     }
@@ -188,11 +197,26 @@ async fn knock(far: SocketAddr) -> io::Result<(Udp, Option<u32>)> {
     Ok((outcome, largest.ok()))
 }
 
-/// What an error of a socket says of the way.
-fn met(error: &io::Error) -> Udp {
+/// What this machine says of a packet that it does not send.
+fn sent(error: &io::Error) -> Udp {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Udp::Forbidden(error.to_string()),
+        _ => Udp::NoRoute(error.to_string()),
+    }
+}
+
+/// What the network said of a packet (ICMP), as the kernel tells it to a connected socket. That a router
+/// knows no way it keeps to itself: what comes through as unreachable was prohibited.
+fn heard(error: &io::Error) -> Udp {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Udp::Refused,
-        io::ErrorKind::PermissionDenied => Udp::Forbidden(error.to_string()),
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::PermissionDenied => Udp::Rejected(error.to_string()),
+        // No machine is without UDP: a firewall says so.
+        _ if Errno::from_io_error(error) == Some(Errno::NOPROTOOPT) => {
+            Udp::Rejected(error.to_string())
+        }
         _ => Udp::NoRoute(error.to_string()),
     }
 }
@@ -363,14 +387,21 @@ mod tests {
 
     #[test]
     fn what_the_network_says_is_told_apart() {
-        let of = |errno: rustix::io::Errno| met(&io::Error::from(errno));
-        assert_eq!(of(rustix::io::Errno::CONNREFUSED), Udp::Refused);
-        assert!(matches!(of(rustix::io::Errno::PERM), Udp::Forbidden(_)));
-        assert!(matches!(of(rustix::io::Errno::NETUNREACH), Udp::NoRoute(_)));
-        assert!(matches!(
-            of(rustix::io::Errno::HOSTUNREACH),
-            Udp::NoRoute(_)
-        ));
+        let refused = |errno: Errno| sent(&errno.into());
+        assert!(matches!(refused(Errno::PERM), Udp::Forbidden(_)));
+        assert!(matches!(refused(Errno::NETUNREACH), Udp::NoRoute(_)));
+        assert!(matches!(refused(Errno::HOSTUNREACH), Udp::NoRoute(_)));
+        let said = |errno: Errno| heard(&errno.into());
+        assert_eq!(said(Errno::CONNREFUSED), Udp::Refused);
+        // Prohibited: the host and anything, the network; over IPv6 anything; and the protocol.
+        for errno in [
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+            Errno::ACCESS,
+            Errno::NOPROTOOPT,
+        ] {
+            assert!(matches!(said(errno), Udp::Rejected(_)), "{errno}");
+        }
     }
 
     #[test]
@@ -390,6 +421,6 @@ mod tests {
         let far = mute.local_addr().unwrap();
         assert_eq!(knock(far).await.unwrap().0, Udp::Silent);
         drop(mute);
-        assert_eq!(met(&knock(far).await.unwrap_err()), Udp::Refused);
+        assert_eq!(knock(far).await.unwrap().0, Udp::Refused);
     }
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use support::mounts::{SmallDisk, where_it_may_mount};
-use support::network::{HERE, Network, in_a_network_of_its_own};
+use support::network::{HERE, Network, Router, in_a_network_of_its_own};
 use support::programs::{
     BOX, CaptureBox, Receiver, alone, enroll, outcome, run, small_bench, wait_until,
 };
@@ -287,9 +287,23 @@ fn a_firewall_and_a_narrow_path_are_told_apart() {
     there("ip link set there mtu 1500");
     run("ip", &["link", "set", "here", "mtu", "1500"]);
 
+    // Behind a router that refuses, and one whose way on is too narrow, which says so.
+    let router = Router::new(&network);
+    router.refuse(true);
+    let refused = check();
+    let port = receiver.quic.rsplit_once(':').unwrap().1;
+    let rule = format!("allow UDP from this box to {HERE} port {port} and the answers back");
+    let told = refused.expect("udp", "wrong", "a firewall on the way");
+    assert_eq!((&told, refused.code), (&rule, WRONG));
+    router.refuse(false);
+    let behind = check();
+    behind.expect("udp", "ok", "answers after");
+    behind.expect("mtu", "wrong", "only packets of 1000 bytes pass");
+    assert_eq!(behind.code, WRONG);
+    drop(router);
+
     // The receiver's end takes nothing from the box and says nothing of it. Both know the other's card
     // by heart, as routers on the way would.
-    let port = receiver.quic.rsplit_once(':').unwrap().1;
     let shown = run("ip", &["-o", "link", "show", "here"]);
     let mut words = shown
         .split_whitespace()
@@ -301,12 +315,8 @@ fn a_firewall_and_a_narrow_path_are_told_apart() {
     ));
     run("ip", &["route", "add", "blackhole", "10.77.0.2/32"]);
     let dropped = check();
-    let rule = dropped.expect("udp", "wrong", "a firewall drops UDP");
-    assert_eq!(
-        rule,
-        format!("allow UDP from this box to {HERE} port {port} and the answers back")
-    );
-    assert_eq!(dropped.code, WRONG);
+    let told = dropped.expect("udp", "wrong", "a firewall drops UDP");
+    assert_eq!((told, dropped.code), (rule, WRONG));
 
     // No way there at all.
     run("ip", &["route", "del", "blackhole", "10.77.0.2/32"]);

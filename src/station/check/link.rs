@@ -307,7 +307,11 @@ mod tests {
         let rule = "allow UDP from this box to hall.example port 4433";
         for line in &seen[2..] {
             let next = line.next.as_deref().unwrap();
-            assert_eq!(next.contains(rule), !line.found.contains("no way"), "{line}");
+            assert_eq!(
+                next.contains(rule),
+                !line.found.contains("no way"),
+                "{line}"
+            );
         }
         let coded = |code, text: &str| {
             let text = text.to_owned();

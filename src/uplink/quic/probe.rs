@@ -170,11 +170,14 @@ async fn knock(far: SocketAddr) -> io::Result<(Udp, Option<u32>)> {
     while outcome == Udp::Silent && clock::now().since(began) < UDP_PATIENCE {
         // What the network said of an earlier packet would fail the next one: taken before, it is told
         // apart from what this machine itself refuses.
-        if let Some(error) = socket.take_error()? {
-            outcome = heard(&error);
+        if let Some(said) = socket.take_error()?.and_then(|error| heard(&error)) {
+            outcome = said;
             break;
         }
-        socket.send(&packet).await?;
+        match socket.send(&packet).await {
+            Err(error) if is_too_large(&error) => {}
+            sent => drop(sent?),
+        }
         let until = clock::now().plus(UDP_AGAIN);
         while let Some(came) =
             clock::within(until.since(clock::now()), socket.recv(&mut answer)).await
@@ -185,7 +188,10 @@ async fn knock(far: SocketAddr) -> io::Result<(Udp, Option<u32>)> {
                     outcome = Udp::Answered(clock::now().since(began));
                 }
                 Ok(_) => continue,
-                Err(error) => outcome = heard(&error),
+                Err(error) => match heard(&error) {
+                    Some(said) => outcome = said,
+                    None => continue,
+                },
             }
             break;
         }
@@ -205,10 +211,19 @@ fn sent(error: &io::Error) -> Udp {
     }
 }
 
-/// What the network said of a packet (ICMP), as the kernel tells it to a connected socket. That a router
-/// knows no way it keeps to itself: what comes through as unreachable was prohibited.
-fn heard(error: &io::Error) -> Udp {
-    match error.kind() {
+/// A router on the way carries less. The kernel has learnt that and cuts the next packet into pieces.
+fn is_too_large(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::MSGSIZE)
+}
+
+/// What the network said of a packet (ICMP), as the kernel tells it to a connected socket; none where the
+/// next packet may do better. That a router knows no way the kernel keeps to itself: what comes through as
+/// unreachable was prohibited.
+fn heard(error: &io::Error) -> Option<Udp> {
+    if is_too_large(error) {
+        return None;
+    }
+    Some(match error.kind() {
         io::ErrorKind::ConnectionRefused => Udp::Refused,
         io::ErrorKind::HostUnreachable
         | io::ErrorKind::NetworkUnreachable
@@ -218,7 +233,7 @@ fn heard(error: &io::Error) -> Udp {
             Udp::Rejected(error.to_string())
         }
         _ => Udp::NoRoute(error.to_string()),
-    }
+    })
 }
 
 async fn greet(
@@ -392,7 +407,8 @@ mod tests {
         assert!(matches!(refused(Errno::NETUNREACH), Udp::NoRoute(_)));
         assert!(matches!(refused(Errno::HOSTUNREACH), Udp::NoRoute(_)));
         let said = |errno: Errno| heard(&errno.into());
-        assert_eq!(said(Errno::CONNREFUSED), Udp::Refused);
+        assert_eq!(said(Errno::CONNREFUSED), Some(Udp::Refused));
+        assert_eq!(said(Errno::MSGSIZE), None, "learnt, and tried again");
         // Prohibited: the host and anything, the network; over IPv6 anything; and the protocol.
         for errno in [
             Errno::HOSTUNREACH,
@@ -400,7 +416,7 @@ mod tests {
             Errno::ACCESS,
             Errno::NOPROTOOPT,
         ] {
-            assert!(matches!(said(errno), Udp::Rejected(_)), "{errno}");
+            assert!(matches!(said(errno), Some(Udp::Rejected(_))), "{errno}");
         }
     }
 

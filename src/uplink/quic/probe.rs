@@ -47,7 +47,7 @@ const SETTLING: Duration = Duration::from_millis(2500);
 pub struct Found {
     /// The addresses of the receiver's name, or why there are none.
     pub addresses: io::Result<Vec<SocketAddr>>,
-    /// The address tried last, and what UDP to it met.
+    /// The address that answered, else the one of which most was learnt, and what UDP to it met.
     pub udp: Option<(SocketAddr, Udp)>,
     /// The largest packet that the kernel knows to pass towards it, IP and UDP headers included.
     pub packet: Option<u32>,
@@ -70,6 +70,21 @@ pub enum Udp {
     Rejected(String),
     /// Nothing came back.
     Silent,
+}
+
+impl Udp {
+    /// How much it tells a person, of several addresses: a machine that has no IPv6, say, tells nothing of
+    /// a receiver that is reached by IPv4.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::NoRoute(_) => 0,
+            Self::Silent => 1,
+            Self::Refused => 2,
+            Self::Rejected(_) => 3,
+            Self::Forbidden(_) => 4,
+            Self::Answered(_) => 5,
+        }
+    }
 }
 
 /// A receiver that let the box in.
@@ -138,7 +153,10 @@ pub async fn probe(config: &Config, identity: Option<&Identity>, epoch: u64) -> 
             Err(error) => (sent(&error), None),
         };
         let answered = matches!(udp, Udp::Answered(_));
-        (found.udp, found.packet) = (Some((*address, udp)), packet);
+        let before = found.udp.as_ref().map(|(_, before)| before.weight());
+        if before < Some(udp.weight()) {
+            (found.udp, found.packet) = (Some((*address, udp)), packet);
+        }
         if answered {
             break;
         }
@@ -399,6 +417,27 @@ fn refusal(error: ConnectionError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uplink::quic::{LookUp, Machine};
+    use quinn::Endpoint;
+
+    /// A machine whose every name has these addresses.
+    #[derive(Debug)]
+    struct Names(Vec<SocketAddr>);
+
+    impl Machine for Names {
+        fn look_up(&self, _: String) -> LookUp {
+            let addresses = self.0.clone();
+            Box::pin(async { Ok(addresses) })
+        }
+
+        fn endpoint(&self, _: SocketAddr) -> io::Result<Endpoint> {
+            unreachable!("no address answers")
+        }
+
+        fn random(&self, _: &mut [u8]) -> io::Result<()> {
+            unreachable!("no address answers")
+        }
+    }
 
     #[test]
     fn what_the_network_says_is_told_apart() {
@@ -429,6 +468,21 @@ mod tests {
         let rtt = Duration::from_nanos(40);
         assert_eq!(ahead(at(1000), at(1020), rtt), 0);
         assert_eq!(ahead(at(2000), at(1020), rtt), 1000);
+    }
+
+    #[tokio::test]
+    async fn of_several_addresses_the_most_telling_is_told() {
+        let free = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let refused = free.local_addr().unwrap();
+        drop(free);
+        // Where an interface has to be named, there is no way without one.
+        let nowhere: SocketAddr = "[fe80::1]:1".parse().unwrap();
+        for addresses in [[refused, nowhere], [nowhere, refused]] {
+            let mut config = Config::new("hall.example:1");
+            config.machine = std::sync::Arc::new(Names(addresses.into()));
+            let found = probe(&config, None, 0).await;
+            assert_eq!(found.udp, Some((refused, Udp::Refused)));
+        }
     }
 
     #[tokio::test]

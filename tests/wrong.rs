@@ -89,6 +89,24 @@ const SETTINGS_OF_A_BOX: &[Case] = &[
         SETTINGS,
     ),
     case(
+        "A board's file that is not there",
+        &[("box.toml", b"board = \"hall.toml\"\n")],
+        SETTINGS,
+    ),
+    case(
+        "A room's name of blanks",
+        &[("box.toml", b"room = \" \"\n")],
+        SETTINGS,
+    ),
+    case(
+        "A file without a serial number",
+        &[
+            ("box.toml", b"serial-file = \"serial\"\n"),
+            ("serial", b"\n"),
+        ],
+        SETTINGS,
+    ),
+    case(
         "A picture rate that is none",
         &[("box.toml", b"[presenter]\nrate = \"0\"\n")],
         SETTINGS,
@@ -148,8 +166,21 @@ const SETTINGS_OF_A_BOX: &[Case] = &[
         SETTINGS,
     ),
     case(
+        "A name that no machine has",
+        &[(
+            "box.toml",
+            b"[receiver]\naddress = \"receiver.example.org:4433\"\nname = \"lecture hall\"\n",
+        )],
+        SETTINGS,
+    ),
+    case(
         "Nothing kept after the receiver has it",
         &[("box.toml", b"[spool]\nretention-days = 0\n")],
+        SETTINGS,
+    ),
+    case(
+        "A number in quotes",
+        &[("box.toml", b"[spool]\nretention-days = \"7\"\n")],
         SETTINGS,
     ),
     case(
@@ -247,6 +278,11 @@ const COMMANDS: &[Case] = &[
         "A certificate that is none",
         &[("box.pem", b"a letter\n")],
         "hallcast enroll --install box.pem --state-directory box",
+    ),
+    case(
+        "A board that does not exist, by a flag",
+        &[],
+        "hallcast run --board rasperry-pi-4 --state-directory box",
     ),
     case(
         "A receiver that is none, by a flag",

@@ -220,7 +220,7 @@ fn can(found: &FoundCamera, asked: &V4l2Camera) -> bool {
 }
 
 /// The board's panel where its lines are there and free: a lamp that cannot be driven keeps a box from
-/// recording.
+/// recording. A chip that could not be asked may be the board's: what this user may not do, the service may.
 fn panel(known: &Board, chips: &[FoundChip], notes: &mut Vec<String>) -> Option<PanelDevice> {
     let Some(PanelDevice::Gpio(gpio)) = &known.panel else {
         return known.panel.clone();
@@ -228,6 +228,16 @@ fn panel(known: &Board, chips: &[FoundChip], notes: &mut Vec<String>) -> Option<
     let simulated = Some(PanelDevice::Simulated(Default::default()));
     let Some(chip) = chips.iter().find(|chip| chip.label == gpio.chip) else {
         let chip = &gpio.chip;
+        let unasked = chips.iter().find_map(|found| {
+            let trouble = found.trouble.as_ref()?;
+            Some(format!("{}: {}", found.device.display(), line(trouble)))
+        });
+        if let Some(unasked) = unasked {
+            notes.push(format!(
+                "The button and the lamp were not tried, and are as the board has them: {unasked}."
+            ));
+            return known.panel.clone();
+        }
         notes.push(format!(
             "No button and no lamp: there is no GPIO chip labelled {chip}."
         ));

@@ -213,6 +213,18 @@ fn a_lamp_that_cannot_be_driven_is_not_proposed() {
 }
 
 #[test]
+fn a_chip_that_this_user_may_not_ask_keeps_its_button_and_its_lamp() {
+    let mut denied = header("", &[]);
+    denied.trouble = Some("Permission denied: be a member of the group `gpio`".into());
+    let cameras = [webcam("usb1/1-1")];
+    let proposal = choose(&pi(), Some(&cameras), Some(&[]), &[denied], true);
+    let told = "not tried, and are as the board has them: /dev/gpiochip0: Permission denied";
+    let mut notes = proposal.notes.iter();
+    assert!(notes.any(|note| note.contains(told)), "{proposal:?}");
+    assert_eq!(settled(&proposal).panel, pi().panel);
+}
+
+#[test]
 fn what_cannot_be_named_is_left_out_and_said() {
     let mut nameless = webcam("usb1/1-1");
     nameless.names.clear();

@@ -517,6 +517,12 @@ fn lit_while_a_picture_is_kept(home: &Path, port: &str, file: &Path) {
     let lines = "[panel.gpio]\nchip = \"pinctrl-bcm2711\"\n\
         record-button = { line = 17, active = \"low\" }\nlamp = { line = 27, active = \"high\" }\n";
     fs::write(&place.board, text_of.replace("[panel.simulated]\n", lines)).unwrap();
+    let pull = |way: &str| fs::write("/run/rig/gpio/sim_gpio17/pull", way).unwrap();
+    pull("pull-down");
+    let held = place.check(&[]);
+    let next = held.expect("button", "warn", "it is down");
+    assert!(next.starts_with("let go of it"), "{next}");
+    pull("pull-up");
     let ended = AtomicBool::new(false);
     let seen = std::thread::scope(|scope| {
         let seen = scope.spawn(|| {
@@ -536,6 +542,7 @@ fn lit_while_a_picture_is_kept(home: &Path, port: &str, file: &Path) {
         fs::remove_file(file).unwrap();
         let aimed = place.check(&["--picture", text(file)]);
         ended.store(true, Ordering::Relaxed);
+        aimed.expect("button", "ok", "there and free");
         aimed.expect("lamp", "ok", "there and free");
         aimed.expect("picture", "ok", "640x360, of the presenter camera");
         seen.join().unwrap()

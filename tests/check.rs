@@ -363,6 +363,22 @@ fn wrong_settings_are_named_by_line_and_nothing_else_is_tried() {
 }
 
 #[test]
+fn what_keeps_a_box_from_starting_is_wrong_without_a_receiver_too() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let place = Place::new(home.path());
+    fs::write(place.state(), "").unwrap();
+    let file = place.check(&[]);
+    file.expect("disk", "wrong", "a file is where a directory should be");
+    file.expect("certificate", "wrong", "cannot be read or written");
+    fs::remove_file(place.state()).unwrap();
+    fs::create_dir(home.path().join("control")).unwrap();
+    let socket = place.check(&[]);
+    socket.expect("control", "wrong", "cannot listen on the control socket");
+    assert_eq!((file.code, socket.code), (WRONG, WRONG));
+}
+
+#[test]
 fn beside_a_running_box_its_devices_are_asked_of_it() {
     let _alone = alone();
     let home = tempfile::tempdir().unwrap();

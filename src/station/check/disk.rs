@@ -37,6 +37,12 @@ pub(super) fn lines(config: &Config, running: &Running) -> Vec<Line> {
     if running.is_recording() {
         return running.status().map(of_status).into_iter().collect();
     }
+    if let Some(file) = in_the_way(&spool.directory) {
+        let found = format!("{}: a file is where a directory should be", file.display());
+        let next =
+            "move it away, or name another place with `state-directory`: no box starts on it";
+        return vec![Line::wrong("disk", found, next)];
+    }
     let directory = existing(&spool.directory);
     let rate = bytes_per_second(config);
     // What a sync usually waits for.
@@ -56,6 +62,13 @@ pub(in crate::station) fn existing(directory: &Path) -> PathBuf {
     let found = directory.ancestors().find(|path| path.is_dir());
     // Above a relative path is where we are.
     found.unwrap_or(Path::new(".")).to_owned()
+}
+
+/// What is no directory, of this one and those above it.
+pub(super) fn in_the_way(directory: &Path) -> Option<&Path> {
+    let there = |path: &&Path| path.symlink_metadata().is_ok();
+    let nearest = directory.ancestors().find(there)?;
+    (!nearest.is_dir()).then_some(nearest)
 }
 
 /// What a recording with all tracks makes.
@@ -294,5 +307,18 @@ mod tests {
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
         assert_eq!(existing(&home.path().join("a/b")), home.path());
         assert_eq!(existing(Path::new("no-such-folder/b")), Path::new("."));
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_directory_is_found() {
+        let home = tempfile::tempdir().unwrap();
+        let state = home.path().join("state");
+        assert_eq!(in_the_way(&state.join("spool")), None);
+        fs::write(&state, "").unwrap();
+        assert_eq!(in_the_way(&state.join("spool")), Some(&*state));
+        fs::remove_file(&state).unwrap();
+        fs::create_dir(&state).unwrap();
+        assert_eq!(in_the_way(&state.join("spool")), None);
+        assert_eq!(in_the_way(Path::new("no-such-folder/b")), None);
     }
 }

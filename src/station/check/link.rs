@@ -51,7 +51,7 @@ pub(super) fn lines(config: &Config, known: &Known, running: &Running) -> Vec<Li
     let found = runtime.block_on(probe(&driver, identity, epoch));
     // A look-up of a name may hang on a thread of its own.
     runtime.shutdown_background();
-    let mut lines = judge(receiver, &driver.server_name, &found);
+    let mut lines = judge(receiver, &driver.server_name, &found, known);
     let greeted = found
         .session
         .as_ref()
@@ -71,7 +71,7 @@ fn is_held(state: &Path) -> bool {
 }
 
 /// Judges each step of the way; what comes after the first that fails was not tried.
-fn judge(receiver: &Receiver, name: &str, found: &Found) -> Vec<Line> {
+fn judge(receiver: &Receiver, name: &str, found: &Found, known: &Known) -> Vec<Line> {
     let address = &receiver.address;
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let addresses = match &found.addresses {
@@ -101,11 +101,11 @@ fn judge(receiver: &Receiver, name: &str, found: &Found) -> Vec<Line> {
         Some(Err(refusal)) => lines.push(judge_refusal(refusal, address, name)),
         None if matches!(udp, Udp::Answered(_)) => {
             let found = "not tried: it takes the box's certificate (see above)";
-            lines.push(Line::warn(
-                "receiver",
-                found,
-                "enrol the box, then check again",
-            ));
+            let next = match known {
+                Known::Hidden => "run the check as root, as in `sudo hallcast check`",
+                _ => "enrol the box, then check again",
+            };
+            lines.push(Line::warn("receiver", found, next));
         }
         None => {}
     }
@@ -267,15 +267,38 @@ mod tests {
         }
     }
 
+    fn far() -> SocketAddr {
+        "10.0.0.1:4433".parse().unwrap()
+    }
+
     fn met(udp: Udp, session: Option<Result<Greeted, Refusal>>) -> Vec<Line> {
-        let far: SocketAddr = "10.0.0.1:4433".parse().unwrap();
         let found = Found {
-            addresses: Ok(vec![far]),
-            udp: Some((far, udp)),
+            addresses: Ok(vec![far()]),
+            udp: Some((far(), udp)),
             packet: Some(1000),
             session,
         };
-        judge(&at("hall.example"), "hall.example", &found)
+        judge(&at("hall.example"), "hall.example", &found, &Known::Hidden)
+    }
+
+    #[test]
+    fn without_the_boxs_certificate_the_receiver_is_not_tried() {
+        let answered = (far(), Udp::Answered(MS));
+        for (known, says) in [
+            (Known::Hidden, "as root"),
+            (Known::Nothing, "enrol the box"),
+        ] {
+            let found = Found {
+                addresses: Ok(vec![far()]),
+                udp: Some(answered.clone()),
+                packet: None,
+                session: None,
+            };
+            let lines = judge(&at("10.0.0.1"), "10.0.0.1", &found, &known);
+            let last = lines.last().unwrap();
+            assert_eq!(last.verdict, Verdict::Warn);
+            assert!(last.next.as_ref().unwrap().contains(says), "{last}");
+        }
     }
 
     #[test]

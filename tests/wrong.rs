@@ -370,11 +370,11 @@ const CHAPTERS: &[(&str, &[Case])] = &[
 const HEAD: &str = "\
 # What the programs say when something is wrong
 
-Each message as it is printed, and the exit code: 78 means that the settings have to be mended and that \
+Messages as they are printed, and the exit code: 78 means that the settings have to be mended and that \
 starting again does not help, 2 that the command line is wrong, 1 that it was not done. \
 `tests/wrong.rs` and, with the drivers of cameras, sound cards and GPIO chips, `tests/wrong_devices.rs` bring \
-each of these about with the real programs and fail when a message differs from this page. What is said of \
-networks that fail is, with what to do, in [`hallcast check`](../README.md#before-the-first-lecture).
+each of these about with the real programs and fail when a message differs from this page. What is wrong with a \
+network, [`hallcast check`](../README.md#before-the-first-lecture) says, with what to do; that is not on this page.
 ";
 
 /// What the program says, without its log, and its exit code.

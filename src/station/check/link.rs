@@ -9,15 +9,16 @@ use crate::station::config::{Config, Receiver};
 use crate::uplink::ErrorCode;
 use crate::uplink::quic;
 use crate::uplink::quic::probe::{
-    Found, Greeted, LEAST_PAYLOAD, Refusal, USUAL_PAYLOAD, Udp, probe,
+    Found, Greeted, LEAST_PAYLOAD, Refusal, USUAL_PAYLOAD, Udp, headers, probe,
 };
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
-/// IP and UDP headers around a payload, at the least.
-const HEADERS: u32 = 28;
+/// A receiver's certificate that ends within so many seconds is said: it is renewed by a person.
+const SOON: i64 = 14 * 86_400;
 
 pub(super) fn lines(config: &Config, known: &Known, running: &Running) -> Vec<Line> {
     let enrolled = known.enrolled();
@@ -94,10 +95,11 @@ fn judge(receiver: &Receiver, name: &str, found: &Found, known: &Known) -> Vec<L
     lines.push(judge_udp(udp, &far.to_string(), host, port));
     match &found.session {
         Some(Ok(greeted)) => {
-            lines.push(judge_payload(greeted.payload));
-            lines.push(judge_greeted(greeted, address));
+            lines.push(judge_payload(greeted.payload, *far));
+            let now = clock::wall().unix_nanos / 1_000_000_000;
+            lines.push(judge_greeted(greeted, address, now));
         }
-        Some(Err(Refusal::Silent)) => lines.push(judge_narrow(found.packet, &far.to_string())),
+        Some(Err(Refusal::Silent)) => lines.push(judge_narrow(found.packet, *far)),
         Some(Err(refusal)) => lines.push(judge_refusal(refusal, address, name)),
         None if matches!(udp, Udp::Answered(_)) => {
             let found = "not tried: it takes the box's certificate (see above)";
@@ -165,8 +167,8 @@ fn judge_udp(udp: &Udp, far: &str, host: &str, port: &str) -> Line {
     }
 }
 
-fn judge_payload(payload: u16) -> Line {
-    let packet = u32::from(payload) + HEADERS;
+fn judge_payload(payload: u16, far: SocketAddr) -> Line {
+    let packet = u32::from(payload) + headers(far);
     let found = format!("packets of {packet} bytes pass ({payload} of UDP payload)");
     if payload < USUAL_PAYLOAD {
         let found = format!("{found}: less than Ethernet carries, and enough");
@@ -176,8 +178,8 @@ fn judge_payload(payload: u16) -> Line {
 }
 
 /// Whole packets of the least size are not answered, though ones in pieces are.
-fn judge_narrow(packet: Option<u32>, far: &str) -> Line {
-    let least = u32::from(LEAST_PAYLOAD) + HEADERS;
+fn judge_narrow(packet: Option<u32>, far: SocketAddr) -> Line {
+    let least = u32::from(LEAST_PAYLOAD) + headers(far);
     match packet.filter(|packet| *packet < least) {
         Some(packet) => Line::wrong(
             "mtu",
@@ -197,7 +199,7 @@ fn judge_narrow(packet: Option<u32>, far: &str) -> Line {
     }
 }
 
-fn judge_greeted(greeted: &Greeted, address: &str) -> Line {
+fn judge_greeted(greeted: &Greeted, address: &str, now: i64) -> Line {
     let mut found = format!(
         "{address} let the box in: handshake {}, round trip {}",
         seconds(greeted.handshake),
@@ -210,6 +212,10 @@ fn judge_greeted(greeted: &Greeted, address: &str) -> Line {
         Some(welcome) => format!(", {}", welcome.software),
         None => "; it keeps to this box's own connection and told no time".into(),
     };
+    if greeted.ends.is_some_and(|ends| ends - now < SOON) {
+        let next = "renew the receiver's certificate: from its end on no box is let in";
+        return Line::warn("receiver", found, next);
+    }
     Line::ok("receiver", found)
 }
 
@@ -254,7 +260,6 @@ fn judge_refusal(refusal: &Refusal, address: &str, name: &str) -> Line {
 mod tests {
     use super::*;
     use crate::station::check::Verdict;
-    use std::net::SocketAddr;
     use std::time::Duration;
 
     const MS: Duration = Duration::from_millis(1);
@@ -375,9 +380,14 @@ mod tests {
             handshake: MS * 30,
             rtt: MS * 12,
             payload: 1252,
-            ends: Some(1_800_000_000),
+            // Whatever the clock of the machine that tests says.
+            ends: Some(i64::MAX / 2_000_000_000),
             welcome: None,
         };
+        let ends = greeted.ends.unwrap_or_default();
+        let soon = |now| judge_greeted(&greeted, "x", now).verdict;
+        assert_eq!(soon(ends - SOON), Verdict::Ok);
+        assert_eq!(soon(ends - SOON + 1), Verdict::Warn);
         let lines = met(Udp::Answered(MS * 11), Some(Ok(greeted)));
         assert!(
             lines.iter().all(|line| line.verdict == Verdict::Ok),
@@ -387,6 +397,8 @@ mod tests {
         assert_eq!(found[0], "hall.example is 10.0.0.1");
         assert_eq!(found[1], "10.0.0.1:4433 answers after 11 ms");
         assert!(found[2].starts_with("packets of 1280 bytes pass"));
+        let by_ipv6 = judge_payload(1232, "[2001:db8::1]:4433".parse().unwrap());
+        assert!(by_ipv6.found.starts_with("packets of 1280 bytes pass"));
         assert!(found[3].contains("handshake 30 ms, round trip 12 ms"));
     }
 }

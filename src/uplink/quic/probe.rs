@@ -254,6 +254,14 @@ fn heard(error: &io::Error) -> Option<Udp> {
     })
 }
 
+/// Bytes of the headers of IP and UDP around a payload, at the least.
+pub fn headers(far: SocketAddr) -> u32 {
+    match far {
+        SocketAddr::V4(_) => 28,
+        SocketAddr::V6(_) => 48,
+    }
+}
+
 async fn greet(
     config: &Config,
     identity: &Identity,
@@ -264,8 +272,8 @@ async fn greet(
     let credentials = identity.credentials().map_err(Error::from);
     let mut sizes = MtuDiscoveryConfig::default();
     // What this machine's own interface does not carry need not be tried.
-    let headers = if address.is_ipv4() { 28 } else { 48 };
-    let carried = packet.and_then(|packet| u16::try_from(packet.saturating_sub(headers)).ok());
+    let carried =
+        packet.and_then(|packet| u16::try_from(packet.saturating_sub(headers(address))).ok());
     if let Some(carried) = carried.filter(|carried| *carried < USUAL_PAYLOAD) {
         sizes.upper_bound(carried.max(LEAST_PAYLOAD));
     }

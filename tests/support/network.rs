@@ -157,7 +157,6 @@ impl Router {
     pub fn new(network: &Network) -> Self {
         let router = Self(Namespace::new());
         let (pid, box_pid) = (router.0.0.id(), network.end.0.id());
-        tool(&[], "ip link set lo up");
         tool(
             &[],
             &format!("ip link add onwards type veth peer name hall netns {pid}"),
@@ -171,7 +170,7 @@ impl Router {
         router.run("ip link set box up");
         router.run("ip addr add 10.99.0.2/24 dev hall");
         router.run("ip link set hall mtu 1000 up");
-        router.run("sh -c echo\t1\t>/proc/sys/net/ipv4/ip_forward");
+        router.run("sysctl -qw net.ipv4.ip_forward=1");
         router.run(&format!("ip route add {HERE} via 10.99.0.1"));
         network.there("ip addr add 10.88.0.2/24 dev router");
         network.there("ip link set router up");
@@ -183,8 +182,8 @@ impl Router {
     /// Refuses what goes to the receiver, as a firewall does, or no longer.
     pub fn refuse(&self, refuses: bool) {
         let way = match refuses {
-            true => format!("prohibit {HERE} metric 0"),
-            false => format!("{HERE} via 10.99.0.1 metric 0"),
+            true => format!("prohibit {HERE}"),
+            false => format!("{HERE} via 10.99.0.1"),
         };
         self.run(&format!("ip route replace {way}"));
     }

@@ -224,6 +224,8 @@ async fn knock(far: SocketAddr) -> io::Result<(Udp, Option<u32>)> {
 /// What this machine says of a packet that it does not send.
 fn sent(error: &io::Error) -> Udp {
     match error.kind() {
+        // Word of an earlier packet that came just now.
+        io::ErrorKind::ConnectionRefused => Udp::Refused,
         io::ErrorKind::PermissionDenied => Udp::Forbidden(error.to_string()),
         _ => Udp::NoRoute(error.to_string()),
     }

@@ -282,7 +282,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "width = 1920",
         "width = \"1920\"",
-        "x.toml:7: `presenter.v4l2.width`: invalid type: string",
+        "x.toml:7: `presenter.v4l2.width`: \"1920\" is not allowed: an even number from 16 to 7680",
     ),
     (
         "width = 1920",
@@ -317,12 +317,12 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "[presenter.v4l2]",
         "[lecturer.v4l2]",
-        "x.toml:5: `lecturer.v4l2`: unknown key `lecturer`, expected one of `schema`, `name`, `description`, `compatible`, `presenter`, `slides`, `microphone`, `panel`",
+        "x.toml:5: `lecturer`: unknown key `lecturer`, expected one of `schema`, `name`, `description`, `compatible`, `presenter`, `slides`, `microphone`, `panel`",
     ),
     (
         "[slides.pattern]",
         "[presenter.pattern]",
-        "two back ends are named, only one is allowed",
+        "x.toml:5: `presenter`: two back ends are named, only one is allowed",
     ),
     (
         "card = \"Loopback\"",
@@ -342,8 +342,19 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "lamp = { line = 27, active = \"high\" }",
         "lamp = { line = 27, active = \"hi\" }",
-        "x.toml:20: `panel.gpio.lamp`: unknown value `hi`, expected `low` or `high`",
+        "x.toml:20: `panel.gpio.lamp.active`: unknown value `hi`, expected `low` or `high`",
     ),
+    (
+        "lamp = { line = 27, active = \"high\" }",
+        "lamp = { line = 27, active = \"high\" }\n[[panel.gpio.mirrors]]\nline = 22\nactive = \"hi\"",
+        "x.toml:23: `panel.gpio.mirrors.active`: unknown value `hi`, expected `low` or `high`",
+    ),
+    (
+        "lamp = { line = 27, active = \"high\" }",
+        "lamp = { line = 27, active = \"high\" }\n[[panel.gpio.mirrors]]\nline = 22",
+        "x.toml:21: `panel.gpio.mirrors`: missing key `active`",
+    ),
+    ("name = \"x\"", "", "x.toml:1: missing key `name`"),
 ];
 
 #[test]

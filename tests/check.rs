@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use support::mounts::{SmallDisk, where_it_may_mount};
-use support::network::{HERE, Network, in_a_network_of_its_own};
+use support::network::{HERE, Network, Router, in_a_network_of_its_own};
 use support::programs::{
     BOX, CaptureBox, Receiver, alone, enroll, outcome, run, small_bench, wait_until,
 };
@@ -287,9 +287,23 @@ fn a_firewall_and_a_narrow_path_are_told_apart() {
     there("ip link set there mtu 1500");
     run("ip", &["link", "set", "here", "mtu", "1500"]);
 
+    // Behind a router that refuses, and one whose way on is too narrow, which says so.
+    let router = Router::new(&network);
+    router.refuse(true);
+    let refused = check();
+    let port = receiver.quic.rsplit_once(':').unwrap().1;
+    let rule = format!("allow UDP from this box to {HERE} port {port} and the answers back");
+    let told = refused.expect("udp", "wrong", "a firewall on the way");
+    assert_eq!((&told, refused.code), (&rule, WRONG));
+    router.refuse(false);
+    let behind = check();
+    behind.expect("udp", "ok", "answers after");
+    behind.expect("mtu", "wrong", "only packets of 1000 bytes pass");
+    assert_eq!(behind.code, WRONG);
+    drop(router);
+
     // The receiver's end takes nothing from the box and says nothing of it. Both know the other's card
     // by heart, as routers on the way would.
-    let port = receiver.quic.rsplit_once(':').unwrap().1;
     let shown = run("ip", &["-o", "link", "show", "here"]);
     let mut words = shown
         .split_whitespace()
@@ -301,12 +315,8 @@ fn a_firewall_and_a_narrow_path_are_told_apart() {
     ));
     run("ip", &["route", "add", "blackhole", "10.77.0.2/32"]);
     let dropped = check();
-    let rule = dropped.expect("udp", "wrong", "a firewall drops UDP");
-    assert_eq!(
-        rule,
-        format!("allow UDP from this box to {HERE} port {port} and the answers back")
-    );
-    assert_eq!(dropped.code, WRONG);
+    let told = dropped.expect("udp", "wrong", "a firewall drops UDP");
+    assert_eq!((told, dropped.code), (rule, WRONG));
 
     // No way there at all.
     run("ip", &["route", "del", "blackhole", "10.77.0.2/32"]);
@@ -350,6 +360,22 @@ fn wrong_settings_are_named_by_line_and_nothing_else_is_tried() {
     wrong.expect("settings", "wrong", &line);
     assert_eq!(wrong.told["lines"].as_array().unwrap().len(), 1);
     assert_eq!(wrong.code, WRONG);
+}
+
+#[test]
+fn what_keeps_a_box_from_starting_is_wrong_without_a_receiver_too() {
+    let _alone = alone();
+    let home = tempfile::tempdir().unwrap();
+    let place = Place::new(home.path());
+    fs::write(place.state(), "").unwrap();
+    let file = place.check(&[]);
+    file.expect("disk", "wrong", "a file is where a directory should be");
+    file.expect("certificate", "wrong", "cannot be read or written");
+    fs::remove_file(place.state()).unwrap();
+    fs::create_dir(home.path().join("control")).unwrap();
+    let socket = place.check(&[]);
+    socket.expect("control", "wrong", "cannot listen on the control socket");
+    assert_eq!((file.code, socket.code), (WRONG, WRONG));
 }
 
 #[test]
@@ -507,6 +533,12 @@ fn lit_while_a_picture_is_kept(home: &Path, port: &str, file: &Path) {
     let lines = "[panel.gpio]\nchip = \"pinctrl-bcm2711\"\n\
         record-button = { line = 17, active = \"low\" }\nlamp = { line = 27, active = \"high\" }\n";
     fs::write(&place.board, text_of.replace("[panel.simulated]\n", lines)).unwrap();
+    let pull = |way: &str| fs::write("/run/rig/gpio/sim_gpio17/pull", way).unwrap();
+    pull("pull-down");
+    let held = place.check(&[]);
+    let next = held.expect("button", "warn", "it is down");
+    assert!(next.starts_with("let go of it"), "{next}");
+    pull("pull-up");
     let ended = AtomicBool::new(false);
     let seen = std::thread::scope(|scope| {
         let seen = scope.spawn(|| {
@@ -526,6 +558,7 @@ fn lit_while_a_picture_is_kept(home: &Path, port: &str, file: &Path) {
         fs::remove_file(file).unwrap();
         let aimed = place.check(&["--picture", text(file)]);
         ended.store(true, Ordering::Relaxed);
+        aimed.expect("button", "ok", "there and free");
         aimed.expect("lamp", "ok", "there and free");
         aimed.expect("picture", "ok", "640x360, of the presenter camera");
         seen.join().unwrap()

@@ -89,6 +89,24 @@ const SETTINGS_OF_A_BOX: &[Case] = &[
         SETTINGS,
     ),
     case(
+        "A board's file that is not there",
+        &[("box.toml", b"board = \"hall.toml\"\n")],
+        SETTINGS,
+    ),
+    case(
+        "A room's name of blanks",
+        &[("box.toml", b"room = \" \"\n")],
+        SETTINGS,
+    ),
+    case(
+        "A file without a serial number",
+        &[
+            ("box.toml", b"serial-file = \"serial\"\n"),
+            ("serial", b"\n"),
+        ],
+        SETTINGS,
+    ),
+    case(
         "A picture rate that is none",
         &[("box.toml", b"[presenter]\nrate = \"0\"\n")],
         SETTINGS,
@@ -148,8 +166,21 @@ const SETTINGS_OF_A_BOX: &[Case] = &[
         SETTINGS,
     ),
     case(
+        "A name that no machine has",
+        &[(
+            "box.toml",
+            b"[receiver]\naddress = \"receiver.example.org:4433\"\nname = \"lecture hall\"\n",
+        )],
+        SETTINGS,
+    ),
+    case(
         "Nothing kept after the receiver has it",
         &[("box.toml", b"[spool]\nretention-days = 0\n")],
+        SETTINGS,
+    ),
+    case(
+        "A number in quotes",
+        &[("box.toml", b"[spool]\nretention-days = \"7\"\n")],
         SETTINGS,
     ),
     case(
@@ -249,6 +280,11 @@ const COMMANDS: &[Case] = &[
         "hallcast enroll --install box.pem --state-directory box",
     ),
     case(
+        "A board that does not exist, by a flag",
+        &[],
+        "hallcast run --board rasperry-pi-4 --state-directory box",
+    ),
+    case(
         "A receiver that is none, by a flag",
         &[],
         "hallcast run --board bench --state-directory box --receiver https://receiver",
@@ -339,11 +375,11 @@ const CHAPTERS: &[(&str, &[Case])] = &[
 const HEAD: &str = "\
 # What the programs say when something is wrong
 
-Each message as it is printed, and the exit code: 78 means that the settings have to be mended and that \
+Messages as they are printed, and the exit code: 78 means that the settings have to be mended and that \
 starting again does not help, 2 that the command line is wrong, 1 that it was not done. \
 `tests/wrong.rs` and, with the drivers of cameras, sound cards and GPIO chips, `tests/wrong_devices.rs` bring \
-each of these about with the real programs and fail when a message differs from this page. What is said of \
-networks that fail is, with what to do, in [`hallcast check`](../README.md#before-the-first-lecture).
+each of these about with the real programs and fail when a message differs from this page. What is wrong with a \
+network, [`hallcast check`](../README.md#before-the-first-lecture) says, with what to do; that is not on this page.
 ";
 
 /// What the program says, without its log, and its exit code.

@@ -1,28 +1,29 @@
 //! What a value in a board file may be: each function reads one and says what would be allowed.
 
 use crate::media::{PixelFormat, Rate};
+use crate::settings::Written;
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::{Serialize, Serializer};
 use std::path::{Component, Path, PathBuf};
 
 pub(super) fn schema<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
-    match u32::deserialize(from)? {
-        1 => Ok(1),
-        other => Err(D::Error::custom(format!(
-            "schema {other} is not known to this release: allowed is 1"
-        ))),
-    }
+    let schema = Written::deserialize(from)?;
+    schema.within(1..=1).ok_or_else(|| {
+        D::Error::custom(format!(
+            "schema {schema} is not known to this release: allowed is 1"
+        ))
+    })
 }
 
-/// A picture rate, as text.
+/// A picture rate, as a text or a number.
 pub(super) mod rate {
     use super::*;
 
     pub(in crate::board) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Rate, D::Error> {
-        let text = String::deserialize(from)?;
-        text.parse().map_err(D::Error::custom)
+        let rate = Written::deserialize(from)?;
+        rate.text().parse().map_err(D::Error::custom)
     }
 
     pub(in crate::board) fn serialize<S: Serializer>(
@@ -85,13 +86,14 @@ pub(super) mod pixels {
 
 /// Width or height: even, because 4:2:0 pictures have half as many colour points.
 pub(super) fn extent<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
-    let points = u32::deserialize(from)?;
-    if (16..=7680).contains(&points) && points.is_multiple_of(2) {
-        return Ok(points);
-    }
-    Err(D::Error::custom(format!(
-        "{points} is not allowed: an even number from 16 to 7680"
-    )))
+    let written = Written::deserialize(from)?;
+    let points = written.within(16..=7680);
+    let even = points.filter(|points| points.is_multiple_of(2));
+    even.ok_or_else(|| {
+        D::Error::custom(format!(
+            "{written} is not allowed: an even number from 16 to 7680"
+        ))
+    })
 }
 
 pub(super) fn optional_extent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
@@ -99,13 +101,12 @@ pub(super) fn optional_extent<'de, D: Deserializer<'de>>(from: D) -> Result<Opti
 }
 
 fn within<'de, D: Deserializer<'de>>(from: D, low: u32, high: u32) -> Result<u32, D::Error> {
-    let found = u32::deserialize(from)?;
-    if (low..=high).contains(&found) {
-        return Ok(found);
-    }
-    Err(D::Error::custom(format!(
-        "{found} is not allowed: a number from {low} to {high}"
-    )))
+    let found = Written::deserialize(from)?;
+    found.within(low..=high).ok_or_else(|| {
+        D::Error::custom(format!(
+            "{found} is not allowed: a number from {low} to {high}"
+        ))
+    })
 }
 
 pub(super) fn sound_rate_hz<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {

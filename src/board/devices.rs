@@ -42,6 +42,15 @@ pub enum Microphone {
 }
 
 impl Microphone {
+    /// How many samples per second are asked of it.
+    pub fn rate_hz(&self) -> u32 {
+        match self {
+            Self::Alsa(microphone) => microphone.rate_hz,
+            Self::Tone(microphone) => microphone.rate_hz,
+            Self::Replay(microphone) => microphone.rate_hz,
+        }
+    }
+
     /// How many channels are asked of it.
     pub fn channels(&self) -> u32 {
         match self {

@@ -151,7 +151,9 @@ pub(super) fn run(asked: &Asked) -> Result<(), super::Error> {
 
 fn try_all(config: &Config, asked: &Asked) -> Result<Vec<Line>, super::Error> {
     let running = running::ask(&config.control_socket);
-    let mut lines: Vec<Line> = running::judge(&running).into_iter().collect();
+    let mut lines: Vec<Line> = running::judge(&running, &config.control_socket)
+        .into_iter()
+        .collect();
     let known = certificate::look(&config.state_directory);
     let of_panel = panel::lines(config, &running);
     let lamp = picture::lamp(config, asked.picture.as_deref(), &running);

@@ -6,8 +6,8 @@
 
 use super::first_start::{self, Card};
 use crate::board::{AlsaMicrophone, Board, Camera, GpioPanel, Microphone, PanelDevice, V4l2Camera};
-use crate::media::Rate;
-use crate::settings::{self, Error};
+use crate::media::{Rate, RateError};
+use crate::settings::{self, Error, Written};
 use crate::station::recorder::{Button, Rules};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
@@ -24,7 +24,7 @@ pub const DEFAULT_SOCKET: &str = "/run/hallcast/control.sock";
 const MOST_ROOM: usize = 100;
 
 /// The settings file.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct File {
     /// The board's name, or the path of its file from this file's folder; detected when absent.
@@ -87,13 +87,13 @@ fn offload() -> bool {
 }
 
 /// How recordings run.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Recording {
     /// A recording ends by itself after this many minutes, 1 to 1440.
-    pub maximum_minutes: u32,
+    pub maximum_minutes: Written,
     /// A recording goes on after the box was away for so many minutes, 1 to 1440; after more it ends.
-    pub resume_within_minutes: u32,
+    pub resume_within_minutes: Written,
     /// What ends a recording at the button.
     pub button: Button,
     /// Recordings begin also when the board's lamp cannot be driven.
@@ -103,8 +103,8 @@ pub struct Recording {
 impl Default for Recording {
     fn default() -> Self {
         Self {
-            maximum_minutes: 240,
-            resume_within_minutes: 10,
+            maximum_minutes: 240.into(),
+            resume_within_minutes: 10.into(),
             button: Button::default(),
             allow_without_lamp: false,
         }
@@ -112,45 +112,45 @@ impl Default for Recording {
 }
 
 /// How much is kept on the box, and for how long.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Spool {
     /// What the receiver holds stays on the box for so many days too, 1 to 365.
-    pub retention_days: u32,
+    pub retention_days: Written,
     /// Recordings take no more than so many GB, 1 to 100 000; what the disk has unless given.
-    pub quota_gigabytes: Option<u32>,
+    pub quota_gigabytes: Option<Written>,
     /// A recording's files are of so many KiB, 256 to 65 536. One leaves when all in it may leave: a
     /// small card is freed in smaller steps.
-    pub file_kibibytes: u32,
+    pub file_kibibytes: Written,
 }
 
 impl Default for Spool {
     fn default() -> Self {
         Self {
-            retention_days: 7,
+            retention_days: 7.into(),
             quota_gigabytes: None,
-            file_kibibytes: 65_536,
+            file_kibibytes: 65_536.into(),
         }
     }
 }
 
 /// How a picture track is made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Video {
     /// Mean bit rate in kbit/s, 100 to 20 000; by the size of the pictures unless given (2.1 Mbit/s
     /// at 720p30).
-    pub bit_rate_kbps: Option<u32>,
+    pub bit_rate_kbps: Option<Written>,
     /// Pictures per second; the device's own unless given.
-    pub rate: Option<String>,
+    pub rate: Option<Written>,
 }
 
 /// How the sound track is made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Audio {
     /// Bit rate in kbit/s, 32 to 320; 128 for two channels and 96 for one unless given.
-    pub bit_rate_kbps: Option<u32>,
+    pub bit_rate_kbps: Option<Written>,
 }
 
 /// The flags of `hallcast run`.
@@ -281,10 +281,10 @@ pub enum ConfigError {
     },
     /// Neither a camera nor a microphone.
     #[error(
-        "the board `{board}` names no camera and no microphone, so that nothing could be recorded: name one in its file, or by --presenter, --slides or --microphone"
+        "{board}: this board names no camera and no microphone, so that nothing could be recorded: name one in it, or by --presenter, --slides or --microphone"
     )]
     NothingToRecord {
-        /// The board's name.
+        /// The board's file, or its name.
         board: String,
     },
 }
@@ -400,22 +400,31 @@ fn settle(
     flags: &Flags,
 ) -> Result<(Config, Option<PathBuf>), ConfigError> {
     let file: File = settings::parse(text, path)?;
-    let board = match (&flags.board, &file.board) {
-        (Some(name), _) => Board::named(name)?,
-        (None, Some(name)) => Board::named(&beside(path, name))?,
-        (None, None) => Board::detect(
-            &std::fs::read_to_string(crate::board::COMPATIBLE_PATH).unwrap_or_default(),
-        )?,
-    };
     let invalid = |key: &str, message: String| settings::invalid(text, path, key, message);
-    let within = |key: &str, value: u32, range: RangeInclusive<u32>, unit: &str| {
-        if range.contains(&value) {
-            return Ok(value);
-        }
+    let within = |key: &str, value: &Written, range: RangeInclusive<u32>, unit: &str| {
         let (low, high) = (range.start(), range.end());
         let message = format!("{value} is not from {low} to {high} {unit}");
-        Err(invalid(key, message))
+        value.within(range).ok_or_else(|| invalid(key, message))
     };
+    let settings_name_it = flags.board.is_none() && file.board.is_some();
+    let named = match (&flags.board, &file.board) {
+        (Some(name), _) => Some(name.clone()),
+        (None, name) => name.as_deref().map(|name| beside(path, name)),
+    };
+    let board = match &named {
+        Some(name) => Board::named(name),
+        None => Board::detect(
+            &std::fs::read_to_string(crate::board::COMPATIBLE_PATH).unwrap_or_default(),
+        ),
+    };
+    let board = board.map_err(|error| match error {
+        error if settings_name_it => invalid("board", error.to_string()).into(),
+        error @ crate::board::Error::Unknown { .. } => ConfigError::Flag {
+            flag: "--board",
+            message: error.to_string(),
+        },
+        error => error.into(),
+    })?;
 
     let raspberry_pi = board.is_raspberry_pi();
     let camera = |flag: &Option<PathBuf>, board: &Option<Camera>| match flag {
@@ -424,11 +433,13 @@ fn settle(
     };
     let video = |name: &str, camera: Option<Camera>, settings: &Video| -> Result<_, ConfigError> {
         let key = format!("{name}.bit-rate-kbps");
-        let kbps = settings.bit_rate_kbps;
+        let kbps = settings.bit_rate_kbps.as_ref();
         let kbps = kbps.map(|kbps| within(&key, kbps, 100..=20_000, "kbit/s"));
         let kbps = kbps.transpose()?;
-        let rate = settings.rate.as_deref().map(str::parse::<Rate>).transpose();
-        let rate = rate.map_err(|error| invalid(&format!("{name}.rate"), error.to_string()))?;
+        let rate = settings.rate.as_ref().map(|rate| rate.text().parse());
+        let rate: Option<Rate> = rate
+            .transpose()
+            .map_err(|error: RateError| invalid(&format!("{name}.rate"), error.to_string()))?;
         Ok(camera.map(|camera| VideoTrack {
             camera,
             bit_rate: kbps.map(|kbps| kbps * 1000),
@@ -456,19 +467,25 @@ fn settle(
         None => board.microphone,
     };
     if presenter.is_none() && slides.is_none() && microphone.is_none() {
-        return Err(ConfigError::NothingToRecord { board: board.name });
+        let error = ConfigError::NothingToRecord {
+            board: named.unwrap_or(board.name),
+        };
+        return Err(match settings_name_it {
+            true => invalid("board", error.to_string()).into(),
+            false => error,
+        });
     }
-    let kbps = file.microphone.bit_rate_kbps;
+    let kbps = file.microphone.bit_rate_kbps.as_ref();
     let kbps = kbps.map(|kbps| within("microphone.bit-rate-kbps", kbps, 32..=320, "kbit/s"));
     let kbps = kbps.transpose()?;
     let recording = &file.recording;
-    let (most, away) = (recording.maximum_minutes, recording.resume_within_minutes);
+    let (most, away) = (&recording.maximum_minutes, &recording.resume_within_minutes);
     let most = within("recording.maximum-minutes", most, 1..=1440, "minutes")?;
     let away = within("recording.resume-within-minutes", away, 1..=1440, "minutes")?;
-    let (days, kibibytes) = (file.spool.retention_days, file.spool.file_kibibytes);
+    let (days, kibibytes) = (&file.spool.retention_days, &file.spool.file_kibibytes);
     let days = within("spool.retention-days", days, 1..=365, "days")?;
     let kibibytes = within("spool.file-kibibytes", kibibytes, 256..=65_536, "KiB")?;
-    let quota = file.spool.quota_gigabytes;
+    let quota = file.spool.quota_gigabytes.as_ref();
     let quota = quota.map(|quota| within("spool.quota-gigabytes", quota, 1..=100_000, "GB"));
     let gigabytes = quota.transpose()?.unwrap_or(0);
     if let Some(message) = file.room.as_deref().and_then(no_room) {
@@ -666,9 +683,22 @@ mod tests {
             let (config, _) = settle(text, &path, &Flags::default()).unwrap();
             assert_eq!(config.board, "mine", "{text}");
         }
-        let error = settle("board = \"no.toml\"", &path, &Flags::default()).unwrap_err();
-        let missing = home.path().join("no.toml").display().to_string();
-        assert!(error.to_string().contains(&missing), "{error}");
+        // What is wrong with it is told with the line that names it.
+        std::fs::write(
+            home.path().join("idle.toml"),
+            "schema = 1\nname = \"idle\"\n",
+        )
+        .unwrap();
+        for (name, what) in [
+            ("no.toml", "cannot read the file"),
+            ("idle.toml", "this board names no camera"),
+        ] {
+            let text = format!("room = \"A\"\nboard = \"{name}\"");
+            let error = settle(&text, &path, &Flags::default()).unwrap_err();
+            let (path, board) = (path.display(), home.path().join(name));
+            let says = format!("{path}:2: `board`: {}: {what}", board.display());
+            assert!(error.to_string().starts_with(&says), "{error}");
+        }
     }
 
     #[test]
@@ -724,22 +754,56 @@ mod tests {
                 "box.toml:4: `receiver.name`: `a b` is no name of a machine",
             ),
             (
-                "board = \"toaster\"",
-                "there is no board `toaster`: choose one of `bench`",
+                "board = \"bench\"\nreceiver = { address = \"there\" }",
+                "box.toml:2: `receiver.address`: `there` is not host:port",
+            ),
+            (
+                "\u{feff}[receiver]\naddress = 5",
+                "box.toml:2: `receiver.address`: invalid type: integer `5`, expected a string",
+            ),
+            (
+                "board = \"bench\"\n[spool]\nretention-days = -1",
+                "box.toml:3: `spool.retention-days`: -1 is not from 1 to 365 days",
+            ),
+            (
+                "board = \"bench\"\n[spool]\nretention-days = \"7\"",
+                "box.toml:3: `spool.retention-days`: \"7\" is not from 1 to 365 days",
+            ),
+            (
+                "board = \"bench\"\n[slides]\nrate = 29.97",
+                "box.toml:3: `slides.rate`: `29.97` is not a picture rate",
+            ),
+            (
+                "room = \"A\"\nboard = \"toaster\"",
+                "box.toml:2: `board`: there is no board `toaster`: choose one of `bench`",
             ),
         ] {
             let found = settled(text, &Flags::default()).unwrap_err();
             assert!(found.starts_with(message), "{found}\n{message}");
         }
-        let flags = Flags {
-            board: Some("bench".into()),
-            microphone: Some("mic".into()),
-            ..Flags::default()
+        let by_flags = |board: &str, microphone: Option<&str>| {
+            let flags = Flags {
+                board: Some(board.into()),
+                microphone: microphone.map(str::to_owned),
+                ..Flags::default()
+            };
+            settled("board = \"bench\"", &flags).unwrap_err()
         };
-        assert!(
-            settled("", &flags)
-                .unwrap_err()
-                .starts_with("--microphone: `mic` is not an ALSA device")
+        let microphone = by_flags("bench", Some("mic"));
+        assert!(microphone.starts_with("--microphone: `mic` is not an ALSA device"));
+        let board = by_flags("toaster", None);
+        assert!(board.starts_with("--board: there is no board `toaster`: choose"));
+    }
+
+    #[test]
+    fn a_rate_may_be_a_number() {
+        let config = settled(
+            "board = \"bench\"\n[presenter]\nrate = 25",
+            &Flags::default(),
+        );
+        assert_eq!(
+            config.unwrap().presenter.unwrap().rate,
+            Rate::new(25, 1).ok()
         );
     }
 }

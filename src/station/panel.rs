@@ -23,6 +23,8 @@ use std::time::Duration;
 const AGAIN: Duration = Duration::from_secs(2);
 /// The longest wait for an edge.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// What the alarm `button` says of one that is down from the start, and what to do after the colon.
+pub(super) const STUCK: &str = "the button is down since the start, which is no press: let go of it; if nobody holds it, look at its wires and at `active` and `bias` of `record-button` in the board file";
 /// What the guard says when it holds the lamp.
 const HELD: &str = "held";
 
@@ -53,10 +55,7 @@ pub(super) fn hear_button(panel: &Panel, keeper: &SyncSender<Input>) {
 fn hear(button: &mut dyn ButtonLine, keeper: &SyncSender<Input>) -> Result<(), panel::Error> {
     let mut stuck = button.is_down()?;
     let (mut debounce, message) = match stuck {
-        true => (
-            Debounce::stuck(),
-            "the button is down since the start, which is no press: let go of it; if nobody holds it, look at its wires and at `active` and `bias` of `record-button` in the board file",
-        ),
+        true => (Debounce::stuck(), STUCK),
         false => (Debounce::new(), "the button can be heard"),
     };
     if !alarm(keeper, stuck, message) {

@@ -65,25 +65,53 @@ pub fn in_namespaces(kinds: &str, name: &str) -> Result<bool, String> {
     Ok(false)
 }
 
-/// The box's end of the wire: a namespace that a sleeping process holds.
-pub struct Network {
-    holder: Child,
-}
+/// A namespace that a sleeping process holds.
+struct Namespace(Child);
 
-impl Network {
-    /// Makes both ends, with `rate` (as tc writes it) from the box to here if it is given.
-    pub fn new(rate: Option<&str>) -> Self {
+impl Namespace {
+    fn new() -> Self {
         let holder = Command::new("unshare")
             .args(["-n", "sleep", "infinity"])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let network = Self { holder };
-        let pid = network.holder.id().to_string();
+        let namespace = Self(holder);
+        let pid = namespace.0.id();
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-        super::programs::wait_until(10, "the box's namespace", || {
+        super::programs::wait_until(10, "a namespace", || {
             std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|its| its != own)
         });
+        tool(&namespace.enter(), "ip link set lo up");
+        namespace
+    }
+
+    /// What to put before a command that shall run in it.
+    fn enter(&self) -> Vec<String> {
+        let pid = self.0.id().to_string();
+        ["nsenter", "-t", &pid, "-n", "--"]
+            .map(String::from)
+            .to_vec()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The box's end of the wire.
+pub struct Network {
+    end: Namespace,
+}
+
+impl Network {
+    /// Makes both ends, with `rate` (as tc writes it) from the box to here if it is given.
+    pub fn new(rate: Option<&str>) -> Self {
+        let end = Namespace::new();
+        let pid = end.0.id();
+        let network = Self { end };
         let here = |words: &str| tool(&[], words);
         here("ip link set lo up");
         here(&format!(
@@ -91,7 +119,6 @@ impl Network {
         ));
         here(&format!("ip addr add {HERE}/24 dev here"));
         here("ip link set here up");
-        network.there("ip link set lo up");
         network.there(&format!("ip addr add {THERE}/24 dev there"));
         network.there("ip link set there up");
         if let Some(rate) = rate {
@@ -104,10 +131,7 @@ impl Network {
 
     /// What to put before a command that shall run at the box's end.
     pub fn enter(&self) -> Vec<String> {
-        let pid = self.holder.id().to_string();
-        ["nsenter", "-t", &pid, "-n", "--"]
-            .map(String::from)
-            .to_vec()
+        self.end.enter()
     }
 
     fn there(&self, words: &str) {
@@ -125,10 +149,47 @@ impl Network {
     }
 }
 
-impl Drop for Network {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
+/// A router on a second way from the box to here, which the box takes; its last stretch carries packets
+/// of 1000 bytes.
+pub struct Router(Namespace);
+
+impl Router {
+    pub fn new(network: &Network) -> Self {
+        let router = Self(Namespace::new());
+        let (pid, box_pid) = (router.0.0.id(), network.end.0.id());
+        tool(
+            &[],
+            &format!("ip link add onwards type veth peer name hall netns {pid}"),
+        );
+        tool(&[], "ip addr add 10.99.0.1/24 dev onwards");
+        tool(&[], "ip link set onwards mtu 1000 up");
+        router.run(&format!(
+            "ip link add box type veth peer name router netns {box_pid}"
+        ));
+        router.run("ip addr add 10.88.0.1/24 dev box");
+        router.run("ip link set box up");
+        router.run("ip addr add 10.99.0.2/24 dev hall");
+        router.run("ip link set hall mtu 1000 up");
+        router.run("sysctl -qw net.ipv4.ip_forward=1");
+        router.run(&format!("ip route add {HERE} via 10.99.0.1"));
+        network.there("ip addr add 10.88.0.2/24 dev router");
+        network.there("ip link set router up");
+        network.there(&format!("ip route add {HERE} via 10.88.0.1"));
+        tool(&[], "ip route add 10.88.0.0/24 via 10.99.0.2");
+        router
+    }
+
+    /// Refuses what goes to the receiver, as a firewall does, or no longer.
+    pub fn refuse(&self, refuses: bool) {
+        let way = match refuses {
+            true => format!("prohibit {HERE}"),
+            false => format!("{HERE} via 10.99.0.1"),
+        };
+        self.run(&format!("ip route replace {way}"));
+    }
+
+    fn run(&self, words: &str) {
+        tool(&self.0.enter(), words);
     }
 }
 

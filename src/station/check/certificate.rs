@@ -56,7 +56,8 @@ pub(super) fn look(state: &Path) -> Known {
 }
 
 pub(super) fn lines(config: &Config, known: &Known) -> Vec<Line> {
-    if config.receiver.is_none() {
+    // Without a receiver it takes no certificate, but no box starts on an identity that cannot be read.
+    if config.receiver.is_none() && !matches!(known, Known::Damaged(_)) {
         return Vec::new();
     }
     let now = clock::wall().unix_nanos / 1_000_000_000;
@@ -144,5 +145,30 @@ mod tests {
         let line = judge(&look(&state), 0);
         assert!(line.found.contains("box.pem"), "{line}");
         assert_eq!(line.verdict, Verdict::Wrong);
+    }
+
+    #[test]
+    fn what_keeps_a_box_from_starting_is_wrong_without_a_receiver_too() {
+        let home = tempfile::tempdir().unwrap();
+        let flags = crate::station::config::Flags {
+            board: Some("bench".into()),
+            boot_directory: Some(home.path().into()),
+            state_directory: Some(home.path().join("state")),
+            ..Default::default()
+        };
+        let config = crate::station::config::load(&flags).unwrap();
+        assert!(config.receiver.is_none());
+        let state = &config.state_directory;
+        let check = || lines(&config, &look(state));
+        assert_eq!(check(), []);
+        std::fs::write(state, "").unwrap();
+        assert_eq!(check()[0].verdict, Verdict::Wrong, "a file");
+        std::fs::remove_file(state).unwrap();
+        Identity::open(state).unwrap();
+        assert_eq!(check(), []);
+        std::fs::write(state.join("box.key"), "nonsense").unwrap();
+        let damaged = check();
+        assert_eq!(damaged[0].verdict, Verdict::Wrong);
+        assert!(damaged[0].found.contains("box.key"), "{}", damaged[0]);
     }
 }

@@ -323,6 +323,13 @@ fn judge_microphone(track: &AudioTrack, seen: &Result<Sound, Error>) -> Line {
                     never this quiet";
         return Line::warn(NAME, format!("{found}: digital silence"), next);
     }
+    let asked = (track.microphone.rate_hz(), track.microphone.channels());
+    if asked != (settings.rate_hz, settings.channels) {
+        let (rate, channels) = asked;
+        let found = format!("{found}; asked for {rate} Hz, {channels} channels");
+        let next = "this is the nearest that it offers; name what you want in the board's file";
+        return Line::warn(NAME, found, next);
+    }
     if seen.lost > 0 {
         let found = format!("{found}; {} samples lost by the card", seen.lost);
         return Line::warn(NAME, found, "end other programs, or try another USB port");
@@ -494,6 +501,18 @@ mod tests {
                 "9 samples lost",
             ),
             (sound(0, -12.0, false, 0), Verdict::Wrong, "gives no sound"),
+            (
+                Sound {
+                    settings: AudioSettings {
+                        rate_hz: 48_000,
+                        channels: 1,
+                    },
+                    ..sound(96_000, -12.0, false, 0)
+                },
+                Verdict::Warn,
+                "1 channels: 100 blocks, 48000 samples per second, level -15 dBFS, peak -12; asked for \
+                 48000 Hz, 2 channels",
+            ),
         ] {
             let line = judge_microphone(&track, &Ok(seen));
             assert_eq!(line.verdict, verdict, "{line}");

@@ -37,11 +37,25 @@ pub(super) fn lines(config: &Config, running: &Running) -> Vec<Line> {
     if running.is_recording() {
         return running.status().map(of_status).into_iter().collect();
     }
+    if let Some(file) = in_the_way(&spool.directory) {
+        let found = format!("{}: a file is where a directory should be", file.display());
+        let next =
+            "move it away, or name another place with `state-directory`: no box starts on it";
+        return vec![Line::wrong("disk", found, next)];
+    }
     let directory = existing(&spool.directory);
     let rate = bytes_per_second(config);
     // What a sync usually waits for.
     let bytes = rate * spool.sync_interval.as_millis() as u64 / 1000;
-    let (name, quota) = (directory.display().to_string(), config.quota_bytes);
+    let name = directory.display().to_string();
+    let quota = (config.quota_bytes > 0).then(|| {
+        let status = running.status();
+        let used = status.and_then(|status| status.spool.used_bytes);
+        (
+            config.quota_bytes,
+            used.unwrap_or_else(|| taken(&spool.directory)),
+        )
+    });
     match measure(&directory, bytes as usize) {
         Ok(measured) => vec![
             judge_syncs(&measured.syncs, spool.sync_interval + lane::CHUNK, &name),
@@ -56,6 +70,26 @@ pub(in crate::station) fn existing(directory: &Path) -> PathBuf {
     let found = directory.ancestors().find(|path| path.is_dir());
     // Above a relative path is where we are.
     found.unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Bytes of the recordings' files in a spool that no box works on.
+fn taken(spool: &Path) -> u64 {
+    let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+    let recordings = entries(spool).map(|recording| recording.path());
+    let files = recordings
+        .filter(|path| path.is_dir())
+        .flat_map(|recording| {
+            let files = entries(&recording).filter_map(|file| file.metadata().ok());
+            files.map(|file| file.len()).collect::<Vec<u64>>()
+        });
+    files.sum()
+}
+
+/// What is no directory, of this one and those above it.
+pub(super) fn in_the_way(directory: &Path) -> Option<&Path> {
+    let there = |path: &&Path| path.symlink_metadata().is_ok();
+    let nearest = directory.ancestors().find(there)?;
+    (!nearest.is_dir()).then_some(nearest)
 }
 
 /// What a recording with all tracks makes.
@@ -167,9 +201,10 @@ fn judge_syncs(syncs: &[Duration], before: Duration, name: &str) -> Line {
     }
 }
 
+/// A quota comes with what recordings take of it.
 fn judge_space(
     space: io::Result<Space>,
-    quota: u64,
+    quota: Option<(u64, u64)>,
     rate: u64,
     thresholds: &spool::Thresholds,
     name: &str,
@@ -182,18 +217,25 @@ fn judge_space(
         }
     };
     let free = match quota {
-        0 => space.free,
-        quota => space.free.min(quota),
+        None => space.free,
+        Some((quota, used)) => space.free.min(quota.saturating_sub(used)),
     };
     let left = Duration::from_secs(free.checked_div(rate).unwrap_or(u64::MAX));
-    let found = format!(
+    let mut found = format!(
         "{:.1} GB of {:.1} GB can be used: {:.1} h of recording at {:.1} Mbit/s",
         free as f64 / 1e9,
         space.total as f64 / 1e9,
         left.as_secs_f64() / 3600.0,
         rate as f64 * 8.0 / 1e6
     );
-    let next = "make room, take a larger disk, or let the receiver take what waits";
+    if let Some((quota, used)) = quota {
+        found += &format!(
+            "; recordings take {:.1} GB of their quota of {:.1} GB",
+            used as f64 / 1e9,
+            quota as f64 / 1e9
+        );
+    }
+    let next = "make room, take a larger disk or quota, or let the receiver take what waits";
     if left < thresholds.refuse_new || free < thresholds.floor_bytes {
         Line::wrong("room", format!("{found}: too little to begin one"), next)
     } else if left < thresholds.free_acknowledged {
@@ -250,29 +292,38 @@ mod tests {
 
     #[test]
     fn room_is_judged_in_hours() {
-        let judged = |free: u64, quota| {
+        let judged = |free: u64, quota: Option<(u64, u64)>| {
             let space = Ok(Space {
                 free,
                 total: 64_000_000_000,
             });
             judge_space(space, quota, 250_000, &spool::Thresholds::default(), "/x")
         };
-        let line = judged(32_000_000_000, 0);
+        let line = judged(32_000_000_000, None);
         assert_eq!(line.verdict, Verdict::Ok);
         assert!(
             line.found.contains("35.6 h of recording at 2.0 Mbit/s"),
             "{line}"
         );
-        assert_eq!(judged(32_000_000_000, 1_000_000_000).verdict, Verdict::Warn);
-        assert_eq!(judged(100_000_000, 0).verdict, Verdict::Wrong);
-        assert_eq!(judged(0, 0).verdict, Verdict::Wrong);
+        let of_quota = |used| judged(32_000_000_000, Some((20_000_000_000, used)));
+        assert_eq!(of_quota(0).verdict, Verdict::Ok);
+        let line = of_quota(19_000_000_000);
+        assert_eq!(line.verdict, Verdict::Warn);
+        assert!(line.found.starts_with("1.0 GB of 64.0 GB"), "{line}");
+        assert!(
+            line.found
+                .ends_with("take 19.0 GB of their quota of 20.0 GB")
+        );
+        assert_eq!(of_quota(21_000_000_000).verdict, Verdict::Wrong);
+        assert_eq!(judged(100_000_000, None).verdict, Verdict::Wrong);
+        assert_eq!(judged(0, None).verdict, Verdict::Wrong);
         // However little a recording makes.
         let thresholds = spool::Thresholds::default();
         let space = Ok(Space {
             free: thresholds.floor_bytes - 1,
             total: 64_000_000_000,
         });
-        let least = judge_space(space, 0, 1, &thresholds, "/x");
+        let least = judge_space(space, None, 1, &thresholds, "/x");
         assert_eq!(least.verdict, Verdict::Wrong);
     }
 
@@ -294,5 +345,31 @@ mod tests {
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
         assert_eq!(existing(&home.path().join("a/b")), home.path());
         assert_eq!(existing(Path::new("no-such-folder/b")), Path::new("."));
+    }
+
+    #[test]
+    fn recordings_take_what_their_files_hold() {
+        let home = tempfile::tempdir().unwrap();
+        let spool = home.path().join("spool");
+        assert_eq!(taken(&spool), 0);
+        fs::create_dir_all(spool.join("recording")).unwrap();
+        fs::write(spool.join("reserve-1"), [0; 100]).unwrap();
+        for file in ["0.log", "1.log"] {
+            fs::write(spool.join("recording").join(file), [0; 1000]).unwrap();
+        }
+        assert_eq!(taken(&spool), 2000, "the reserve is no recording");
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_directory_is_found() {
+        let home = tempfile::tempdir().unwrap();
+        let state = home.path().join("state");
+        assert_eq!(in_the_way(&state.join("spool")), None);
+        fs::write(&state, "").unwrap();
+        assert_eq!(in_the_way(&state.join("spool")), Some(&*state));
+        fs::remove_file(&state).unwrap();
+        fs::create_dir(&state).unwrap();
+        assert_eq!(in_the_way(&state.join("spool")), None);
+        assert_eq!(in_the_way(Path::new("no-such-folder/b")), None);
     }
 }

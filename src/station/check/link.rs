@@ -9,15 +9,16 @@ use crate::station::config::{Config, Receiver};
 use crate::uplink::ErrorCode;
 use crate::uplink::quic;
 use crate::uplink::quic::probe::{
-    Found, Greeted, LEAST_PAYLOAD, Refusal, USUAL_PAYLOAD, Udp, probe,
+    Found, Greeted, LEAST_PAYLOAD, Refusal, USUAL_PAYLOAD, Udp, headers, probe,
 };
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
-/// IP and UDP headers around a payload, at the least.
-const HEADERS: u32 = 28;
+/// A receiver's certificate that ends within so many seconds is said: it is renewed by a person.
+const SOON: i64 = 14 * 86_400;
 
 pub(super) fn lines(config: &Config, known: &Known, running: &Running) -> Vec<Line> {
     let enrolled = known.enrolled();
@@ -51,7 +52,7 @@ pub(super) fn lines(config: &Config, known: &Known, running: &Running) -> Vec<Li
     let found = runtime.block_on(probe(&driver, identity, epoch));
     // A look-up of a name may hang on a thread of its own.
     runtime.shutdown_background();
-    let mut lines = judge(receiver, &driver.server_name, &found);
+    let mut lines = judge(receiver, &driver.server_name, &found, known);
     let greeted = found
         .session
         .as_ref()
@@ -71,7 +72,7 @@ fn is_held(state: &Path) -> bool {
 }
 
 /// Judges each step of the way; what comes after the first that fails was not tried.
-fn judge(receiver: &Receiver, name: &str, found: &Found) -> Vec<Line> {
+fn judge(receiver: &Receiver, name: &str, found: &Found, known: &Known) -> Vec<Line> {
     let address = &receiver.address;
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let addresses = match &found.addresses {
@@ -94,18 +95,19 @@ fn judge(receiver: &Receiver, name: &str, found: &Found) -> Vec<Line> {
     lines.push(judge_udp(udp, &far.to_string(), host, port));
     match &found.session {
         Some(Ok(greeted)) => {
-            lines.push(judge_payload(greeted.payload));
-            lines.push(judge_greeted(greeted, address));
+            lines.push(judge_payload(greeted.payload, *far));
+            let now = clock::wall().unix_nanos / 1_000_000_000;
+            lines.push(judge_greeted(greeted, address, now));
         }
-        Some(Err(Refusal::Silent)) => lines.push(judge_narrow(found.packet, &far.to_string())),
+        Some(Err(Refusal::Silent)) => lines.push(judge_narrow(found.packet, *far)),
         Some(Err(refusal)) => lines.push(judge_refusal(refusal, address, name)),
         None if matches!(udp, Udp::Answered(_)) => {
             let found = "not tried: it takes the box's certificate (see above)";
-            lines.push(Line::warn(
-                "receiver",
-                found,
-                "enrol the box, then check again",
-            ));
+            let next = match known {
+                Known::Hidden => "run the check as root, as in `sudo hallcast check`",
+                _ => "enrol the box, then check again",
+            };
+            lines.push(Line::warn("receiver", found, next));
         }
         None => {}
     }
@@ -126,6 +128,7 @@ fn judge_name(host: &str, error: &io::Error) -> Line {
 }
 
 fn judge_udp(udp: &Udp, far: &str, host: &str, port: &str) -> Line {
+    let rule = format!("allow UDP from this box to {host} port {port}");
     match udp {
         Udp::Answered(took) => {
             let took = seconds(*took);
@@ -133,8 +136,13 @@ fn judge_udp(udp: &Udp, far: &str, host: &str, port: &str) -> Line {
         }
         Udp::Refused => Line::wrong(
             "udp",
-            format!("{far} is there, but nobody listens on UDP port {port}"),
-            "start hallcast-receiver there, or correct the port in `receiver.address`",
+            format!(
+                "{far} is there, but nobody listens on UDP port {port}, or a firewall rejects it"
+            ),
+            format!(
+                "start hallcast-receiver there, or correct the port in `receiver.address`; at a firewall \
+                 {rule} and the answers back"
+            ),
         ),
         Udp::NoRoute(why) => Line::wrong(
             "udp",
@@ -144,18 +152,23 @@ fn judge_udp(udp: &Udp, far: &str, host: &str, port: &str) -> Line {
         Udp::Forbidden(why) => Line::wrong(
             "udp",
             format!("this box's own firewall refuses to send to {far}: {why}"),
-            format!("allow UDP from this box to {host} port {port} (`nft list ruleset`)"),
+            format!("{rule} (`nft list ruleset`)"),
+        ),
+        Udp::Rejected(why) => Line::wrong(
+            "udp",
+            format!("a firewall on the way, or the receiver's, refuses UDP to {far}: {why}"),
+            format!("{rule} and the answers back"),
         ),
         Udp::Silent => Line::wrong(
             "udp",
             format!("{far} does not answer at all: a firewall drops UDP, or the machine is off"),
-            format!("allow UDP from this box to {host} port {port} and the answers back"),
+            format!("{rule} and the answers back"),
         ),
     }
 }
 
-fn judge_payload(payload: u16) -> Line {
-    let packet = u32::from(payload) + HEADERS;
+fn judge_payload(payload: u16, far: SocketAddr) -> Line {
+    let packet = u32::from(payload) + headers(far);
     let found = format!("packets of {packet} bytes pass ({payload} of UDP payload)");
     if payload < USUAL_PAYLOAD {
         let found = format!("{found}: less than Ethernet carries, and enough");
@@ -165,8 +178,8 @@ fn judge_payload(payload: u16) -> Line {
 }
 
 /// Whole packets of the least size are not answered, though ones in pieces are.
-fn judge_narrow(packet: Option<u32>, far: &str) -> Line {
-    let least = u32::from(LEAST_PAYLOAD) + HEADERS;
+fn judge_narrow(packet: Option<u32>, far: SocketAddr) -> Line {
+    let least = u32::from(LEAST_PAYLOAD) + headers(far);
     match packet.filter(|packet| *packet < least) {
         Some(packet) => Line::wrong(
             "mtu",
@@ -186,7 +199,7 @@ fn judge_narrow(packet: Option<u32>, far: &str) -> Line {
     }
 }
 
-fn judge_greeted(greeted: &Greeted, address: &str) -> Line {
+fn judge_greeted(greeted: &Greeted, address: &str, now: i64) -> Line {
     let mut found = format!(
         "{address} let the box in: handshake {}, round trip {}",
         seconds(greeted.handshake),
@@ -199,6 +212,10 @@ fn judge_greeted(greeted: &Greeted, address: &str) -> Line {
         Some(welcome) => format!(", {}", welcome.software),
         None => "; it keeps to this box's own connection and told no time".into(),
     };
+    if greeted.ends.is_some_and(|ends| ends - now < SOON) {
+        let next = "renew the receiver's certificate: from its end on no box is let in";
+        return Line::warn("receiver", found, next);
+    }
     Line::ok("receiver", found)
 }
 
@@ -243,7 +260,6 @@ fn judge_refusal(refusal: &Refusal, address: &str, name: &str) -> Line {
 mod tests {
     use super::*;
     use crate::station::check::Verdict;
-    use std::net::SocketAddr;
     use std::time::Duration;
 
     const MS: Duration = Duration::from_millis(1);
@@ -256,15 +272,38 @@ mod tests {
         }
     }
 
+    fn far() -> SocketAddr {
+        "10.0.0.1:4433".parse().unwrap()
+    }
+
     fn met(udp: Udp, session: Option<Result<Greeted, Refusal>>) -> Vec<Line> {
-        let far: SocketAddr = "10.0.0.1:4433".parse().unwrap();
         let found = Found {
-            addresses: Ok(vec![far]),
-            udp: Some((far, udp)),
+            addresses: Ok(vec![far()]),
+            udp: Some((far(), udp)),
             packet: Some(1000),
             session,
         };
-        judge(&at("hall.example"), "hall.example", &found)
+        judge(&at("hall.example"), "hall.example", &found, &Known::Hidden)
+    }
+
+    #[test]
+    fn without_the_boxs_certificate_the_receiver_is_not_tried() {
+        let answered = (far(), Udp::Answered(MS));
+        for (known, says) in [
+            (Known::Hidden, "as root"),
+            (Known::Nothing, "enrol the box"),
+        ] {
+            let found = Found {
+                addresses: Ok(vec![far()]),
+                udp: Some(answered.clone()),
+                packet: None,
+                session: None,
+            };
+            let lines = judge(&at("10.0.0.1"), "10.0.0.1", &found, &known);
+            let last = lines.last().unwrap();
+            assert_eq!(last.verdict, Verdict::Warn);
+            assert!(last.next.as_ref().unwrap().contains(says), "{last}");
+        }
     }
 
     #[test]
@@ -276,9 +315,16 @@ mod tests {
         assert!(no_dns.found.contains("no DNS server answers"), "{no_dns}");
         let mut seen = vec![nobody, no_dns];
         for (udp, says) in [
-            (Udp::Refused, "nobody listens on UDP port 4433"),
+            (
+                Udp::Refused,
+                "nobody listens on UDP port 4433, or a firewall rejects it",
+            ),
             (Udp::NoRoute("unreachable".into()), "no way to 10.0.0.1"),
             (Udp::Forbidden("EPERM".into()), "own firewall"),
+            (
+                Udp::Rejected("EHOSTUNREACH".into()),
+                "a firewall on the way, or the receiver's, refuses UDP to 10.0.0.1:4433",
+            ),
             (Udp::Silent, "a firewall drops UDP"),
         ] {
             let lines = met(udp, None);
@@ -286,11 +332,15 @@ mod tests {
             assert!(lines[1].found.contains(says), "{}", lines[1]);
             seen.push(lines[1].clone());
         }
-        let rule = seen.last().unwrap().next.clone().unwrap();
-        assert_eq!(
-            rule,
-            "allow UDP from this box to hall.example port 4433 and the answers back"
-        );
+        let rule = "allow UDP from this box to hall.example port 4433";
+        for line in &seen[2..] {
+            let next = line.next.as_deref().unwrap();
+            assert_eq!(
+                next.contains(rule),
+                !line.found.contains("no way"),
+                "{line}"
+            );
+        }
         let coded = |code, text: &str| {
             let text = text.to_owned();
             Refusal::Ended(quic::Error::Coded { code, text })
@@ -330,9 +380,14 @@ mod tests {
             handshake: MS * 30,
             rtt: MS * 12,
             payload: 1252,
-            ends: Some(1_800_000_000),
+            // Whatever the clock of the machine that tests says.
+            ends: Some(i64::MAX / 2_000_000_000),
             welcome: None,
         };
+        let ends = greeted.ends.unwrap_or_default();
+        let soon = |now| judge_greeted(&greeted, "x", now).verdict;
+        assert_eq!(soon(ends - SOON), Verdict::Ok);
+        assert_eq!(soon(ends - SOON + 1), Verdict::Warn);
         let lines = met(Udp::Answered(MS * 11), Some(Ok(greeted)));
         assert!(
             lines.iter().all(|line| line.verdict == Verdict::Ok),
@@ -342,6 +397,8 @@ mod tests {
         assert_eq!(found[0], "hall.example is 10.0.0.1");
         assert_eq!(found[1], "10.0.0.1:4433 answers after 11 ms");
         assert!(found[2].starts_with("packets of 1280 bytes pass"));
+        let by_ipv6 = judge_payload(1232, "[2001:db8::1]:4433".parse().unwrap());
+        assert!(by_ipv6.found.starts_with("packets of 1280 bytes pass"));
         assert!(found[3].contains("handshake 30 ms, round trip 12 ms"));
     }
 }

@@ -173,21 +173,22 @@ fn bare(known: &Board) -> Board {
     }
 }
 
-/// Whether all that the board names is there, and no camera besides.
+/// Whether all that the board names is there and can do what it asks, and no camera besides.
 fn fits(board: &Board, cameras: &[FoundCamera], microphones: &[(FoundMicrophone, Level)]) -> bool {
     let named = [&board.presenter, &board.slides].into_iter().flatten();
-    let named: Vec<&Path> = named
+    let named: Vec<&V4l2Camera> = named
         .filter_map(|camera| match camera {
-            Camera::V4l2(camera) => Some(camera.device.as_path()),
+            Camera::V4l2(camera) => Some(camera),
             Camera::Pattern(_) | Camera::Replay(_) => None,
         })
         .collect();
-    let is_named = |found: &FoundCamera| found.names.iter().any(|name| named.contains(&&**name));
+    let is = |found: &FoundCamera, asked: &V4l2Camera| found.names.contains(&asked.device);
+    let is_named = |found: &FoundCamera| named.iter().any(|asked| is(found, asked));
     let usable = |found: &&FoundCamera| found.offers.iter().any(|offer| offer.pixels.is_some());
     let all_named = cameras.iter().filter(usable).all(is_named);
-    let all_there = named.iter().all(|name| {
+    let all_there = named.iter().all(|asked| {
         let mut cameras = cameras.iter();
-        cameras.any(|found| found.names.iter().any(|own| own == name))
+        cameras.any(|found| is(found, asked) && can(found, asked))
     });
     let sound = match &board.microphone {
         Some(Microphone::Alsa(named)) => {
@@ -199,8 +200,27 @@ fn fits(board: &Board, cameras: &[FoundCamera], microphones: &[(FoundMicrophone,
     all_named && all_there && sound
 }
 
+/// Whether the camera gives the size that is asked for, no slower; of one that could not be asked nobody
+/// knows better than the board.
+fn can(found: &FoundCamera, asked: &V4l2Camera) -> bool {
+    // 30000/1001 does for 30.
+    let longest = asked.rate.tick_nanos(1) / 100 * 101;
+    let mut offers = found.offers.iter().filter(|offer| match asked.pixels {
+        Some(pixels) => offer.pixels == Some(pixels),
+        None => offer
+            .pixels
+            .is_some_and(|pixels| pixels != PixelFormat::H264),
+    });
+    let does = |sizes: &Sizes| {
+        let mut rates = sizes.rates.iter();
+        sizes.holds(asked.width, asked.height)
+            && (sizes.rates.is_empty() || rates.any(|rate| rate.tick_nanos(1) <= longest))
+    };
+    found.trouble.is_some() || offers.any(|offer| offer.sizes.iter().any(does))
+}
+
 /// The board's panel where its lines are there and free: a lamp that cannot be driven keeps a box from
-/// recording.
+/// recording. A chip that could not be asked may be the board's: what this user may not do, the service may.
 fn panel(known: &Board, chips: &[FoundChip], notes: &mut Vec<String>) -> Option<PanelDevice> {
     let Some(PanelDevice::Gpio(gpio)) = &known.panel else {
         return known.panel.clone();
@@ -208,6 +228,16 @@ fn panel(known: &Board, chips: &[FoundChip], notes: &mut Vec<String>) -> Option<
     let simulated = Some(PanelDevice::Simulated(Default::default()));
     let Some(chip) = chips.iter().find(|chip| chip.label == gpio.chip) else {
         let chip = &gpio.chip;
+        let unasked = chips.iter().find_map(|found| {
+            let trouble = found.trouble.as_ref()?;
+            Some(format!("{}: {}", found.device.display(), line(trouble)))
+        });
+        if let Some(unasked) = unasked {
+            notes.push(format!(
+                "The button and the lamp were not tried, and are as the board has them: {unasked}."
+            ));
+            return known.panel.clone();
+        }
         notes.push(format!(
             "No button and no lamp: there is no GPIO chip labelled {chip}."
         ));

@@ -152,8 +152,12 @@ fn what_was_found_becomes_a_board_that_the_program_takes() {
 
 #[test]
 fn a_board_that_names_what_is_there_is_kept() {
-    let mut camera = webcam("usb1/1-1");
-    camera.names.insert(0, "/dev/hallcast/presenter".into());
+    let named = |mut camera: FoundCamera| {
+        camera.names.insert(0, "/dev/hallcast/presenter".into());
+        camera
+    };
+    let raw = offer(Some(PixelFormat::Yuyv), &[(1280, 720, 30)]);
+    let camera = named(usb_camera("Camera", "usb1/1-1", vec![raw]));
     let cards = [card("hallcast", "usb1/1-3", Some(-40.0))];
     let chips = [header("pinctrl-bcm2711", &[])];
     let cameras = [camera, webcam("usb1/1-2")];
@@ -166,6 +170,24 @@ fn a_board_that_names_what_is_there_is_kept() {
     // With a second camera it is not all that is there.
     let both = choose(&pi(), Some(&cameras), Some(&cards), &chips, true);
     assert!(settled(&both).slides.is_some());
+    // One that could not be asked is what the board says.
+    let mut denied = cameras[0].clone();
+    denied.offers.clear();
+    denied.trouble = Some(Error::NotPermitted {
+        device: "/dev/video0".into(),
+        advice: "Join the group.".into(),
+    });
+    let proposal = choose(&pi(), Some(&[denied]), Some(&cards), &chips, true);
+    assert_eq!(proposal.named, "raspberry-pi-4");
+    // Where it does not give what the board asks, what it does give is asked of it.
+    let slow = named(webcam("usb1/1-1"));
+    let proposal = choose(&pi(), Some(&[slow]), Some(&cards), &chips, true);
+    let config = settled(&proposal);
+    let presenter = Some(config.presenter.unwrap().camera);
+    let presenter = v4l2(&presenter);
+    assert_eq!(presenter.device, Path::new("/dev/hallcast/presenter"));
+    assert_eq!((presenter.width, presenter.rate), (640, rate(30)));
+    assert_eq!(config.panel, pi().panel);
 }
 
 #[test]
@@ -188,6 +210,18 @@ fn a_lamp_that_cannot_be_driven_is_not_proposed() {
             Some(PanelDevice::Simulated(_))
         ));
     }
+}
+
+#[test]
+fn a_chip_that_this_user_may_not_ask_keeps_its_button_and_its_lamp() {
+    let mut denied = header("", &[]);
+    denied.trouble = Some("Permission denied: be a member of the group `gpio`".into());
+    let cameras = [webcam("usb1/1-1")];
+    let proposal = choose(&pi(), Some(&cameras), Some(&[]), &[denied], true);
+    let told = "not tried, and are as the board has them: /dev/gpiochip0: Permission denied";
+    let mut notes = proposal.notes.iter();
+    assert!(notes.any(|note| note.contains(told)), "{proposal:?}");
+    assert_eq!(settled(&proposal).panel, pi().panel);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::wire::message::{Hello, Message};
 use quinn::{
     Connection, ConnectionError, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
 };
+use rustix::io::Errno;
 use rustls::pki_types::CertificateDer;
 use std::io;
 use std::net::SocketAddr;
@@ -46,7 +47,7 @@ const SETTLING: Duration = Duration::from_millis(2500);
 pub struct Found {
     /// The addresses of the receiver's name, or why there are none.
     pub addresses: io::Result<Vec<SocketAddr>>,
-    /// The address tried last, and what UDP to it met.
+    /// The address that answered, else the one of which most was learnt, and what UDP to it met.
     pub udp: Option<(SocketAddr, Udp)>,
     /// The largest packet that the kernel knows to pass towards it, IP and UDP headers included.
     pub packet: Option<u32>,
@@ -59,14 +60,31 @@ pub struct Found {
 pub enum Udp {
     /// A QUIC server, after this time.
     Answered(Duration),
-    /// The machine is there and nobody listens on the port.
+    /// The machine is there and nobody listens on the port, or a firewall says so.
     Refused,
     /// No way there.
     NoRoute(String),
     /// This machine's own firewall.
     Forbidden(String),
+    /// A firewall on the way, or the receiver's.
+    Rejected(String),
     /// Nothing came back.
     Silent,
+}
+
+impl Udp {
+    /// How much it tells a person, of several addresses: a machine that has no IPv6, say, tells nothing of
+    /// a receiver that is reached by IPv4.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::NoRoute(_) => 0,
+            Self::Silent => 1,
+            Self::Refused => 2,
+            Self::Rejected(_) => 3,
+            Self::Forbidden(_) => 4,
+            Self::Answered(_) => 5,
+        }
+    }
 }
 
 /// A receiver that let the box in.
@@ -132,10 +150,13 @@ pub async fn probe(config: &Config, identity: Option<&Identity>, epoch: u64) -> 
     for address in addresses {
         let (udp, packet) = match knock(*address).await {
             Ok(knocked) => knocked,
-            Err(error) => (met(&error), None),
+            Err(error) => (sent(&error), None),
         };
         let answered = matches!(udp, Udp::Answered(_));
-        (found.udp, found.packet) = (Some((*address, udp)), packet);
+        let before = found.udp.as_ref().map(|(_, before)| before.weight());
+        if before < Some(udp.weight()) {
+            (found.udp, found.packet) = (Some((*address, udp)), packet);
+        }
         if answered {
             break;
         }
@@ -164,20 +185,32 @@ async fn knock(far: SocketAddr) -> io::Result<(Udp, Option<u32>)> {
     let began = clock::now();
     let mut answer = [0; 64];
     let mut outcome = Udp::Silent;
-    while clock::now().since(began) < UDP_PATIENCE {
-        socket.send(&packet).await?;
+    while outcome == Udp::Silent && clock::now().since(began) < UDP_PATIENCE {
+        // What the network said of an earlier packet would fail the next one: taken before, it is told
+        // apart from what this machine itself refuses.
+        if let Some(said) = socket.take_error()?.and_then(|error| heard(&error)) {
+            outcome = said;
+            break;
+        }
+        match socket.send(&packet).await {
+            Err(error) if is_too_large(&error) => {}
+            sent => drop(sent?),
+        }
         let until = clock::now().plus(UDP_AGAIN);
-        // What answers is a version negotiation: a long header whose version is 0.
         while let Some(came) =
             clock::within(until.since(clock::now()), socket.recv(&mut answer)).await
         {
-            let length = came?;
-            if length >= 5 && answer[0] & 0x80 != 0 && answer[1..5] == [0; 4] {
-                outcome = Udp::Answered(clock::now().since(began));
-                break;
+            match came {
+                // What answers is a version negotiation: a long header whose version is 0.
+                Ok(length) if length >= 5 && answer[0] & 0x80 != 0 && answer[1..5] == [0; 4] => {
+                    outcome = Udp::Answered(clock::now().since(began));
+                }
+                Ok(_) => continue,
+                Err(error) => match heard(&error) {
+                    Some(said) => outcome = said,
+                    None => continue,
+                },
             }
-        }
-        if outcome != Udp::Silent {
             break;
         }
     }
@@ -188,12 +221,46 @@ async fn knock(far: SocketAddr) -> io::Result<(Udp, Option<u32>)> {
     Ok((outcome, largest.ok()))
 }
 
-/// What an error of a socket says of the way.
-fn met(error: &io::Error) -> Udp {
+/// What this machine says of a packet that it does not send.
+fn sent(error: &io::Error) -> Udp {
     match error.kind() {
+        // Word of an earlier packet that came just now.
         io::ErrorKind::ConnectionRefused => Udp::Refused,
         io::ErrorKind::PermissionDenied => Udp::Forbidden(error.to_string()),
         _ => Udp::NoRoute(error.to_string()),
+    }
+}
+
+/// A router on the way carries less. The kernel has learnt that and cuts the next packet into pieces.
+fn is_too_large(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::MSGSIZE)
+}
+
+/// What the network said of a packet (ICMP), as the kernel tells it to a connected socket; none where the
+/// next packet may do better. That a router knows no way the kernel keeps to itself: what comes through as
+/// unreachable was prohibited.
+fn heard(error: &io::Error) -> Option<Udp> {
+    if is_too_large(error) {
+        return None;
+    }
+    Some(match error.kind() {
+        io::ErrorKind::ConnectionRefused => Udp::Refused,
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::PermissionDenied => Udp::Rejected(error.to_string()),
+        // No machine is without UDP: a firewall says so.
+        _ if Errno::from_io_error(error) == Some(Errno::NOPROTOOPT) => {
+            Udp::Rejected(error.to_string())
+        }
+        _ => Udp::NoRoute(error.to_string()),
+    })
+}
+
+/// Bytes of the headers of IP and UDP around a payload, at the least.
+pub fn headers(far: SocketAddr) -> u32 {
+    match far {
+        SocketAddr::V4(_) => 28,
+        SocketAddr::V6(_) => 48,
     }
 }
 
@@ -207,8 +274,8 @@ async fn greet(
     let credentials = identity.credentials().map_err(Error::from);
     let mut sizes = MtuDiscoveryConfig::default();
     // What this machine's own interface does not carry need not be tried.
-    let headers = if address.is_ipv4() { 28 } else { 48 };
-    let carried = packet.and_then(|packet| u16::try_from(packet.saturating_sub(headers)).ok());
+    let carried =
+        packet.and_then(|packet| u16::try_from(packet.saturating_sub(headers(address))).ok());
     if let Some(carried) = carried.filter(|carried| *carried < USUAL_PAYLOAD) {
         sizes.upper_bound(carried.max(LEAST_PAYLOAD));
     }
@@ -360,17 +427,46 @@ fn refusal(error: ConnectionError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uplink::quic::{LookUp, Machine};
+    use quinn::Endpoint;
+
+    /// A machine whose every name has these addresses.
+    #[derive(Debug)]
+    struct Names(Vec<SocketAddr>);
+
+    impl Machine for Names {
+        fn look_up(&self, _: String) -> LookUp {
+            let addresses = self.0.clone();
+            Box::pin(async { Ok(addresses) })
+        }
+
+        fn endpoint(&self, _: SocketAddr) -> io::Result<Endpoint> {
+            unreachable!("no address answers")
+        }
+
+        fn random(&self, _: &mut [u8]) -> io::Result<()> {
+            unreachable!("no address answers")
+        }
+    }
 
     #[test]
     fn what_the_network_says_is_told_apart() {
-        let of = |errno: rustix::io::Errno| met(&io::Error::from(errno));
-        assert_eq!(of(rustix::io::Errno::CONNREFUSED), Udp::Refused);
-        assert!(matches!(of(rustix::io::Errno::PERM), Udp::Forbidden(_)));
-        assert!(matches!(of(rustix::io::Errno::NETUNREACH), Udp::NoRoute(_)));
-        assert!(matches!(
-            of(rustix::io::Errno::HOSTUNREACH),
-            Udp::NoRoute(_)
-        ));
+        let refused = |errno: Errno| sent(&errno.into());
+        assert!(matches!(refused(Errno::PERM), Udp::Forbidden(_)));
+        assert!(matches!(refused(Errno::NETUNREACH), Udp::NoRoute(_)));
+        assert!(matches!(refused(Errno::HOSTUNREACH), Udp::NoRoute(_)));
+        let said = |errno: Errno| heard(&errno.into());
+        assert_eq!(said(Errno::CONNREFUSED), Some(Udp::Refused));
+        assert_eq!(said(Errno::MSGSIZE), None, "learnt, and tried again");
+        // Prohibited: the host and anything, the network; over IPv6 anything; and the protocol.
+        for errno in [
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+            Errno::ACCESS,
+            Errno::NOPROTOOPT,
+        ] {
+            assert!(matches!(said(errno), Some(Udp::Rejected(_))), "{errno}");
+        }
     }
 
     #[test]
@@ -385,11 +481,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_several_addresses_the_most_telling_is_told() {
+        let free = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let refused = free.local_addr().unwrap();
+        drop(free);
+        // Where an interface has to be named, there is no way without one.
+        let nowhere: SocketAddr = "[fe80::1]:1".parse().unwrap();
+        for addresses in [[refused, nowhere], [nowhere, refused]] {
+            let mut config = Config::new("hall.example:1");
+            config.machine = std::sync::Arc::new(Names(addresses.into()));
+            let found = probe(&config, None, 0).await;
+            assert_eq!(found.udp, Some((refused, Udp::Refused)));
+        }
+    }
+
+    #[tokio::test]
     async fn a_port_without_a_listener_is_refused_and_a_mute_one_is_silent() {
         let mute = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let far = mute.local_addr().unwrap();
         assert_eq!(knock(far).await.unwrap().0, Udp::Silent);
         drop(mute);
-        assert_eq!(met(&knock(far).await.unwrap_err()), Udp::Refused);
+        assert_eq!(knock(far).await.unwrap().0, Udp::Refused);
     }
 }

@@ -23,7 +23,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const BY_PATH: &str = "/dev/v4l/by-path/platform-vivid.0-video-index0";
@@ -255,6 +255,8 @@ fn a_camera_that_is_unplugged() {
 
 /// Plays 440 Hz into the loopback until it is dropped.
 struct Player {
+    /// How often it fell behind.
+    underruns: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -268,11 +270,13 @@ impl Player {
             any.set_format(Format::S16LE).unwrap();
             any.set_channels(2).unwrap();
             any.set_rate(rate_hz, ValueOr::Nearest).unwrap();
-            any.set_buffer_time_near(200_000, ValueOr::Nearest).unwrap();
+            // The host may keep the guest waiting for a second.
+            any.set_buffer_time_near(2_000_000, ValueOr::Nearest)
+                .unwrap();
             pcm.hw_params(&any).unwrap();
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let theirs = Arc::clone(&stop);
+        let (stop, underruns) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (theirs, behind) = (Arc::clone(&stop), Arc::<AtomicU64>::clone(&underruns));
         let thread = std::thread::spawn(move || {
             let io = pcm.io_i16().unwrap();
             let mut frame = 0_u64;
@@ -284,6 +288,7 @@ impl Player {
                     })
                     .collect();
                 if io.writei(&block).is_err() {
+                    behind.fetch_add(1, Ordering::Relaxed);
                     pcm.prepare().unwrap();
                 } else {
                     frame += 480;
@@ -291,9 +296,14 @@ impl Player {
             }
         });
         Self {
+            underruns,
             stop,
             thread: Some(thread),
         }
+    }
+
+    fn underruns(&self) -> u64 {
+        self.underruns.load(Ordering::Relaxed)
     }
 }
 
@@ -334,6 +344,41 @@ fn pitch(samples: &[i16]) -> f64 {
 
 fn a_tone_at_several_rates() {
     for rate_hz in [48_000, 44_100, 16_000] {
+        // Where the player fell behind or the card's second was not enough, the guest stood still, and what
+        // was heard says nothing: it is done again, twice at most.
+        for last in [false, false, true] {
+            let tone = Tone::hear(rate_hz);
+            println!("  {rate_hz} Hz: {tone:?}");
+            if !last && (tone.underruns > 0 || tone.lost > 0) {
+                continue;
+            }
+            assert_eq!((tone.underruns, tone.lost), (0, 0));
+            // A cent, which nobody hears: while the card's clock is being learnt, its sound is steered into
+            // place.
+            assert!((1200.0 * (tone.hz / 440.0).log2()).abs() < 1.0);
+            assert!(tone.frames >= 192_000);
+            break;
+        }
+    }
+}
+
+/// What four seconds of the tone sounded like.
+#[derive(Debug)]
+#[allow(dead_code, reason = "the rest is printed")]
+struct Tone {
+    hz: f64,
+    frames: usize,
+    /// How far a block's stamp was from the end of the one before, at most.
+    jitter: Duration,
+    /// Of the microphone.
+    lost: u64,
+    /// Of the player.
+    underruns: u64,
+    stats: hallcast::pacer::SoundStats,
+}
+
+impl Tone {
+    fn hear(rate_hz: u32) -> Self {
         let player = Player::start(rate_hz);
         let mut source = listen(&microphone(rate_hz)).unwrap();
         let settings = source.settings();
@@ -349,7 +394,7 @@ fn a_tone_at_several_rates() {
         let end = start.plus(Duration::from_secs(4));
         let mut samples = Samples::empty();
         let mut heard: Vec<i16> = Vec::new();
-        let mut worst = 0;
+        let (mut worst, mut lost) = (0, 0);
         let mut due: Option<Monotonic> = None;
         while clock::now() < end.plus(Duration::from_millis(50)) {
             source.next(&mut samples).unwrap();
@@ -360,7 +405,7 @@ fn a_tone_at_several_rates() {
             due = Some(samples.captured.plus(Duration::from_nanos(
                 frames * 1_000_000_000 / u64::from(rate_hz),
             )));
-            assert_eq!(samples.lost_before, 0);
+            lost += samples.lost_before;
             pacer.push(&samples).unwrap();
             while let Some(block) = pacer.next_block() {
                 heard.extend(block.samples.iter().step_by(2));
@@ -371,16 +416,14 @@ fn a_tone_at_several_rates() {
             heard.extend(block.samples.iter().step_by(2));
         }
         let hz = pitch(&heard[24_000..168_000]);
-        println!(
-            "  {rate_hz} Hz: {hz:.4} Hz, {} frames, stamps jitter by {} us at most, {:?}",
-            heard.len(),
-            worst / 1000,
-            pacer.stats()
-        );
-        // A cent, which nobody hears: while the card's clock is being learnt, its sound is steered into place.
-        assert!((1200.0 * (hz / 440.0).log2()).abs() < 1.0);
-        assert!(heard.len() >= 192_000);
-        drop(player);
+        Self {
+            hz,
+            frames: heard.len(),
+            jitter: Duration::from_nanos(worst.unsigned_abs()),
+            lost,
+            underruns: player.underruns(),
+            stats: pacer.stats(),
+        }
     }
 }
 
@@ -395,7 +438,9 @@ fn a_reader_that_sleeps() {
         samples.data.len() as u64 / 2 * 1_000_000_000 / 48_000,
     ));
     // The card keeps a second of it.
+    let from = clock::now();
     clock::sleep(Duration::from_millis(2500));
+    let slept = clock::now().since(from);
     let mut pacer = SoundPacer::new(SoundConfig {
         start: before,
         rate_hz: 48_000,
@@ -404,12 +449,16 @@ fn a_reader_that_sleeps() {
     })
     .unwrap();
     source.next(&mut samples).unwrap();
+    let most = clock::now().since(from);
     let lost = samples.lost_before;
     let away = samples.captured.since(before);
-    println!("  lost {lost} frames, {away:?} between the stamps");
+    println!("  lost {lost} frames in {slept:?} to {most:?}, {away:?} between the stamps");
+    // The host may make the sleep longer.
+    let frames = |time: Duration| time.as_nanos() as u64 * 48 / 1_000_000;
+    let kept = [Duration::from_millis(500), Duration::from_millis(1100)];
     assert!(
-        (67_200..=96_000).contains(&lost),
-        "1.4 s are lost at least, and 2 at most"
+        (frames(slept - kept[1])..=frames(most - kept[0])).contains(&lost),
+        "all but half a second to 1.1 s is lost"
     );
     // Counted by the card; its stamps have whole milliseconds.
     assert!((lost as i64 - away.as_nanos() as i64 * 48 / 1_000_000).abs() <= 96);

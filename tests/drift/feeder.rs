@@ -29,7 +29,10 @@ pub const SIZE: (u32, u32) = (320, 180);
 pub const RATE: f64 = 48_000.0;
 
 const PERIOD: usize = 480;
+/// Where a click is decided on must not be long before it is heard: the card's clock wanders.
 const BUFFER: usize = 24_000;
+/// Of a sequence that is only counted: the host may keep the guest waiting for a second.
+const LONG_BUFFER: usize = 96_000;
 /// Observations of the pointer of which the earliest counts: 1 s of them.
 const REMEMBERED: usize = 300;
 /// As in the box's own test tone: a burst of 2 kHz that a codec keeps, over a quiet tone.
@@ -75,6 +78,23 @@ impl<T> Drop for Fed<T> {
             let _ = thread.join();
         }
     }
+}
+
+/// A bare loop that sleeps 5 ms at a time and comes before all else in the guest: what keeps it waiting is the
+/// host. Gives when it should have woken, and how late it did, where that was 20 ms or more.
+pub fn beats() -> Fed<Vec<(Monotonic, Duration)>> {
+    Fed::start(|ended| {
+        let mut found = Vec::new();
+        while !ended.load(Ordering::Relaxed) {
+            let due = clock::now().plus(Duration::from_millis(5));
+            clock::sleep_until(due);
+            let late = clock::now().since(due);
+            if late >= Duration::from_millis(20) {
+                found.push((due, late));
+            }
+        }
+        found
+    })
 }
 
 /// Writes the box's own test pattern into /dev/video`number`, each picture at its tick. Gives how late
@@ -146,6 +166,10 @@ pub fn shift(card: &str, ppm: i32) -> f64 {
 pub fn sound(card: &str, pace: f64, clicks: Clicks) -> Fed<Played> {
     let name = format!("hw:CARD={card},DEV=0");
     let pcm = PCM::new(&name, Direction::Playback, false).unwrap();
+    let buffer = match clicks {
+        Clicks::Seconds => BUFFER,
+        Clicks::Frames(_) => LONG_BUFFER,
+    } as Frames;
     {
         let hardware = HwParams::any(&pcm).unwrap();
         hardware.set_access(Access::RWInterleaved).unwrap();
@@ -155,12 +179,12 @@ pub fn sound(card: &str, pace: f64, clicks: Clicks) -> Fed<Played> {
         hardware
             .set_period_size(PERIOD as Frames, ValueOr::Nearest)
             .unwrap();
-        hardware.set_buffer_size(BUFFER as Frames).unwrap();
+        hardware.set_buffer_size(buffer).unwrap();
         pcm.hw_params(&hardware).unwrap();
         let software = pcm.sw_params_current().unwrap();
         software.set_tstamp_mode(true).unwrap();
         software.set_tstamp_type(TstampType::Monotonic).unwrap();
-        software.set_start_threshold(BUFFER as Frames / 2).unwrap();
+        software.set_start_threshold(buffer / 2).unwrap();
         software.set_avail_min(PERIOD as Frames).unwrap();
         pcm.sw_params(&software).unwrap();
     }

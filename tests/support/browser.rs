@@ -45,6 +45,19 @@ pub struct VideoState {
     pub error: Option<String>,
 }
 
+/// One look at a player, by the page itself.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+pub struct Sample {
+    /// Milliseconds of the page's own clock.
+    pub at: f64,
+    /// Seconds played.
+    pub time: f64,
+    /// Pictures shown since the page was opened.
+    pub pictures: u64,
+    /// The root of the mean square of the sound since [`Browser::listen`], 0 to 1.
+    pub rms: f64,
+}
+
 impl Browser {
     /// Starts chromedriver on a free port and a window in it.
     pub fn start() -> Self {
@@ -230,6 +243,34 @@ impl Browser {
             rms: number("rms"),
             error: value["error"].as_str().map(str::to_owned),
         }
+    }
+
+    /// Lets the page look at the video of this id every 50 ms from now on: each question from here takes as
+    /// long as the machine lets it.
+    pub fn sample(&self, id: &str) {
+        self.run(&format!(
+            "const v = document.getElementById('{id}');
+             v.samples = [];
+             clearInterval(v.sampling);
+             v.sampling = setInterval(() => {{
+               let rms = 0;
+               if (v.meter) {{
+                 const samples = new Float32Array(v.meter.fftSize);
+                 v.meter.getFloatTimeDomainData(samples);
+                 rms = Math.sqrt(samples.reduce((sum, s) => sum + s * s, 0) / samples.length);
+               }}
+               v.samples.push({{
+                 at: performance.now(), time: v.currentTime, rms,
+                 pictures: v.getVideoPlaybackQuality().totalVideoFrames,
+               }});
+             }}, 50);"
+        ));
+    }
+
+    /// What the page saw since then, in order.
+    pub fn samples(&self, id: &str) -> Vec<Sample> {
+        let samples = self.run(&format!("return document.getElementById('{id}').samples;"));
+        serde_json::from_value(samples).unwrap()
     }
 
     /// The number burnt into the test pattern that the video of this id shows now.

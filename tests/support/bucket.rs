@@ -31,20 +31,26 @@ impl S3 {
         let address = free.local_addr().unwrap();
         drop(free);
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/s3");
+        // What pip says where it cannot install the server.
+        let said = tempfile::NamedTempFile::new().unwrap();
         let process = std::process::Command::new(script)
             .arg(address.port().to_string())
-            .stderr(std::process::Stdio::null())
+            .stderr(said.reopen().unwrap())
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
         let address = address.to_string();
         let store = client(&address).build().unwrap();
-        let server = Self {
+        let mut server = Self {
             process,
             address,
             store,
         };
         programs::wait_until(300, "the S3 server", || {
+            if let Some(status) = server.process.try_wait().unwrap() {
+                let said = std::fs::read_to_string(said.path()).unwrap_or_default();
+                panic!("the S3 server: {status}\n{said}");
+            }
             TcpStream::connect(&server.address).is_ok()
         });
         let mut socket = TcpStream::connect(&server.address).unwrap();

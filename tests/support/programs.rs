@@ -64,6 +64,18 @@ pub fn resident_bytes(pid: u32) -> u64 {
     text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
+/// Pictures and blocks of all tracks that the last recording is without, between a status before it and one
+/// after it: a machine that stands still costs some, and a recording that shall show all is made again.
+pub fn losses(before: &serde_json::Value, after: &serde_json::Value) -> u64 {
+    let sum = |status: &serde_json::Value, key: &str| -> u64 {
+        let tracks = status["tracks"].as_array().unwrap().iter();
+        tracks.filter_map(|track| track[key].as_u64()).sum()
+    };
+    // The first two are counted since the process started.
+    let new = |key| sum(after, key) - sum(before, key);
+    new("lost") + new("dropped") + sum(after, "drops")
+}
+
 /// The bench board with small pictures: for tests of everything but pictures.
 pub fn small_bench(home: &Path) -> String {
     let path = home.join("small-bench.toml");

@@ -124,6 +124,18 @@ impl Guest {
         }
     }
 
+    /// When the first line that begins with `word` arrived; waits for it if need be.
+    pub fn heard(&mut self, word: &str, seconds: u64) -> Monotonic {
+        let first = |said: &[(Monotonic, String)]| {
+            let found = said.iter().find(|(_, line)| line.starts_with(word));
+            found.map(|(at, _)| *at)
+        };
+        if first(&self.said).is_none() {
+            self.wait_for(word, seconds);
+        }
+        first(&self.said).unwrap()
+    }
+
     /// Takes in what it has said so far.
     pub fn catch_up(&mut self) {
         self.said.extend(self.lines.try_iter());

@@ -42,6 +42,7 @@ impl<F: Fn(f64) -> i16> Card<F> {
         Samples {
             captured,
             lost_before,
+            hears: false,
             data,
         }
     }
@@ -250,6 +251,7 @@ fn played(rate_hz: u32, ppm: f64, seconds: i64, jitter_ns: i64) -> (Vec<i16>, So
         let samples = Samples {
             captured: at(stamp),
             lost_before: 0,
+            hears: false,
             data: (frame..frame + length).map(sound).collect(),
         };
         pacer.push(&samples).unwrap();
@@ -332,6 +334,7 @@ fn one_late_stamp_is_not_believed_but_a_jump_is() {
         let samples = Samples {
             captured: at(n * 20_000_000 + late),
             lost_before: 0,
+            hears: false,
             data: vec![1; 960],
         };
         pacer.push(&samples).unwrap();
@@ -359,6 +362,7 @@ fn channels_are_made_to_fit_the_track() {
         let samples = Samples {
             captured: at(0),
             lost_before: 0,
+            hears: false,
             data: frame.repeat(4_800),
         };
         pacer.push(&samples).unwrap();

@@ -200,8 +200,7 @@ impl Keeper {
             return;
         }
         self.looked = Some(now);
-        let (wall, read) = self.read_clocks();
-        if let Some(step) = self.utc.look(wall, read) {
+        if let Some(step) = self.utc.look((self.parts.wall)(), now) {
             log::warn!("the clock was set: {step:?}");
             self.note(step);
         }
@@ -218,19 +217,6 @@ impl Keeper {
             self.woke(now, slept.saturating_sub(self.slept));
         }
         self.slept = slept;
-    }
-
-    /// Both clocks at one instant: between two reads the machine may stand still, and `now` of a turn that
-    /// waited for a disk is an old one. What stays apart would look like a step.
-    fn read_clocks(&self) -> (WallClock, Monotonic) {
-        let read = |_| {
-            let before = clock::now();
-            let wall = (self.parts.wall)();
-            (clock::now().since(before), wall, before)
-        };
-        let nearest = (0..3).map(read).min_by_key(|(apart, ..)| *apart);
-        let (_, wall, at) = nearest.unwrap_or_else(|| read(0));
-        (wall, at)
     }
 
     /// Tells the lanes what UTC is, once it is known and when it has changed by what people notice.

@@ -5,6 +5,7 @@
 
 use super::{RecordingId, TrackId};
 use serde::{Deserialize, Serialize};
+use std::ops::Add;
 
 /// The most tracks, alarms and bytes of one text that a report carries: whoever takes a report from a
 /// box holds no more for it than this.
@@ -126,6 +127,18 @@ pub struct Repeats {
     pub before_first: u64,
 }
 
+impl Add for Repeats {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            slower_source: self.slower_source + more.slower_source,
+            no_picture: self.no_picture + more.no_picture,
+            before_first: self.before_first + more.before_first,
+        }
+    }
+}
+
 /// Pictures in no tick, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drops {
@@ -139,6 +152,20 @@ pub struct Drops {
     pub out_of_order: u64,
     /// It had to make room: the pacer was not asked in time.
     pub not_polled: u64,
+}
+
+impl Add for Drops {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            faster_source: self.faster_source + more.faster_source,
+            late: self.late + more.late,
+            before_start: self.before_start + more.before_start,
+            out_of_order: self.out_of_order + more.out_of_order,
+            not_polled: self.not_polled + more.not_polled,
+        }
+    }
 }
 
 /// From a tick to the decision which picture it shows, in microseconds.

@@ -11,6 +11,9 @@ pub struct Samples {
     pub captured: Monotonic,
     /// Sample frames that the device lost just before this block (an overrun); 0 when it is whole.
     pub lost_before: u64,
+    /// The device's own samples, where they are finer than these, are not all one value: it hears
+    /// something, even where these are silent.
+    pub hears: bool,
     /// Interleaved samples; the buffer is recycled.
     pub data: Vec<i16>,
 }

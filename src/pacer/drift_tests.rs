@@ -1,6 +1,7 @@
 //! The estimate against cards whose error is known; six hours of it are a matter of seconds.
 
 use super::*;
+use crate::pacer::sound::STEERED_IN;
 
 /// Seconds that one step of the control loop covers.
 const BLOCK: f64 = 0.02;
@@ -20,9 +21,12 @@ impl Noise {
 struct Found {
     /// The worst distance of sound from the monotonic clock, in ms, looked at with every block.
     worst_ms: f64,
-    /// The estimate's error after 60 s, in ppm.
+    /// The estimate's largest error from 60 s after the start, or after a step, on; in ppm.
     off_ppm: f64,
 }
+
+/// Between two steps of a card that changes by steps.
+const STEPS: f64 = 900.0;
 
 /// The control loop as in `SoundPacer`, with a resampler that does exactly what it is told. Stamps have
 /// 1 ms of jitter, are cut to whole milliseconds, and one in 500 is 30 ms late.
@@ -30,13 +34,13 @@ fn follow(seconds: f64, error_ppm: impl Fn(f64) -> f64, overruns: bool) -> Found
     let mut drift = Drift::new(48_000);
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let (mut truth, mut media, mut frames) = (0.0_f64, 0.0_f64, 0_u64);
-    let (mut worst, mut off_ppm, mut blocks) = (0.0_f64, f64::NAN, 0_u64);
+    let (mut worst, mut off_ppm, mut blocks) = (0.0_f64, 0.0_f64, 0_u64);
     while truth < seconds {
         let late = if noise.next() > 0.996 { 0.03 } else { 0.0 };
         let stamp = ((truth + 1e-3 * noise.next() + late) * 1e3).floor() * 1_000_000.0;
         let smoothed = drift.observe(stamp as i128, frames);
         let away = smoothed as f64 / 1e9 - media;
-        let stretch = drift.stretch() + away / 10.0;
+        let stretch = drift.stretch() + away / STEERED_IN;
         // Every so often samples are lost, which are put in as silence.
         let lost = overruns && blocks % 3_000 == 2_999;
         let length = if lost { 0.8 } else { BLOCK };
@@ -46,8 +50,8 @@ fn follow(seconds: f64, error_ppm: impl Fn(f64) -> f64, overruns: bool) -> Found
         truth += length / (1.0 + ppm / 1e6);
         worst = worst.max((media - truth).abs());
         blocks += 1;
-        if off_ppm.is_nan() && truth >= 60.0 {
-            off_ppm = drift.ppm().unwrap() - ppm;
+        if truth % STEPS >= 60.0 {
+            off_ppm = off_ppm.max((drift.ppm().unwrap() - ppm).abs());
         }
     }
     Found {
@@ -61,9 +65,10 @@ fn sound_stays_with_the_clock_for_six_hours_whatever_the_card_does() {
     const HOURS: f64 = 6.0 * 3600.0;
     type Error = Box<dyn Fn(f64) -> f64>;
     let constant = |ppm: f64| -> Error { Box::new(move |_| ppm) };
-    // How far off the estimate may be after 60 s. Of a rate that wanders it is behind: by the slope of the
-    // wander, half a ppm a second, times the memory of some twenty seconds that a steady one needs.
-    let (steady, wandering) = (5.0, 15.0);
+    // How far off the estimate may be. Of a rate that wanders it is behind: by the slope of the
+    // wander, half a ppm a second, times the memory of some twenty seconds that a steady one needs. A step of 200 ppm, which no crystal makes,
+    // hides in the jitter and takes that memory to be learnt.
+    let (steady, wandering, stepping) = (5.0, 15.0, 30.0);
     let cases: [(&str, f64, Error); 8] = [
         ("-1000 ppm", steady, constant(-1000.0)),
         ("-200 ppm", steady, constant(-200.0)),
@@ -72,8 +77,8 @@ fn sound_stays_with_the_clock_for_six_hours_whatever_the_card_does() {
         ("+1000 ppm", steady, constant(1000.0)),
         (
             "steps between +-1000 and +-200 ppm",
-            steady,
-            Box::new(|t| [1000.0, -200.0, 0.0, 200.0, -1000.0][(t / 900.0) as usize % 5]),
+            stepping,
+            Box::new(|t| [1000.0, -200.0, 0.0, 200.0, -1000.0][(t / STEPS) as usize % 5]),
         ),
         (
             "+-50 ppm in ten minutes",
@@ -90,15 +95,11 @@ fn sound_stays_with_the_clock_for_six_hours_whatever_the_card_does() {
         for overruns in [false, true] {
             let found = follow(HOURS, &error, overruns);
             println!(
-                "{name}, overruns {overruns}: worst {:.2} ms of 20, estimate after 60 s off by {:+.2} ppm of {within}",
+                "{name}, overruns {overruns}: worst {:.2} ms of 20, estimate off by {:.2} ppm of {within} at most, from 60 s after the start or a step on",
                 found.worst_ms, found.off_ppm
             );
             assert!(found.worst_ms <= 20.0, "{name}: {} ms", found.worst_ms);
-            assert!(
-                found.off_ppm.abs() <= within,
-                "{name}: {} ppm",
-                found.off_ppm
-            );
+            assert!(found.off_ppm <= within, "{name}: {} ppm", found.off_ppm);
         }
     }
 }

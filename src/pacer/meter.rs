@@ -4,7 +4,8 @@
 //! sample. The root mean square is against the same, so that a full sine reads -3.01 dB.
 //!
 //! Digital silence is what a muted microphone or a dead input gives: every sample of a channel is the
-//! same to the last bit, on all channels. The noise of a quiet room moves more than that.
+//! same to the last bit, on all channels. The noise of a quiet room moves more than that, if need be
+//! below the 16 bits that are measured here: a card that has more says so ([`Meter::heard`]).
 
 use std::time::Duration;
 
@@ -80,6 +81,12 @@ impl Meter {
             }
         }
         new
+    }
+
+    /// What came last is no digital silence, whatever its 16 bits say.
+    pub fn heard(&mut self) {
+        self.range.clear();
+        self.still = 0;
     }
 
     /// The levels of the last whole stretch; none before it, and none where every sample is zero.
@@ -201,5 +208,10 @@ mod tests {
         assert!(meter.silent_for() >= Duration::from_secs(1));
         meter.note(&[0, 5]);
         assert!(meter.silent_for() < Duration::from_millis(1));
+        meter.note(&[0; 96_000]);
+        meter.heard();
+        assert_eq!(meter.silent_for(), Duration::ZERO);
+        meter.note(&[0; 96_000]);
+        assert!(meter.silent_for() >= Duration::from_secs(1));
     }
 }

@@ -19,7 +19,7 @@ pub const BLOCK_FRAMES: usize = 1024;
 pub const TOLERANCE: Duration = Duration::from_millis(20);
 
 /// In how many seconds a distance from the stamps is steered away: 1 ms is 100 ppm, which nobody hears.
-const STEERED_IN: f64 = 10.0;
+pub(super) const STEERED_IN: f64 = 10.0;
 
 /// So many stamps in a row must be [`TOLERANCE`] away, to the same side, to be believed.
 const BELIEVED: u32 = 3;

@@ -12,6 +12,7 @@ use crate::media::{
 use crate::mp4;
 use crate::wire::{self, Sequences};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// A segment that is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,47 @@ impl SpanFact {
         match self.after_pause {
             true => GapCause::Paused,
             false => GapCause::BoxAway,
+        }
+    }
+}
+
+/// A clock is off by no more than this over the time that it runs freely: 100 ppm.
+const DRIFT_PER: u64 = 10_000;
+
+/// Spans of one boot lie where its clock says, seen from the last of them that a word in UTC is about:
+/// a box that learns the time after a restart learns it for what it recorded before, too. A span's own
+/// word that agrees is nearer.
+fn place_by_boot(
+    spans: &mut BTreeMap<u32, SpanFact>,
+    boots: &BTreeMap<u32, ([u8; 16], u64)>,
+    words: &[(u32, WallClock)],
+) {
+    for (span, fact) in spans {
+        let Some((boot, here)) = boots.get(span) else {
+            continue;
+        };
+        let of_boot = words.iter().rev().find_map(|(other, wall)| {
+            let (_, there) = boots.get(other).filter(|(same, _)| same == boot)?;
+            let by = i128::from(*here) - i128::from(*there);
+            let drift = u64::try_from(by.unsigned_abs()).ok()? / DRIFT_PER;
+            Some(WallClock {
+                unix_nanos: i64::try_from(i128::from(wall.unix_nanos) + by).ok()?,
+                uncertainty: Some(wall.uncertainty? + Duration::from_nanos(drift)),
+            })
+        });
+        let Some(derived) = of_boot else {
+            continue;
+        };
+        let agrees = |own: WallClock| {
+            let error = own.uncertainty?.saturating_add(derived.uncertainty?);
+            let apart = own.unix_nanos.abs_diff(derived.unix_nanos);
+            (u128::from(apart) <= error.as_nanos()).then_some(())
+        };
+        if fact.wall.and_then(agrees).is_none() {
+            fact.wall = Some(derived);
+            // Too late for what was shown of it.
+            fact.first_wall.get_or_insert(derived);
+            fact.known_from.get_or_insert(u64::MAX);
         }
     }
 }
@@ -235,15 +277,18 @@ impl Recording {
         self.started().map(|started| started.0).or(self.sender)
     }
 
-    /// Its spans; the last word on where a span lies counts.
+    /// Its spans; the last word on where a span lies counts, for all spans of one boot.
     pub fn spans(&self) -> BTreeMap<u32, SpanFact> {
         let mut spans = BTreeMap::new();
         let mut paused = BTreeSet::new();
+        let mut boots = BTreeMap::new();
+        let mut words = Vec::new();
         for fact in self.facts() {
             match fact.event {
                 Event::Paused => drop(paused.insert(fact.span)),
                 Event::Span { epoch, wall, gap } => {
                     let known = wall.is_some_and(|wall| wall.uncertainty.is_some());
+                    words.extend(wall.filter(|_| known).map(|wall| (fact.span, wall)));
                     let known_from = known.then_some(0);
                     let span = SpanFact {
                         epoch,
@@ -255,7 +300,13 @@ impl Recording {
                     };
                     spans.insert(fact.span, span);
                 }
+                Event::Run {
+                    boot: Some(boot),
+                    boot_nanos,
+                    ..
+                } => drop(boots.insert(fact.span, (boot, boot_nanos))),
                 Event::SpanPlaced { span, wall, gap } => {
+                    words.push((span, wall));
                     if let Some(placed) = spans.get_mut(&span) {
                         placed.wall = Some(wall);
                         placed.first_wall.get_or_insert(wall);
@@ -272,6 +323,7 @@ impl Recording {
                 _ => {}
             }
         }
+        place_by_boot(&mut spans, &boots, &words);
         for (span, fact) in &mut spans {
             fact.after_pause = span.checked_sub(1).is_some_and(|one| paused.contains(&one));
         }
@@ -421,4 +473,74 @@ pub struct Catalog {
     pub recordings: BTreeMap<RecordingId, Recording>,
     /// Those of which nothing is to be kept or shown any more.
     pub erased: BTreeMap<RecordingId, Erased>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receiver::samples::{fact, stored};
+
+    const SECOND: i64 = 1_000_000_000;
+
+    fn recording(events: Vec<(u32, Event)>) -> Recording {
+        let mut recording = Recording::default();
+        let facts = events.into_iter().map(|(span, event)| fact(span, event));
+        let events = stored(TrackId::EVENTS, 0, 0, 0);
+        recording.insert(0, TrackId::EVENTS, events, facts.collect());
+        recording
+    }
+
+    fn at(seconds: i64, error_ms: Option<u64>) -> WallClock {
+        WallClock {
+            unix_nanos: seconds * SECOND,
+            uncertainty: error_ms.map(Duration::from_millis),
+        }
+    }
+
+    fn span(number: u32, wall: WallClock, boot: u8, boot_seconds: u64) -> [(u32, Event); 2] {
+        let opened = Event::Span {
+            epoch: 1,
+            wall: Some(wall),
+            gap: None,
+        };
+        let run = Event::Run {
+            boot: Some([boot; 16]),
+            boot_nanos: boot_seconds * SECOND as u64,
+            recorded_nanos: 0,
+        };
+        [(number, opened), (number, run)]
+    }
+
+    #[test]
+    fn a_word_on_one_span_places_all_spans_of_its_boot_and_no_other() {
+        // The clock was a guess in the first three runs; the second boot's last one was told the time.
+        let mut events = Vec::new();
+        events.extend(span(0, at(5, None), 1, 10));
+        events.extend(span(1, at(7, None), 2, 20));
+        events.extend(span(2, at(9, None), 2, 1020));
+        let placed = Event::SpanPlaced {
+            span: 2,
+            wall: at(1_000_000, Some(20)),
+            gap: None,
+        };
+        events.push((2, placed));
+        let spans = recording(events.clone()).spans();
+        let error = |span: u32| spans[&span].wall.unwrap().uncertainty;
+        assert_eq!(error(0), None, "of another boot");
+        // A thousand seconds before, 100 ppm of them less certain.
+        assert_eq!(spans[&1].wall, Some(at(999_000, Some(120))));
+        assert_eq!(spans[&1].known_from, Some(u64::MAX));
+        assert_eq!(spans[&2].wall, Some(at(1_000_000, Some(20))));
+
+        // A word of its own that agrees is nearer; one that was wrong by a day is put right.
+        for (own, wall) in [
+            (at(999_000, Some(1)), at(999_000, Some(1))),
+            (at(912_600, Some(1)), at(999_000, Some(120))),
+        ] {
+            events[2] = span(1, own, 2, 20)[0].clone();
+            let spans = recording(events.clone()).spans();
+            assert_eq!(spans[&1].wall, Some(wall));
+            assert_eq!(spans[&1].first_wall, Some(own), "what was shown stands");
+        }
+    }
 }

@@ -122,6 +122,8 @@ impl Alsa {
     fn wait(&mut self) -> Result<(Monotonic, u64), Error> {
         let wait = WAIT.max(self.duration_of(self.period as u64) * 4);
         let mut deadline = clock::now().plus(wait);
+        // A card that stops again after each restart is not waited for without end.
+        let last = deadline.plus(wait * 3);
         loop {
             let left = deadline.since(clock::now());
             if left.is_zero() {
@@ -153,12 +155,12 @@ impl Alsa {
                         State::Suspended => Errno::STRPIPE.raw_os_error(),
                         _ => Errno::PIPE.raw_os_error(),
                     })?;
-                    deadline = clock::now().plus(wait);
+                    deadline = clock::now().plus(wait).min(last);
                 }
                 Err(error) if error.errno() == Errno::INTR.raw_os_error() => {}
                 Err(error) => {
                     self.restart(error.errno())?;
-                    deadline = clock::now().plus(wait);
+                    deadline = clock::now().plus(wait).min(last);
                 }
             }
         }
@@ -260,6 +262,9 @@ impl Source for Alsa {
             let kept = self.settings.channels as usize;
             let bytes = self.sample_bytes;
             into.data.clear();
+            let read = frames * self.card_channels * bytes;
+            into.hears =
+                (0..kept).any(|n| moves(&self.raw[n * bytes..read], self.card_channels, bytes));
             for frame in self
                 .raw
                 .chunks_exact(self.card_channels * bytes)
@@ -281,6 +286,23 @@ impl Source for Alsa {
             damaged: 0,
         }
     }
+}
+
+/// Whether the first of so many channels moves by more than a step of 24 bits: of samples that are wider
+/// than the 16 bits that are handed on.
+fn moves(raw: &[u8], channels: usize, bytes: usize) -> bool {
+    if bytes < 3 {
+        return false;
+    }
+    let fine = |sample: &[u8]| {
+        i32::from_le_bytes([0, sample[bytes - 3], sample[bytes - 2], sample[bytes - 1]]) >> 8
+    };
+    let samples = raw.chunks_exact(bytes).step_by(channels).map(fine);
+    let range = samples.fold(None, |range: Option<(i32, i32)>, sample| {
+        let (low, high) = range.unwrap_or((sample, sample));
+        Some((low.min(sample), high.max(sample)))
+    });
+    range.is_some_and(|(low, high)| high - low > 1)
 }
 
 /// The kernel's stamp of the newest frame, or now where a driver has none and leaves zero.
@@ -416,6 +438,21 @@ fn open_error(device: &str, what: &str, error: &alsa::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_finer_than_16_bits_still_tells_a_room_from_a_muted_microphone() {
+        // S24_3LE: one channel of noise far below a step of 16 bits, one that toggles its last bit.
+        let frames: Vec<u8> = (0..200_u8)
+            .flat_map(|n| [n % 90, 0, 0, n % 2, 0, 0])
+            .collect();
+        assert!(moves(&frames, 2, 3));
+        assert!(!moves(&frames[3..], 2, 3));
+        // S32_LE from a converter of 24 bits; and 16 bits, of which all are handed on.
+        let wide: Vec<u8> = (0..200_u8).flat_map(|n| [0, n % 3, 0, 0]).collect();
+        assert!(moves(&wide, 1, 4));
+        assert!(!moves(&[7; 400], 1, 2));
+        assert!(!moves(&[], 1, 4));
+    }
 
     #[test]
     fn a_card_that_is_not_there_is_missing() {

@@ -104,6 +104,18 @@ pub(super) const ASK_FOR: &str = "Ask in the board file for something that it of
 #[allow(dead_code, reason = "used by the back ends of real devices")]
 pub(super) const PLUG_IN: &str = "Plug it in again where it was: it is used as soon as it is there";
 
+/// Every [`Error::code`]: while one of them stands for a device, it gives nothing.
+pub const CODES: [&str; 8] = [
+    "missing",
+    "elsewhere",
+    "busy",
+    "not-permitted",
+    "cannot-do",
+    "stalled",
+    "vanished",
+    "other",
+];
+
 impl Error {
     /// The stable name of this kind, for alarms and metrics.
     pub fn code(&self) -> &'static str {

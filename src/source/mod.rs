@@ -38,7 +38,7 @@ mod v4l2_offers;
 #[cfg(feature = "v4l2")]
 mod v4l2_ports;
 
-pub use error::Error;
+pub use error::{CODES, Error};
 pub use found::{FoundCamera, FoundMicrophone, Offer, Sizes};
 pub use pattern::{Pattern, read_counter};
 pub use port::Port;

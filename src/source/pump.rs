@@ -49,6 +49,7 @@ impl Block for Samples {
         Self {
             captured: Monotonic::default(),
             lost_before: 0,
+            hears: false,
             data: Vec::new(),
         }
     }
@@ -72,7 +73,8 @@ pub type AudioPump = Pump<Samples, 64>;
 /// What a [`Pump`] tells its reader.
 #[derive(Debug)]
 pub enum Received<B: Block> {
-    /// The device is open with these settings; the blocks that follow are of this run.
+    /// The device is open with these settings and has given its first block, which follows: one that
+    /// opens and gives nothing fails without this. The blocks that follow are of this run.
     Opened(B::Settings),
     /// A block. Give it back with [`Pump::recycle`].
     Block(B),
@@ -92,7 +94,7 @@ pub struct Stats {
     pub dropped: u64,
     /// What the device lost by its own account, over all runs.
     pub losses: Losses,
-    /// How often the device was opened.
+    /// How often the device was opened and gave something.
     pub opened: u64,
 }
 
@@ -250,12 +252,8 @@ impl<B: Block, const N: usize> Shared<B, N> {
     /// Moves blocks until the device fails; `None` when asked to stop.
     fn pump<S: Source<Block = B> + ?Sized>(&self, source: &mut S) -> Option<Error> {
         let settings = source.settings();
-        let mut state = self.lock();
-        state.opened = Some(settings);
-        state.stats.opened += 1;
-        let earlier = state.stats.losses;
-        drop(state);
-        self.for_reader.ring();
+        let earlier = self.lock().stats.losses;
+        let mut is_first = true;
         loop {
             let mut state = self.lock();
             if state.stop {
@@ -273,6 +271,10 @@ impl<B: Block, const N: usize> Shared<B, N> {
             if let Err(error) = outcome {
                 let _ = state.free.push_back(block);
                 return Some(error);
+            }
+            if std::mem::take(&mut is_first) {
+                state.opened = Some(settings);
+                state.stats.opened += 1;
             }
             state.push(block, settings);
             drop(state);

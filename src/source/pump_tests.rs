@@ -109,9 +109,9 @@ fn a_run_ends_after_its_blocks_and_waits_to_be_reopened() {
 
     let when = clock::now().plus(Duration::from_millis(20));
     pump.reopen_at(when);
+    strings[1].send(Ok(2)).unwrap();
     assert!(matches!(pump.receive(soon()), Received::Opened(_)));
     assert!(clock::now() >= when);
-    strings[1].send(Ok(2)).unwrap();
     assert_eq!(sequence(&pump), 2);
 
     strings.clear();
@@ -133,12 +133,23 @@ fn a_run_ends_after_its_blocks_and_waits_to_be_reopened() {
 fn a_pump_that_waits_to_reopen_ends_when_it_is_dropped() {
     let (pump, strings) = puppets::<4>(1);
     drop(strings);
-    assert!(matches!(pump.receive(soon()), Received::Opened(_)));
     assert!(matches!(pump.receive(soon()), Received::Failed(_)));
     let before = clock::now();
     pump.reopen_at(before.plus(Duration::from_secs(3600)));
     drop(pump);
     assert!(clock::now() < before.plus(Duration::from_secs(2)));
+}
+
+#[test]
+fn a_device_that_opens_and_gives_nothing_was_never_open() {
+    let (pump, strings) = puppets::<4>(2);
+    for string in &strings {
+        string.send(Err(vanished())).unwrap();
+        let received = pump.receive(soon());
+        assert!(matches!(received, Received::Failed(_)), "{received:?}");
+        pump.reopen_at(clock::now());
+    }
+    assert_eq!(pump.stats().opened, 0);
 }
 
 #[test]
@@ -172,6 +183,7 @@ fn sound_that_was_dropped_is_lost_before_the_next() {
     let block = |lost_before| Samples {
         captured: Monotonic::default(),
         lost_before,
+        hears: false,
         data: vec![0; 960],
     };
     let mut oldest = block(7);

@@ -47,8 +47,7 @@ pub(super) struct V4l2 {
     wait: Duration,
     sequence: Option<u32>,
     count: u64,
-    /// How far its stamps lie in the future, as far as was seen.
-    ahead: Duration,
+    lead: Lead,
     losses: Losses,
 }
 
@@ -127,7 +126,7 @@ impl V4l2 {
             wait: WAIT.max(rate.interval() * 3),
             sequence: None,
             count: 0,
-            ahead: Duration::ZERO,
+            lead: Lead::default(),
             losses: Losses::default(),
         })
     }
@@ -174,11 +173,7 @@ impl V4l2 {
             self.losses.damaged += 1;
             return None;
         }
-        Some(arrived_first(
-            stamp(meta, arrived),
-            arrived,
-            &mut self.ahead,
-        ))
+        Some(self.lead.take_off(stamp(meta, arrived), arrived))
     }
 }
 
@@ -254,12 +249,46 @@ fn stamp(meta: &Metadata, arrived: Monotonic) -> Monotonic {
     }
 }
 
+/// How far a camera's stamps lie in the future.
+///
 /// A picture cannot arrive before it was captured: stamps that lie in the future (those of an
 /// exposure's end that the driver foresees) are moved back, all by the same, so that their rhythm
 /// stays and the picture is neither shown before its time nor behind its sound.
-fn arrived_first(stamp: Monotonic, arrived: Monotonic, ahead: &mut Duration) -> Monotonic {
-    *ahead = stamp.since(arrived).max(*ahead);
-    stamp.minus(*ahead)
+#[derive(Debug, Default)]
+struct Lead {
+    /// The largest of late, by which stamps are moved.
+    known: Duration,
+    /// The largest among the pictures since `known` was last judged anew, and how many these are.
+    recent: Duration,
+    pictures: u32,
+    /// Pictures in a row that lay a [`Lead::LEAP`] ahead of what is known.
+    leaps: u32,
+}
+
+impl Lead {
+    /// One stamp that leaps ahead by more is a fault of that stamp; this many in a row are believed.
+    const LEAP: Duration = Duration::from_millis(100);
+    const BELIEVED: u32 = 3;
+    /// A lead that was not seen again among so many pictures is forgotten among as many more.
+    const MEMORY: u32 = 256;
+
+    fn take_off(&mut self, stamp: Monotonic, arrived: Monotonic) -> Monotonic {
+        let lead = stamp.since(arrived);
+        if lead > self.known + Self::LEAP {
+            self.leaps += 1;
+            if self.leaps < Self::BELIEVED {
+                return arrived;
+            }
+        }
+        self.leaps = 0;
+        self.recent = self.recent.max(lead);
+        self.known = self.known.max(lead);
+        self.pictures += 1;
+        if self.pictures == Self::MEMORY {
+            (self.known, self.recent, self.pictures) = (self.recent, Duration::ZERO, 0);
+        }
+        stamp.minus(self.known)
+    }
 }
 
 /// Asks for `rate` and reads back what the device made of it; `None` for a rate outside our range.
@@ -374,16 +403,37 @@ mod tests {
     #[test]
     fn stamps_of_the_future_keep_their_rhythm_and_lose_their_lead() {
         let at = |ms: u64| Monotonic::from_nanos(ms * 1_000_000);
-        let mut ahead = Duration::ZERO;
+        let mut lead = Lead::default();
         // Stamped 30 ms ahead, handed over after 0 to 9 ms.
         let moved: Vec<Monotonic> = [9, 4, 0, 7, 2]
             .iter()
             .zip((100..).step_by(40))
-            .map(|(late, exposed)| arrived_first(at(exposed + 30), at(exposed + late), &mut ahead))
+            .map(|(late, exposed)| lead.take_off(at(exposed + 30), at(exposed + late)))
             .collect();
         assert_eq!(moved, [at(109), at(144), at(180), at(220), at(260)]);
-        let mut none = Duration::ZERO;
-        assert_eq!(arrived_first(at(90), at(100), &mut none), at(90));
+        assert_eq!(Lead::default().take_off(at(90), at(100)), at(90));
+    }
+
+    #[test]
+    fn a_wild_stamp_moves_itself_alone_and_a_lead_that_is_over_is_forgotten() {
+        let at = |ms: u64| Monotonic::from_nanos(ms * 1_000_000);
+        let mut lead = Lead::default();
+        let mut give = |n: u64, ahead: u64| {
+            let arrived = at(1000 + n * 40);
+            let moved = lead.take_off(arrived.plus(Duration::from_millis(ahead)), arrived);
+            moved.offset_from(arrived) / 1_000_000
+        };
+        // 900 ms once, and twice: those are taken when they arrive, and the others stay where they are.
+        let wild = [5, 900, 5, 900, 900, 5].map(|ahead| give(0, ahead));
+        assert_eq!(wild, [0; 6]);
+        // A driver that goes on so is believed; none of its pictures lies in the future.
+        let steady = [300, 300, 300, 300].map(|ahead| give(1, ahead));
+        assert_eq!(steady, [0; 4]);
+        assert_eq!(give(2, 250), -50, "the rhythm stays");
+        for n in 3..3 + 2 * u64::from(Lead::MEMORY) {
+            give(n, 0);
+        }
+        assert_eq!(give(1000, 0), 0, "it was not seen again");
     }
 
     #[test]

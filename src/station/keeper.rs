@@ -262,11 +262,12 @@ impl Keeper {
 
     /// Carries out what is due; false when the process shall end.
     fn turn(&mut self, now: Monotonic) -> bool {
+        // First: `now` is a moment old already, and what is to be done may wait for a disk.
+        self.keep_time(now);
         if let Some(action) = self.recorder.poll(now) {
             self.act(action);
         }
         self.lose_patience(now);
-        self.keep_time(now);
         self.keep_room(now);
         self.look_after_abandoned(now);
         let press = self.button.poll(now);

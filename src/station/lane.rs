@@ -91,6 +91,9 @@ pub(super) struct View {
     pub(super) rate: Option<Rate>,
     /// Bits per second that the track is encoded at when nothing is short; 0 while that is not known.
     pub(super) bit_rate: u32,
+    /// Grows with each tick or packet that is dealt with, whatever comes of it; without a span with each
+    /// block of the device.
+    pub(super) work: u64,
 }
 
 impl LaneView {
@@ -104,15 +107,10 @@ impl LaneView {
         self.look(|view| view.status.open)
     }
 
-    /// What it has done in this span, a count that grows as long as it works; `None` while its device is
-    /// not open.
+    /// A count that grows as long as it works; `None` while its device is not open. An encoder that
+    /// refuses is told by alarms and gaps: starting again would not make it work.
     pub fn work(&self) -> Option<u64> {
-        self.look(|view| {
-            let status = &view.status;
-            // A camera whose stream is passed on may be waited on for a keyframe: what is left out until
-            // then is work too.
-            status.open.then(|| status.ticks.wrapping_add(status.drops))
-        })
+        self.look(|view| view.status.open.then_some(view.work))
     }
 
     /// When its camera last captured a picture, and its rate.
@@ -159,6 +157,9 @@ pub(super) struct Ends {
     alarm: Option<String>,
     /// Where its device is plugged in.
     pub(super) port: Arc<source::Port>,
+    /// The recording that is counted, and what its earlier spans counted.
+    counted: Option<RecordingId>,
+    pub(super) before: Track,
     /// Alarms that stand whether or not the device works.
     standing: BTreeSet<String>,
 }
@@ -180,6 +181,7 @@ impl Ends {
             rhythm: None,
             rate: None,
             bit_rate: 0,
+            work: 0,
         }));
         let seen = LaneView {
             track,
@@ -200,6 +202,8 @@ impl Ends {
                 failures: 0,
                 alarm: None,
                 port: Arc::default(),
+                counted: None,
+                before: Track::default(),
                 standing: BTreeSet::new(),
             },
             seen,
@@ -244,6 +248,21 @@ impl Ends {
     /// Changes what the lane shows.
     pub(super) fn show(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A span of this recording begins: its counts go on where those of the span before ended.
+    pub(super) fn count(&mut self, recording: RecordingId) {
+        let goes_on = self.counted.replace(recording) == Some(recording);
+        let mut before = Track::default();
+        if goes_on {
+            self.show(|view| before = view.status.clone());
+        }
+        self.before = before;
+    }
+
+    /// So much was dealt with.
+    pub(super) fn worked(&self, steps: u64) {
+        self.show(|view| view.work = view.work.wrapping_add(steps));
     }
 
     /// The device is open.

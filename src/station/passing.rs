@@ -6,7 +6,7 @@
 
 use super::config::VideoTrack;
 use super::keeper::Input;
-use super::lane::{ATTENTION, CHUNK, Ends, SEGMENT, Take};
+use super::lane::{ATTENTION, CHUNK, Ends, LATE, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, ParameterSets, Passed, Passthrough, Scene};
 use crate::media::{
@@ -44,7 +44,7 @@ struct Running {
     until: MediaTime,
     /// Something is missing behind it: at first what comes before the first keyframe.
     hole: bool,
-    /// The camera failed since then.
+    /// The camera was not there for what is missing.
     away: bool,
     /// The alarm about keyframes was raised since the last one.
     refused: bool,
@@ -98,6 +98,7 @@ impl PassingLane {
                 Received::Block(picture) => {
                     let stats = pump.stats();
                     self.ends.show(|view| {
+                        view.work = view.work.wrapping_add(1);
                         view.rhythm = device.map(|device| (picture.captured, device.rate));
                         view.status.delivered = stats.delivered;
                         view.status.dropped = stats.dropped;
@@ -116,9 +117,10 @@ impl PassingLane {
                 }
                 Received::Failed(error) => {
                     if let Some(span) = &mut running {
-                        span.away = true;
                         span.sequence = None;
                         self.lose(span, device);
+                        // Not of what is given out with that, which came before.
+                        span.away = !matches!(error, source::Error::Stalled { .. });
                     }
                     pump.reopen_at(self.ends.failed(&error));
                 }
@@ -143,7 +145,9 @@ impl PassingLane {
         self.track.bit_rate.unwrap_or(usual)
     }
 
-    fn begin(&self, take: Arc<Take>, settings: VideoSettings) -> Running {
+    fn begin(&mut self, take: Arc<Take>, settings: VideoSettings) -> Running {
+        self.ends.count(take.recording);
+        let is_late = clock::now().since(take.start) > LATE;
         Running {
             passing: Passthrough::new(units(settings.rate.interval()), units(GAP)),
             segmenter: self
@@ -154,7 +158,7 @@ impl PassingLane {
             sequence: None,
             until: MediaTime::ZERO,
             hole: true,
-            away: false,
+            away: is_late,
             refused: false,
             end: None,
             given: Vec::new(),
@@ -181,9 +185,10 @@ impl PassingLane {
 
     fn show(&self, running: &Running, spent: f64) {
         let (stats, left_out) = (running.passing.stats(), running.passing.left_out());
+        let earlier = &self.ends.before;
         self.ends.show(|view| {
-            view.status.ticks = stats.units;
-            view.status.drops = left_out;
+            view.status.ticks = earlier.ticks + stats.units;
+            view.status.drops = earlier.drops + left_out;
             view.status.encode_cpu_seconds += spent;
         });
     }

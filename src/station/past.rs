@@ -5,11 +5,14 @@
 //! that was kept. A file's date is not asked: a wrong clock wrote it.
 
 use crate::media::{
-    Event, GapLength, MediaTime, Monotonic, RecordingId, SegmentKey, Timescale, TrackId, WallClock,
+    Event, Fact, GapCause, GapLength, MediaTime, Monotonic, RecordingId, SegmentKey, Timescale,
+    TrackId, WallClock,
 };
 use crate::mp4::{Content, parse_segment};
 use crate::segmenter::read_facts;
+use crate::source;
 use crate::spool::Spool;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How far off a length may be that CLOCK_BOOTTIME measured within one boot.
@@ -45,23 +48,17 @@ impl Past {
         let state = spool.state(recording)?;
         let span = state.opened?.span;
         let mut past = Self::default();
-        for (&track, held) in &state.tracks {
-            for (&sequence, segment) in held.segments.iter().rev() {
-                let key = SegmentKey {
-                    recording,
-                    track,
-                    sequence,
-                };
-                let Ok(bytes) = spool.read(key, 0, segment.length) else {
-                    continue;
-                };
+        for &track in state.tracks.keys() {
+            for bytes in latest_first(spool, recording, track) {
                 if track == TrackId::EVENTS {
                     // The facts of a span begin with its `Span`.
                     if past.learn(&bytes, span) {
                         break;
                     }
                 } else if !bytes.is_empty() {
-                    past.kept_nanos = past.kept_nanos.max(end_in(&bytes, span).unwrap_or(0));
+                    let end = end_of(&bytes, span).map(|(end, scale)| end.as_nanos(scale));
+                    let end = end.and_then(|nanos| u64::try_from(nanos).ok());
+                    past.kept_nanos = past.kept_nanos.max(end.unwrap_or(0));
                     break;
                 }
             }
@@ -142,8 +139,86 @@ pub(super) fn is_too_long(gap: GapLength, within: Duration) -> bool {
     }
 }
 
-/// Where a segment of sound or pictures of this span ends, in nanoseconds after the span's start.
-fn end_in(bytes: &[u8], span: u32) -> Option<u64> {
+/// The gaps that were open when the last span was cut off: of each device whose alarm stood then, from
+/// the alarm to the end of what was kept of its track.
+pub(super) fn open_gaps(spool: &Spool, recording: RecordingId) -> Vec<Fact> {
+    let Some(span) = spool.state(recording).and_then(|state| state.opened) else {
+        return Vec::new();
+    };
+    let span = span.span;
+    // The last word on each track: since when it gives nothing, and why.
+    let mut last = BTreeMap::<TrackId, Option<(u64, GapCause)>>::new();
+    for bytes in latest_first(spool, recording, TrackId::EVENTS) {
+        let facts = read_facts(&bytes).unwrap_or_default();
+        for fact in facts.iter().rev().filter(|fact| fact.span == span) {
+            if let Event::Alarm {
+                code,
+                track: Some(track),
+                raised,
+                ..
+            } = &fact.event
+                && let Some(cause) = cause_of(code)
+            {
+                let word = raised.then_some((fact.at_nanos, cause));
+                last.entry(*track).or_insert(word);
+            }
+        }
+        let begins = |fact: &Fact| fact.span == span && matches!(fact.event, Event::Span { .. });
+        if facts.iter().any(begins) {
+            break;
+        }
+    }
+    let gap = |(track, word): (TrackId, Option<(u64, GapCause)>)| {
+        let (at_nanos, cause) = word?;
+        let mut segments = latest_first(spool, recording, track);
+        let (end, scale) = segments.find_map(|bytes| end_of(&bytes, span))?;
+        let start = MediaTime::from_nanos(i64::try_from(at_nanos).ok()?, scale);
+        let duration = u64::try_from(end.0.checked_sub(start.0)?).ok()?;
+        (duration > 0).then_some(Fact {
+            span,
+            at_nanos,
+            event: Event::Gap {
+                track,
+                start,
+                duration,
+                cause,
+            },
+        })
+    };
+    last.into_iter().filter_map(gap).collect()
+}
+
+/// Why a device gives nothing while the alarm of this code stands; `None` for other alarms.
+fn cause_of(code: &str) -> Option<GapCause> {
+    let (_, kind) = code.split_once('-')?;
+    source::CODES.contains(&kind).then_some(match kind {
+        "stalled" => GapCause::DeviceStalled,
+        _ => GapCause::DeviceMissing,
+    })
+}
+
+/// What can be read of a track, the latest segment first.
+fn latest_first(
+    spool: &Spool,
+    recording: RecordingId,
+    track: TrackId,
+) -> impl Iterator<Item = Vec<u8>> {
+    let held = spool
+        .state(recording)
+        .and_then(|state| state.tracks.get(&track));
+    let segments = held.into_iter().flat_map(|held| held.segments.iter().rev());
+    segments.filter_map(move |(&sequence, segment)| {
+        let key = SegmentKey {
+            recording,
+            track,
+            sequence,
+        };
+        spool.read(key, 0, segment.length).ok()
+    })
+}
+
+/// Where a segment of sound or pictures of this span ends, and in which units.
+fn end_of(bytes: &[u8], span: u32) -> Option<(MediaTime, Timescale)> {
     let segment = parse_segment(bytes).ok()?;
     let scale = Timescale::new(segment.provenance.timescale)?;
     let Content::Media(chunks) = segment.content else {
@@ -153,14 +228,14 @@ fn end_in(bytes: &[u8], span: u32) -> Option<u64> {
         .last()
         .filter(|_| segment.provenance.span == span)?
         .chunk;
-    let end = i64::try_from(last.base_time.checked_add(last.duration())?).ok()?;
-    u64::try_from(MediaTime(end).as_nanos(scale)).ok()
+    let end = last.base_time.checked_add(last.duration())?;
+    Some((MediaTime(i64::try_from(end).ok()?), scale))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::{AccessUnit, Fact, Rate, Segmented};
+    use crate::media::{AccessUnit, Rate, Segmented};
     use crate::segmenter::{Config, Cut, Segmenter};
     use crate::spool::{self, LocalDisk};
     use crate::station::custody::{self, Custody};
@@ -294,6 +369,56 @@ mod tests {
             past.recorded(),
             Duration::from_nanos(recorded + 21 * SECOND / 25)
         );
+    }
+
+    #[test]
+    fn a_gap_that_was_open_when_the_power_went_is_told_afterwards() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut custody = custody(directory.path());
+        custody.begin(RECORDING, 0).unwrap();
+        note(&mut custody, 0, opening(wall(1, None), 10, 0));
+        let mut alarm = |code: &str, track: u8, raised: bool, seconds: u64| {
+            let fact = Fact {
+                span: 0,
+                at_nanos: seconds * SECOND,
+                event: Event::Alarm {
+                    code: code.into(),
+                    track: Some(TrackId(track)),
+                    raised,
+                    message: String::new(),
+                },
+            };
+            custody
+                .write_facts(RECORDING, &[fact], Monotonic::default())
+                .unwrap();
+        };
+        // It was away and came back; it is away again. The microphone was, and is there; the slides'
+        // camera shows a slate, of which nothing was kept.
+        alarm("presenter-vanished", 1, true, 0);
+        alarm("presenter-vanished", 1, false, 1);
+        alarm("presenter-no-signal", 1, true, 1);
+        alarm("presenter-missing", 1, true, 3);
+        alarm("microphone-stalled", 3, true, 1);
+        alarm("microphone-stalled", 3, false, 2);
+        alarm("slides-busy", 2, true, 1);
+        record(&mut custody, 0, 100);
+        let gap = Event::Gap {
+            track: TrackId(1),
+            start: MediaTime(3 * 90_000),
+            duration: 90_000,
+            cause: GapCause::DeviceMissing,
+        };
+        let found = open_gaps(&custody.spool(), RECORDING);
+        let facts: Vec<_> = found
+            .into_iter()
+            .map(|fact| (fact.span, fact.event))
+            .collect();
+        assert_eq!(facts, [(0, gap)]);
+        // Of the last span alone.
+        custody.begin(RECORDING, 0).unwrap();
+        note(&mut custody, 1, opening(wall(3, None), 70, 0));
+        record(&mut custody, 1, 25);
+        assert_eq!(open_gaps(&custody.spool(), RECORDING), []);
     }
 
     #[test]

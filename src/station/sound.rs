@@ -6,7 +6,9 @@ use super::keeper::Input;
 use super::lane::{ATTENTION, CHUNK, Ends, LATE, SEGMENT, Take};
 use crate::clock;
 use crate::encoder::{self, AudioEncoder};
-use crate::media::{Codec, Event, GapCause, Monotonic, Segmented, Timescale, TrackInfo, TrackKind};
+use crate::media::{
+    Codec, Event, GapCause, Monotonic, Samples, Segmented, Timescale, TrackInfo, TrackKind,
+};
 use crate::mp4;
 use crate::pacer::{Meter, SoundConfig, SoundPacer};
 use crate::segmenter::{Cut, Segmenter};
@@ -58,6 +60,8 @@ impl SoundLane {
         };
         let (mut settings, mut running) = (None::<AudioSettings>, None::<Running>);
         let mut meter = None::<Meter>;
+        // Why nothing comes, while nothing does.
+        let mut absence = GapCause::DeviceMissing;
         while self.ends.obey(&mut running, |running| &mut running.end) {
             let now = clock::now();
             if running.is_none()
@@ -71,7 +75,7 @@ impl SoundLane {
                 .as_ref()
                 .and_then(|running| Some((running.end?, running.heard)));
             if let Some((end, heard)) = over
-                && (heard >= end || now > end.plus(DELIVERY))
+                && (heard >= end || (now > end.plus(DELIVERY) && pump.waiting() == 0))
                 && let Some(running) = running.take()
             {
                 self.finish(running, end);
@@ -99,7 +103,7 @@ impl SoundLane {
                         view.status.xruns += u64::from(samples.lost_before > 0);
                     });
                     if let Some(meter) = &mut meter {
-                        self.listen(meter, &samples.data);
+                        self.listen(meter, &samples);
                     }
                     if let (Some(running), Some(open)) = (&mut running, settings) {
                         let frames = samples.data.len() as u64 / u64::from(open.channels.max(1));
@@ -112,11 +116,17 @@ impl SoundLane {
                                 .raise("microphone-pacer".into(), error.to_string());
                         }
                         self.encode(running);
+                    } else {
+                        self.ends.worked(1);
                     }
                     pump.recycle(samples);
                 }
                 Received::Failed(error) => {
                     (settings, meter) = (None, None);
+                    absence = match error {
+                        source::Error::Stalled { .. } => GapCause::DeviceStalled,
+                        _ => GapCause::DeviceMissing,
+                    };
                     // Its own alarm says more.
                     self.ends.stand(MICROPHONE_SILENT, None);
                     self.ends.show(|view| view.status.level_dbfs = None);
@@ -126,8 +136,7 @@ impl SoundLane {
                     // Without a microphone its track goes on in silence, so that a player does.
                     if let (Some(running), None) = (&mut running, settings) {
                         let until = now.minus(ABSENCE);
-                        let filled = running.pacer.silence_until(until, GapCause::DeviceMissing);
-                        if let Err(error) = filled {
+                        if let Err(error) = running.pacer.silence_until(until, absence) {
                             self.ends
                                 .raise("microphone-pacer".into(), error.to_string());
                         }
@@ -149,8 +158,12 @@ impl SoundLane {
 
     /// Shows the levels of what comes, and says when it is digital silence: a muted microphone must not be
     /// found after two hours.
-    fn listen(&mut self, meter: &mut Meter, samples: &[i16]) {
-        if !meter.note(samples) {
+    fn listen(&mut self, meter: &mut Meter, samples: &Samples) {
+        let is_new = meter.note(&samples.data);
+        if samples.hears {
+            meter.heard();
+        }
+        if !is_new {
             return;
         }
         let loudness = meter.loudness();
@@ -193,6 +206,7 @@ impl SoundLane {
                 return None;
             }
         };
+        self.ends.count(take.recording);
         let cut = Cut::sound(encoder.block() as u32, take.rate, CHUNK, SEGMENT);
         let mut running = Running {
             segmenter: self.ends.segmenter(&take, Timescale::SOUND, cut),
@@ -261,7 +275,7 @@ impl SoundLane {
     /// Encodes every block that is complete.
     fn encode(&mut self, running: &mut Running) {
         let before = clock::thread_cpu();
-        let mut outcome = Ok(());
+        let (mut outcome, mut blocks) = (Ok(()), 0);
         let ends = &self.ends;
         let Running {
             pacer,
@@ -272,6 +286,7 @@ impl SoundLane {
             ..
         } = running;
         while let Some(block) = pacer.next_block() {
+            blocks += 1;
             let time = block.start;
             let captured = take.start.plus(Duration::from_nanos(
                 time.as_nanos(Timescale::SOUND).unsigned_abs(),
@@ -287,10 +302,12 @@ impl SoundLane {
         }
         let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
         let (stats, ppm) = (running.pacer.stats(), running.pacer.ppm());
+        let earlier = &self.ends.before;
         self.ends.show(|view| {
+            view.work = view.work.wrapping_add(blocks);
             view.status.ppm = ppm;
-            view.status.ticks = stats.blocks;
-            view.status.silence = stats.silence_frames;
+            view.status.ticks = earlier.ticks + stats.blocks;
+            view.status.silence = earlier.silence + stats.silence_frames;
             view.status.encode_cpu_seconds += spent;
         });
         if let Err(message) = outcome {

@@ -26,8 +26,9 @@ use jiff::tz::TimeZone;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long after the end of a span its last pictures may still arrive.
-const DELIVERY: Duration = Duration::from_millis(700);
+/// How long after the end of a span an encoder that lags is waited for: a process that is asked to end
+/// has two seconds.
+const LAG: Duration = Duration::from_millis(1500);
 
 /// An encoder that failed, and failed again when it was opened anew, is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
@@ -40,6 +41,8 @@ pub(super) struct VideoLane {
     camera: Option<VideoSettings>,
     /// The camera failed and is not open again.
     failing: bool,
+    /// What the open camera is set to, while no encoder opens for its pictures.
+    unusable: Option<VideoSettings>,
     coder: Option<Coder>,
     /// Why no encoder opened or worked; none is opened before this instant.
     refused: Option<(Monotonic, encoder::Error)>,
@@ -128,6 +131,7 @@ impl VideoLane {
             track,
             camera: None,
             failing: false,
+            unusable: None,
             coder: None,
             refused: None,
             encoder_fails: false,
@@ -149,6 +153,9 @@ impl VideoLane {
         let mut running = None::<Running>;
         while self.ends.obey(&mut running, |running| &mut running.end) {
             let now = clock::now();
+            if let Some(settings) = self.unusable {
+                self.use_camera(settings, running.as_mut());
+            }
             if running.is_none()
                 && let Some(source_rate) = self.may_begin(now)
                 && let Some(take) = self.ends.begin.take()
@@ -179,16 +186,23 @@ impl VideoLane {
                             let (now, captured) = (clock::now(), picture.captured);
                             (running.pacer).offer(now, captured, Framed { layout, picture });
                         }
-                        _ => {
+                        (None, Some(_)) => {
                             self.ends.stand(&self.no_signal, None);
+                            self.ends.worked(1);
+                            pump.recycle(picture);
+                        }
+                        (_, None) => {
+                            self.ends.worked(1);
                             pump.recycle(picture);
                         }
                     }
                 }
                 Received::Failed(error) => {
-                    self.camera = None;
+                    (self.camera, self.unusable) = (None, None);
                     self.failing = true;
-                    if let Some(running) = &mut running {
+                    // One that is there and gives nothing is another cause than one that is not.
+                    let is_there = matches!(error, source::Error::Stalled { .. });
+                    if let Some(running) = running.as_mut().filter(|_| !is_there) {
                         running.absence.failed();
                     }
                     pump.reopen_at(self.ends.failed(&error));
@@ -199,15 +213,22 @@ impl VideoLane {
     }
 
     fn opened(&mut self, settings: VideoSettings, running: Option<&mut Running>) {
+        self.failing = false;
+        self.refused = None;
+        self.use_camera(settings, running);
+    }
+
+    /// Takes the open camera into use, once an encoder for its pictures opens.
+    fn use_camera(&mut self, settings: VideoSettings, running: Option<&mut Running>) {
         // A span keeps its grid: a camera that comes back with another rate is paced to the old one.
         let rate = match &running {
             Some(running) => running.rate,
             None => self.track.rate.unwrap_or(settings.rate),
         };
-        self.failing = false;
-        self.refused = None;
         let layout = settings.layout;
+        self.unusable = None;
         if !self.has_coder(layout, rate) {
+            self.unusable = Some(settings);
             return;
         }
         self.camera = Some(settings);
@@ -283,7 +304,8 @@ impl VideoLane {
     }
 
     fn encoder_is_well(&mut self) {
-        if std::mem::take(&mut self.encoder_fails) {
+        // A slate by the old encoder does not mean that the camera has one.
+        if self.unusable.is_none() && std::mem::take(&mut self.encoder_fails) {
             self.refused = None;
             self.ends.show(|view| view.status.error = None);
             self.ends
@@ -315,6 +337,7 @@ impl VideoLane {
     /// Begins with the span; at the present tick of its grid when the camera came late and the board did
     /// not tell what it would be.
     fn begin(&mut self, take: Arc<Take>, source_rate: Rate, now: Monotonic) -> Option<Running> {
+        self.ends.count(take.recording);
         let coder = self.coder.as_mut()?;
         coder.fresh = true;
         let rate = coder.rate;
@@ -377,7 +400,7 @@ impl VideoLane {
         let next = running.time_of(running.next_tick());
         if running
             .end
-            .is_some_and(|end| next >= end || now > end.plus(DELIVERY))
+            .is_some_and(|end| next >= end || now > end.plus(LAG))
         {
             self.finish(running);
             return None;
@@ -428,6 +451,7 @@ impl VideoLane {
     /// Encodes what a tick shows. An encoder that fails is opened anew at once; ticks that none takes are
     /// a gap.
     fn show(&mut self, tick: u64, running: &mut Running, show: Show) {
+        self.ends.worked(1);
         let mut outcome = self.encode(tick, running, show);
         if let (Err(error @ encoder::Error::Failed { .. }), Some(_)) = (&outcome, &self.coder) {
             self.encoder_failed(error);
@@ -516,13 +540,13 @@ impl VideoLane {
         let before = clock::thread_cpu();
         let encoded = coder.encoder.encode(bytes, &place);
         let spent = clock::thread_cpu().saturating_sub(before).as_secs_f64();
-        let stats = running.pacer.stats();
+        let (stats, earlier) = (running.pacer.stats(), &self.ends.before);
         self.ends.show(|view| {
-            view.status.ticks = stats.ticks();
-            view.status.repeats = stats.repeats();
-            view.status.drops = stats.drops();
-            view.status.repeats_by = stats.repeats_by();
-            view.status.drops_by = stats.drops_by();
+            view.status.ticks = earlier.ticks + stats.ticks();
+            view.status.repeats = earlier.repeats + stats.repeats();
+            view.status.drops = earlier.drops + stats.drops();
+            view.status.repeats_by = earlier.repeats_by + stats.repeats_by();
+            view.status.drops_by = earlier.drops_by + stats.drops_by();
             view.status.tick_lateness = Some(stats.lateness.health());
             view.status.encode_cpu_seconds += spent;
         });
@@ -558,8 +582,20 @@ impl VideoLane {
     }
 
     fn finish(&mut self, running: &mut Running) {
-        let gaps = running.absence.end(running.next_tick());
+        let first = running.next_tick();
+        let gaps = running.absence.end(first);
         gaps.for_each(|gap| self.note(running, gap));
+        // What the encoder was too slow for.
+        let lasts = running.end.map(|end| end.since(running.take.start));
+        let ticks = lasts.map_or(0, |lasts| running.rate.ticks_covering(lasts));
+        if ticks > first {
+            let gap = Gap {
+                first,
+                ticks: ticks - first,
+                cause: GapCause::EncoderFailed,
+            };
+            self.note(running, gap);
+        }
         let Running {
             segmenter, given, ..
         } = running;

@@ -4,7 +4,7 @@ use super::Keeper;
 use crate::clock;
 use crate::media::{Event, Fact, GapLength, LostReason, Range, RecordingId, StopReason, TrackId};
 use crate::spool::{self, RecordingState};
-use crate::station::past::{Past, is_too_long};
+use crate::station::past::{Past, is_too_long, open_gaps};
 use crate::station::recorder::Input as Happening;
 
 impl Keeper {
@@ -47,12 +47,20 @@ impl Keeper {
     /// Takes a recording up in a new span; one that was paused stays so.
     pub(super) fn go_on_from(&mut self, recording: RecordingId, past: Past) {
         self.past = Some(past);
+        let gaps = open_gaps(&self.spool(), recording);
         let _ = self.happen(Happening::TakeUp {
             recording,
             recorded: past.recorded(),
             extended: past.extended,
             paused: past.paused,
         });
+        if let Some(running) = self
+            .running
+            .as_mut()
+            .filter(|r| r.take.recording == recording)
+        {
+            running.facts.extend(gaps);
+        }
     }
 
     /// A recording of an earlier run that could not be read, or made durable, until now: nobody goes on
@@ -66,13 +74,17 @@ impl Keeper {
 
     /// Ends a recording that nobody will take up.
     fn end_unattended(&mut self, recording: RecordingId, past: Past) {
-        let (span, facts) = match self.spool().state(recording) {
+        let spool = self.spool();
+        let (span, facts) = match spool.state(recording) {
             Some(state) if !state.ended => {
                 let span = state.opened.map_or(0, |opened| opened.span);
-                (span, lost_facts(state, span))
+                let mut facts = open_gaps(&spool, recording);
+                facts.extend(lost_facts(state, span));
+                (span, facts)
             }
             _ => return,
         };
+        drop(spool);
         let (at, now) = ((span, past.kept_nanos), clock::now());
         let reason = StopReason::AwayTooLong;
         let outcome = self.parts.custody.end(recording, facts, at, reason, now);

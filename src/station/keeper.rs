@@ -222,10 +222,11 @@ impl Keeper {
         for (code, what) in &keeper.parts.concerns {
             keeper.alarms.raise(code, (None, None), what);
         }
-        keeper
-            .recorder
-            .set_lamp(keeper.parts.lamp_needed != Some(true));
-        keeper.keep_time(clock::now());
+        let now = clock::now();
+        // One that is needed has to be heard of.
+        let needed = keeper.parts.lamp_needed == Some(true);
+        keeper.recorder.set_lamp(!needed, now);
+        keeper.keep_time(now);
         keeper.take_up(recovered);
         keeper
     }

@@ -2,6 +2,7 @@
 //! loop and nowhere else, so that a keeper which hangs, be it on a disk, goes dark.
 
 use super::Keeper;
+use crate::clock;
 use crate::media::Monotonic;
 use crate::panel::{Lamp, Tell};
 use std::time::Duration;
@@ -20,15 +21,15 @@ impl Keeper {
     /// The guard came, or went.
     pub(super) fn lamp_is(&mut self, lamp: Result<Tell, String>) {
         self.shown.told = None;
+        let needed = self.parts.lamp_needed == Some(true);
+        self.recorder.set_lamp(lamp.is_ok() || !needed, clock::now());
         match lamp {
             Ok(guard) => {
                 self.shown.guard = Some(guard);
-                self.recorder.set_lamp(true);
                 self.calm("lamp", (None, None), "the lamp is driven");
             }
             Err(why) => {
                 self.shown.guard = None;
-                self.recorder.set_lamp(self.parts.lamp_needed != Some(true));
                 self.alarm("lamp", (None, None), &why);
             }
         }

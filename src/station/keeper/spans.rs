@@ -40,18 +40,23 @@ impl Keeper {
         }
     }
 
-    /// Opens the next span of a recording that is paused: nothing is captured in it.
+    /// Opens the next span of a recording that is paused, or waits for the lamp: nothing is captured in it.
     pub(super) fn rest(&mut self, recording: RecordingId, past: Option<Past>) {
         let Some(take) = self.open_span(recording, None, past) else {
             return;
         };
-        log::info!("recording {recording} is still paused");
         if let Some(running) = &mut self.running {
             running.unfinished.clear();
             (running.broken, running.held) = (Some(take.start), true);
             running.kept_nanos = Some(0);
         }
-        self.note(Event::Paused);
+        if past.is_some_and(|past| past.paused) {
+            log::info!("recording {recording} is still paused");
+            self.note(Event::Paused);
+        } else {
+            // No pause on record: a run after this one goes on by itself as well.
+            log::info!("recording {recording} waits for the lamp");
+        }
     }
 
     fn open_span(

@@ -52,6 +52,17 @@ impl Bench {
     }
 
     fn with(spool: Spool, recovered: &[spool::Recovered], directory: TempDir, epoch: u64) -> Self {
+        Self::on(None, spool, recovered, directory, epoch)
+    }
+
+    /// On a board whose lamp recordings need, or do not; `None`: without one.
+    fn on(
+        lamp_needed: Option<bool>,
+        spool: Spool,
+        recovered: &[spool::Recovered],
+        directory: TempDir,
+        epoch: u64,
+    ) -> Self {
         let (syncs, jobs) = channel();
         let parts = Parts {
             custody: Custody::new(
@@ -67,7 +78,7 @@ impl Bench {
             concerns: Vec::new(),
             board: "bench".into(),
             rules: RULES,
-            lamp_needed: None,
+            lamp_needed,
             resume_within: WITHIN,
             sync_interval: Duration::from_millis(500),
             wall: unset,
@@ -1049,4 +1060,55 @@ fn a_restart_that_is_asked_for_waits_for_the_recording_and_for_nothing_else() {
     let answer = later(&mut idle, Request::Restart).recv().unwrap();
     assert_eq!(answer, Reply::Restarting(None));
     assert!(!idle.keeper.turn(idle.now));
+}
+
+/// The power goes twice before the lamp is heard of: the recording waits for it, and each time goes on by
+/// itself. Then the lamp is lost.
+#[test]
+fn a_recording_waits_for_a_lamp_that_is_needed_and_pauses_without() {
+    let disk = TwinDisk::default();
+    let over = |disk: &TwinDisk, lamp_needed, epoch| {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (spool, recovered) = Spool::open(disk, Config::new("/spool")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        Bench::on(lamp_needed, spool, &recovered, directory, epoch)
+    };
+    let mut bench = over(&disk, None, 1);
+    bench.start();
+    let recording = bench.running().unwrap();
+    let left = disk.crash(0);
+    let bench = over(&left, Some(true), 2);
+    assert_eq!(
+        (bench.running(), state(&bench)),
+        (Some(recording), "paused")
+    );
+    let left = left.crash(0);
+    let bench = over(&left, Some(false), 3);
+    assert_eq!(state(&bench), "starting", "it is not needed");
+    let left = left.crash(0);
+    let mut bench = over(&left, Some(true), 4);
+    assert_eq!(state(&bench), "paused");
+    let refused = ask(&mut bench, Request::Resume);
+    assert!(matches!(refused, Reply::Refused(why) if why.starts_with("the lamp cannot be driven")));
+
+    let (_guard, pipe) = std::io::pipe().unwrap();
+    let tell = Tell::new(pipe.into()).unwrap();
+    bench.keeper.handle(Input::Lamp(Ok(tell)));
+    bench.keeper.turn(clock::now());
+    assert_eq!(
+        (bench.running(), state(&bench)),
+        (Some(recording), "starting")
+    );
+    bench
+        .keeper
+        .handle(Input::Lamp(Err("the lamp: lost".into())));
+    let lost = clock::now();
+    bench.keeper.turn(lost.plus(Duration::from_millis(1400)));
+    assert_eq!(state(&bench), "starting");
+    bench.keeper.turn(lost.plus(Duration::from_millis(1500)));
+    assert_eq!(state(&bench), "paused");
+    bench.settle();
+    let (spans, pauses) = spans_and_pauses(&bench, recording);
+    let spans: Vec<u32> = spans.iter().map(|(span, _)| *span).collect();
+    assert_eq!((spans, pauses), (vec![0, 1, 2, 3, 4], vec![4]));
 }

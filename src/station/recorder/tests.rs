@@ -129,7 +129,12 @@ fn the_table_of_the_module_is_the_code() {
                 }
             }
             "the press that started" => recorder.hold_stops = false,
+            "in a pause for the lamp" | "in a pause for it" => recorder.for_lamp = true,
             other => panic!("{other}"),
+        }
+        if context == "in a pause for the lamp" && column != "Paused" {
+            assert_eq!(cell, "-");
+            continue;
         }
         let before = recorder.state;
         let mut handle = |input| recorder.handle(input, now);
@@ -141,6 +146,14 @@ fn the_table_of_the_module_is_the_code() {
             "`Mark`" => handle(Input::Mark),
             "`Pressed`" => handle(Input::Pressed(SECOND)),
             "`Held`" => handle(Input::Held),
+            "the lamp is away for too long" | "the lamp is back" => {
+                let away = input == "the lamp is away for too long";
+                recorder.set_lamp(!away, now.minus(LAMPLESS));
+                let found = Ok(recorder.poll(now));
+                let found = outcome(before, found, &recorder, now);
+                assert_eq!(&found, cell, "{row}, {column}");
+                continue;
+            }
             "the end of the time" => {
                 recorder.rules.maximum = Duration::from_secs(100);
                 match &mut recorder.state {
@@ -169,7 +182,7 @@ fn the_table_of_the_module_is_the_code() {
         assert_eq!(&found, cell, "{row}, {column}");
     }
     println!("{} cells of the table hold", table.len());
-    assert_eq!(table.len(), 19 * 6);
+    assert_eq!(table.len(), 22 * 6);
 }
 
 #[test]
@@ -241,28 +254,93 @@ fn a_disk_that_does_not_answer_shows_before_the_first_chunk_and_after_the_last()
 }
 
 #[test]
-fn without_a_lamp_nothing_begins_and_what_runs_goes_on() {
-    let mut recorder = recording();
-    recorder.set_lamp(false);
-    assert_eq!(recorder.lamp(WELL, at(1)), Lamp::Solid);
-    recorder
-        .handle(Input::Stop(StopReason::Button), at(2))
-        .unwrap();
-    recorder.handle(Input::Finished, at(2)).unwrap();
+fn without_a_lamp_nothing_begins() {
     for input in [
         Input::Start(SECOND, StartedBy::Socket),
         Input::Pressed(SECOND),
     ] {
-        let mut refused = Recorder {
-            lamp: false,
-            ..Recorder::new(recorder.rules)
-        };
-        assert_eq!(refused.handle(input, at(5)), Err(Refusal::NoLamp));
-        refused.set_lamp(true);
-        assert!(refused.handle(input, at(6)).is_ok());
+        let mut recorder = fresh();
+        recorder.set_lamp(false, at(1));
+        assert_eq!(recorder.handle(input, at(5)), Err(Refusal::NoLamp));
+        recorder.set_lamp(true, at(6));
+        assert!(recorder.handle(input, at(6)).is_ok());
     }
-    let start = Input::Start(SECOND, StartedBy::Socket);
-    assert_eq!(recorder.handle(start, at(7)), Err(Refusal::NoLamp));
+}
+
+#[test]
+fn without_a_lamp_what_runs_is_paused_and_goes_on_with_it() {
+    let mut recorder = recording();
+    let (pause, go_on) = (Some(Action::Break), Some(Action::Continue(FIRST)));
+    // Another guard takes a moment.
+    recorder.set_lamp(false, at(10));
+    assert_eq!(recorder.poll_at(), Some(ms(11_500)));
+    assert_eq!(recorder.poll(ms(11_499)), None);
+    recorder.set_lamp(true, ms(11_499));
+    assert_eq!(recorder.poll(ms(11_500)), None);
+    assert_eq!(recorder.lamp(WELL, at(1)), Lamp::Solid);
+
+    recorder.set_lamp(false, at(20));
+    recorder.set_lamp(false, at(21));
+    assert_eq!(recorder.poll(ms(21_500)), pause, "since it was first away");
+    assert_eq!(recorder.lamp(WELL, at(22)), Lamp::SlowBlink);
+    for input in [Input::Resume, Input::Pressed(SECOND)] {
+        assert_eq!(recorder.handle(input, at(30)), Err(Refusal::NoLamp));
+    }
+    assert_eq!(recorder.poll(at(30)), None);
+    recorder.set_lamp(true, at(40));
+    assert_eq!(recorder.poll(at(40)), go_on);
+    assert_eq!(recorder.poll(at(41)), None);
+    let recorded = recorder.recorded(at(40)).unwrap().1;
+    assert_eq!(recorded, Duration::from_millis(21_500));
+
+    // A pause that nobody ends is over one day, also one for the lamp.
+    recorder.set_lamp(false, at(50));
+    assert_eq!(recorder.poll(at(52)), pause);
+    let end = Some(Action::End(StopReason::MaximumLength));
+    assert_eq!(recorder.poll(at(52 + 3600)), end);
+}
+
+#[test]
+fn a_pause_that_somebody_asked_for_is_not_over_with_the_lamp() {
+    // Before the lamp was away, and while it is.
+    for first in [Some(at(10)), None] {
+        let mut recorder = recording();
+        if let Some(at) = first {
+            recorder.handle(Input::Pause, at).unwrap();
+        }
+        recorder.set_lamp(false, at(20));
+        recorder.poll(at(22));
+        if first.is_none() {
+            let pause = Ok(Some(Action::Break));
+            assert_eq!(recorder.handle(Input::Pause, at(30)), pause, "to be noted");
+        }
+        let refused = recorder.handle(Input::Resume, at(31));
+        assert_eq!(refused, Err(Refusal::NoLamp));
+        recorder.set_lamp(true, at(40));
+        assert_eq!(recorder.poll(at(40)), None);
+        let resumed = recorder.handle(Input::Resume, at(41));
+        assert_eq!(resumed, Ok(Some(Action::Continue(FIRST))));
+    }
+}
+
+#[test]
+fn what_is_taken_up_waits_for_the_lamp() {
+    for paused in [false, true] {
+        let mut recorder = fresh();
+        recorder.set_lamp(false, at(0));
+        let input = Input::TakeUp {
+            recording: FIRST,
+            recorded: HOUR / 2,
+            extended: None,
+            paused,
+        };
+        let rest = Ok(Some(Action::Rest(FIRST)));
+        assert_eq!(recorder.handle(input, at(0)), rest);
+        assert_eq!(recorder.poll(at(5)), None);
+        recorder.set_lamp(true, at(5));
+        let go_on = (!paused).then_some(Action::Continue(FIRST));
+        assert_eq!(recorder.poll(at(5)), go_on);
+    }
 }
 
 #[test]

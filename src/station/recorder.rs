@@ -61,8 +61,9 @@ use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
 use crate::panel::Lamp;
 use std::time::Duration;
 
-/// A recording of which nothing was kept for so long is in trouble (P9).
-const UNKEPT: Duration = Duration::from_secs(2);
+/// A recording of which nothing was kept for so long is in trouble. The lamp's guard hears of it with the
+/// keeper's next beat, and both together are less than 2 s (P9).
+const UNKEPT: Duration = Duration::from_millis(1750);
 /// A recording is paused once the lamp that it needs cannot be driven for so long (P9): less than that
 /// takes another guard.
 const LAMPLESS: Duration = Duration::from_millis(1500);

@@ -192,8 +192,8 @@ fn the_lamp_is_solid_only_while_chunks_are_kept() {
     assert_eq!(recorder.lamp(WELL, at(1)), Lamp::ShortBlink);
     recorder.handle(Input::Kept, at(1)).unwrap();
     assert_eq!(recorder.lamp(WELL, at(2)), Lamp::Solid);
-    assert_eq!(recorder.lamp(AWAY, at(3)), Lamp::Wink);
-    assert_eq!(recorder.lamp(WELL, at(4)), Lamp::FastBlink);
+    assert_eq!(recorder.lamp(AWAY, ms(2750)), Lamp::Wink);
+    assert_eq!(recorder.lamp(WELL, at(3)), Lamp::FastBlink);
     recorder.handle(Input::Kept, at(5)).unwrap();
     assert_eq!(recorder.lamp(WELL, at(5)), Lamp::Solid);
     recorder.handle(Input::Pause, at(6)).unwrap();
@@ -230,14 +230,14 @@ fn a_device_that_gives_nothing_shows_before_the_receiver_and_after_a_fault() {
 fn a_disk_that_does_not_answer_shows_before_the_first_chunk_and_after_the_last() {
     let mut recorder = fresh();
     recorder.handle(START, at(0)).unwrap();
-    assert_eq!(recorder.lamp(WELL, at(2)), Lamp::ShortBlink);
-    assert_eq!(recorder.lamp(WELL, ms(2001)), Lamp::FastBlink);
+    assert_eq!(recorder.lamp(WELL, ms(1750)), Lamp::ShortBlink);
+    assert_eq!(recorder.lamp(WELL, ms(1751)), Lamp::FastBlink);
     recorder.handle(Input::Kept, at(3)).unwrap();
     recorder
         .handle(Input::Stop(StopReason::Socket), at(4))
         .unwrap();
     assert_eq!(recorder.lamp(WELL, at(5)), Lamp::Solid);
-    assert_eq!(recorder.lamp(WELL, ms(5001)), Lamp::FastBlink);
+    assert_eq!(recorder.lamp(WELL, ms(4751)), Lamp::FastBlink);
     recorder.handle(Input::Kept, at(6)).unwrap();
     assert_eq!(recorder.lamp(WELL, at(6)), Lamp::Solid);
     recorder.handle(Input::Finished, at(7)).unwrap();
@@ -249,8 +249,8 @@ fn a_disk_that_does_not_answer_shows_before_the_first_chunk_and_after_the_last()
     recorder
         .handle(Input::Stop(StopReason::Socket), at(60))
         .unwrap();
-    assert_eq!(recorder.lamp(WELL, at(62)), Lamp::Solid);
-    assert_eq!(recorder.lamp(WELL, ms(62_001)), Lamp::FastBlink);
+    assert_eq!(recorder.lamp(WELL, ms(61_750)), Lamp::Solid);
+    assert_eq!(recorder.lamp(WELL, ms(61_751)), Lamp::FastBlink);
 }
 
 #[test]

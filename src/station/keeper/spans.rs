@@ -161,6 +161,8 @@ impl Keeper {
         };
         log::info!("recording {} is paused", running.take.recording);
         running.held = true;
+        // Whoever wanted another recording does not get one that begins in the pause.
+        running.wanted = None;
         // Where the machine has just slept the lanes know their end already.
         if running.broken.is_none() {
             running.broken = Some(now);

@@ -285,6 +285,16 @@ fn who_asked_for_a_recording_while_the_old_one_ran_gets_one() {
 }
 
 #[test]
+fn who_paused_the_old_recording_gets_no_other_one() {
+    let mut bench = Bench::open(left_open(), 2);
+    ask(&mut bench, Request::Start);
+    ask(&mut bench, Request::Pause);
+    bench.hear_utc(THEN + 3600 * SECOND);
+    assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+    assert_eq!((bench.running(), state(&bench)), (None, "idle"));
+}
+
+#[test]
 fn what_is_known_to_be_too_old_at_start_is_ended_and_not_taken_up() {
     let mut bench = Bench::open(left_open(), 2);
     bench.hear_utc(THEN + 60 * SECOND);

@@ -266,6 +266,10 @@ impl Keeper {
         if let Some(action) = self.recorder.poll(now) {
             self.act(action);
         }
+        if self.terminating && !self.is_resting() {
+            // What was taken up after it was asked to end; refused while one is ending.
+            let _ = self.happen(Happening::Stop(StopReason::Shutdown));
+        }
         self.lose_patience(now);
         self.keep_time(now);
         self.keep_room(now);
@@ -500,7 +504,8 @@ impl Keeper {
                 recording: recording.to_string(),
             });
         }
-        if let (Some(StopReason::AwayTooLong), Some(by)) = (running.ending, running.wanted) {
+        let wanted = running.wanted.filter(|_| !self.terminating);
+        if let (Some(StopReason::AwayTooLong), Some(by)) = (running.ending, wanted) {
             log::info!("a start was asked for while the old recording ran: it begins now");
             let _ = self.start(by);
         }

@@ -109,6 +109,11 @@ impl Bench {
     }
 
     fn hear_utc(&mut self, unix_nanos: i64) {
+        self.hear_utc_unsettled(unix_nanos);
+        self.settle();
+    }
+
+    fn hear_utc_unsettled(&mut self, unix_nanos: i64) {
         let wall = WallClock {
             unix_nanos,
             uncertainty: Some(Duration::from_millis(20)),
@@ -116,7 +121,6 @@ impl Bench {
         let at = self.keeper.running.as_ref().unwrap().take.start;
         self.keeper
             .handle(Input::Report(Report::Clock { wall, at }));
-        self.settle();
     }
 
     fn start(&mut self) -> Reply {
@@ -292,6 +296,21 @@ fn who_paused_the_old_recording_gets_no_other_one() {
     bench.hear_utc(THEN + 3600 * SECOND);
     assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
     assert_eq!((bench.running(), state(&bench)), (None, "idle"));
+}
+
+#[test]
+fn a_box_that_is_asked_to_end_while_the_old_recording_ends_records_no_more() {
+    let mut bench = Bench::open(left_open(), 2);
+    ask(&mut bench, Request::Start);
+    bench.hear_utc_unsettled(THEN + 3600 * SECOND);
+    bench.now = bench.now.plus(Duration::from_secs(1));
+    bench.keeper.turn(bench.now);
+    assert_eq!(state(&bench), "stopping");
+    bench.keeper.handle(Input::Terminate);
+    bench.settle();
+    assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+    assert!(!bench.keeper.turn(bench.now), "{}", state(&bench));
+    assert_eq!(bench.keeper.spool().recordings().count(), 1);
 }
 
 #[test]

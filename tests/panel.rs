@@ -240,6 +240,12 @@ fn errors(home: &Path) {
             &["--raspberry-pi", "--chip", CHIP, "--line", "27=high"],
         );
         assert!(said.starts_with("the header of a Raspberry Pi: opening the GPIO (rppal, by /dev/gpiomem and /dev/gpiochip*) failed: Unknown Raspberry Pi model"));
+        // Another chip of a Raspberry Pi is not its header.
+        let said = refused(
+            &[BOX],
+            &["--raspberry-pi", "--chip", "mcp23017", "--line", "1=high"],
+        );
+        assert!(said.starts_with("no GPIO chip is labelled `mcp23017`"));
     }
 }
 

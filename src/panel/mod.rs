@@ -20,6 +20,6 @@ mod simulated;
 pub use chips::{FoundChip, UsedLine, chips};
 pub use debounce::{Debounce, HOLD, LOCK_OUT, Press};
 pub use driver::{ButtonLine, Driver, Edge, Error, LampLines, driver};
-pub use guard::{SILENCE, Tell, Watch, guard};
+pub use guard::{HELD, SILENCE, Tell, Watch, guard};
 pub use lamp::Lamp;
 pub use simulated::SimulatedButton;

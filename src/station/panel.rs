@@ -4,6 +4,7 @@
 //! alarms. To `check` it gives a lamp that is lit for a while ([`light`]). What a press means and what the
 //! lamp shows is not decided here.
 
+use super::config::Config;
 use super::keeper::Input;
 use crate::board::{ActiveLevel, GpioPanel, Lamp, Line};
 use crate::clock;
@@ -13,6 +14,7 @@ use crate::panel::{self, ButtonLine, Debounce, HELD, Lamp as Pattern, SILENCE, T
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,11 +32,24 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 const STARTS: Duration = Duration::from_secs(10);
 
 /// The board's panel.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Panel {
     /// Its lines.
     pub lines: GpioPanel,
     /// The board is a Raspberry Pi.
     pub raspberry_pi: bool,
+}
+
+impl Panel {
+    /// That of the settings; `None` for a board without lines.
+    pub(super) fn of(config: &Config) -> Option<Self> {
+        let lines = config.lines()?.clone();
+        let raspberry_pi = config.raspberry_pi;
+        Some(Self {
+            lines,
+            raspberry_pi,
+        })
+    }
 }
 
 /// Hears the button until nobody listens any more.

@@ -17,6 +17,7 @@
 use super::config::Config;
 use super::control::{self, Reply, Request};
 use super::custody::{self, Custody};
+use super::darken;
 use super::first_start;
 use super::keeper::{Input, Keeper, Parts};
 use super::lane::{Ends, LaneView};
@@ -118,6 +119,8 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
             request => ask(&inputs, request),
         }
     })?;
+    // Before the lamp is lit the first time.
+    darken::remember(&config.control_socket, Panel::of(config).as_ref());
     super::on_signal({
         let inputs = inputs.clone();
         move || drop(inputs.send(Input::Terminate))
@@ -221,11 +224,8 @@ fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<La
 
 /// Starts what hears the button and what keeps the lamp's guard.
 fn start_panel(config: &Config, keeper: &SyncSender<Input>) -> io::Result<()> {
-    if let Some(lines) = config.lines() {
-        let settings = Arc::new(Panel {
-            lines: lines.clone(),
-            raspberry_pi: config.raspberry_pi,
-        });
+    if let Some(settings) = Panel::of(config) {
+        let settings = Arc::new(settings);
         let keeper = keeper.clone();
         spawn("lamp", {
             let (settings, keeper) = (settings.clone(), keeper.clone());

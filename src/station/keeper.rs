@@ -70,8 +70,8 @@ pub enum Input {
     Report(Report),
     /// From the control socket.
     Request(Request, Sender<Reply>),
-    /// From the panel's button.
-    Pressed(Press),
+    /// From the panel's button, and when.
+    Pressed(Press, Monotonic),
     /// The lamp's guard can be told now, or why there is none.
     Lamp(Result<Tell, String>),
     /// The process is asked to end: end the recording, then return.
@@ -276,7 +276,7 @@ impl Keeper {
         self.look_after_abandoned(now);
         let press = self.button.poll(now);
         // A press that is refused shows at the lamp.
-        let _ = self.pressed(press);
+        let _ = self.pressed(press, now);
         self.hear();
         while self.write_facts() {
             self.hear();
@@ -328,7 +328,7 @@ impl Keeper {
             }
             Input::Report(report) => self.report(&report),
             // What comes of a press the lamp tells.
-            Input::Pressed(press) => drop(self.pressed(Some(press))),
+            Input::Pressed(press, at) => drop(self.pressed(Some(press), at)),
             Input::Lamp(lamp) => self.lamp_is(lamp),
             Input::Request(request, reply) => self.request(request, reply),
             Input::Terminate => {

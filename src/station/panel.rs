@@ -83,7 +83,7 @@ fn hear(button: &mut dyn ButtonLine, keeper: &SyncSender<Input>) -> Result<(), p
     loop {
         let now = clock::now();
         let patience = debounce.next().map_or(PATIENCE, |due| due.since(now));
-        let press = match button.edge(patience)? {
+        let (press, at) = match button.edge(patience)? {
             Some(edge) => {
                 if stuck && !edge.down {
                     stuck = false;
@@ -91,12 +91,15 @@ fn hear(button: &mut dyn ButtonLine, keeper: &SyncSender<Input>) -> Result<(), p
                         return Ok(());
                     }
                 }
-                debounce.edge(edge.down, edge.at)
+                (debounce.edge(edge.down, edge.at), edge.at)
             }
-            None => debounce.poll(clock::now()),
+            None => {
+                let now = clock::now();
+                (debounce.poll(now), now)
+            }
         };
         if let Some(press) = press
-            && keeper.send(Input::Pressed(press)).is_err()
+            && keeper.send(Input::Pressed(press, at)).is_err()
         {
             return Ok(());
         }

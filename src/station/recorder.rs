@@ -146,8 +146,8 @@ pub enum Input {
     Resume,
     /// This moment shall be found again.
     Mark,
-    /// The button went down; a recording that this starts has this fresh id.
-    Pressed(RecordingId),
+    /// The button went down then; a recording that this starts has this fresh id.
+    Pressed(RecordingId, Monotonic),
     /// The button has been down for a hold.
     Held,
     /// A recording that an earlier run, or a disk that failed, left open.
@@ -428,7 +428,7 @@ impl Recorder {
     pub fn handle(&mut self, input: Input, now: Monotonic) -> Result<Option<Action>, Refusal> {
         use State::{Fault, Idle, Paused, Recording, Starting, Stopping};
         let (next, action) = match (self.state, input) {
-            (_, Input::Pressed(fresh)) => return self.press(fresh, now),
+            (_, Input::Pressed(fresh, at)) => return self.press(fresh, at.min(now), now),
             (_, Input::Held) => return self.hold(now),
             (Idle | Fault, Input::Start(..)) if !self.room => return Err(Refusal::NoRoom),
             (Idle | Fault, Input::Start(..)) if self.lampless.is_some() => return Err(Refusal::NoLamp),
@@ -539,15 +539,28 @@ impl Recorder {
         Ok(action)
     }
 
-    /// The button went down.
-    fn press(&mut self, fresh: RecordingId, now: Monotonic) -> Result<Option<Action>, Refusal> {
-        let soon = |at: Option<Monotonic>| at.is_some_and(|at| now.since(at) < TOGETHER);
+    /// The button went down at `pressed`, which is heard of at `now`: a disk may have held that up. What
+    /// belongs together is told by the finger.
+    fn press(
+        &mut self,
+        fresh: RecordingId,
+        pressed: Monotonic,
+        now: Monotonic,
+    ) -> Result<Option<Action>, Refusal> {
+        let soon = |at: Option<Monotonic>| at.is_some_and(|at| pressed.since(at) < TOGETHER);
         let (same, second) = (soon(self.acted), soon(self.pressed.take()));
         self.hold_stops |= !same;
         match self.state {
             State::Idle | State::Stopping(_) if same => Ok(None),
-            State::Idle | State::Fault => self.handle(Input::Start(fresh, StartedBy::Button), now),
-            State::Paused(_) => self.handle(Input::Resume, now),
+            State::Idle | State::Fault | State::Paused(_) => {
+                let input = match self.state {
+                    State::Paused(_) => Input::Resume,
+                    _ => Input::Start(fresh, StartedBy::Button),
+                };
+                let action = self.handle(input, now)?;
+                self.acted = Some(pressed);
+                Ok(action)
+            }
             State::Stopping(_) => {
                 self.answered = Some(now);
                 Err(Refusal::Stopping)
@@ -556,19 +569,19 @@ impl Recorder {
                 let to_stop = self.rules.button == Button::PressToStop && !same;
                 if to_stop && !self.is_near_end(&running, now) {
                     let stopped = self.handle(Input::Stop(StopReason::Button), now);
-                    self.acted = Some(now);
+                    self.acted = Some(pressed);
                     return stopped;
                 }
                 self.answered = Some(now);
                 if to_stop {
-                    self.acted = Some(now);
+                    self.acted = Some(pressed);
                     return Ok(self.extend(now).map(Action::Extend));
                 }
                 if second {
                     return self.handle(Input::Mark, now);
                 }
                 let may_be_first = self.rules.button == Button::HoldToStop && !same;
-                self.pressed = may_be_first.then_some(now);
+                self.pressed = may_be_first.then_some(pressed);
                 Ok(None)
             }
         }

@@ -51,7 +51,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
 /// As the table calls it.
 fn row(input: &Input) -> &'static str {
     match input {
-        Input::Pressed(_) => "Pressed",
+        Input::Pressed(..) => "Pressed",
         Input::Held => "Held",
         Input::Start(..) => "Start",
         Input::Stop(_) => "Stop",
@@ -355,7 +355,7 @@ proptest! {
                     None => finger.poll(now),
                 };
                 match press {
-                    Some(Press::Down) => hall.feed(Input::Pressed(fresh), now)?,
+                    Some(Press::Down) => hall.feed(Input::Pressed(fresh, now), now)?,
                     Some(Press::Held) => hall.feed(Input::Held, now)?,
                     None => {}
                 }

@@ -144,7 +144,7 @@ fn the_table_of_the_module_is_the_code() {
             "`Pause`" => handle(Input::Pause),
             "`Resume`" => handle(Input::Resume),
             "`Mark`" => handle(Input::Mark),
-            "`Pressed`" => handle(Input::Pressed(SECOND)),
+            "`Pressed`" => handle(Input::Pressed(SECOND, now)),
             "`Held`" => handle(Input::Held),
             "the lamp is away for too long" | "the lamp is back" => {
                 let away = input == "the lamp is away for too long";
@@ -257,7 +257,7 @@ fn a_disk_that_does_not_answer_shows_before_the_first_chunk_and_after_the_last()
 fn without_a_lamp_nothing_begins() {
     for input in [
         Input::Start(SECOND, StartedBy::Socket),
-        Input::Pressed(SECOND),
+        Input::Pressed(SECOND, at(4)),
     ] {
         let mut recorder = fresh();
         recorder.set_lamp(false, at(1));
@@ -283,7 +283,7 @@ fn without_a_lamp_what_runs_is_paused_and_goes_on_with_it() {
     recorder.set_lamp(false, at(21));
     assert_eq!(recorder.poll(ms(21_500)), pause, "since it was first away");
     assert_eq!(recorder.lamp(WELL, at(22)), Lamp::SlowBlink);
-    for input in [Input::Resume, Input::Pressed(SECOND)] {
+    for input in [Input::Resume, Input::Pressed(SECOND, at(30))] {
         assert_eq!(recorder.handle(input, at(30)), Err(Refusal::NoLamp));
     }
     assert_eq!(recorder.poll(at(30)), None);
@@ -356,19 +356,19 @@ fn without_room_nothing_begins_and_the_lamp_says_so_while_what_runs_goes_on() {
     assert_eq!(recorder.lamp(WELL, at(3)), Lamp::FastBlink);
     for input in [
         Input::Start(SECOND, StartedBy::Socket),
-        Input::Pressed(SECOND),
+        Input::Pressed(SECOND, at(4)),
     ] {
         assert_eq!(recorder.handle(input, at(4)), Err(Refusal::NoRoom));
     }
     recorder.set_room(true);
-    assert!(recorder.handle(Input::Pressed(SECOND), at(5)).is_ok());
+    assert!(recorder.handle(Input::Pressed(SECOND, at(5)), at(5)).is_ok());
 }
 
 #[test]
 fn a_press_while_recording_is_seen_and_changes_nothing() {
     let mut recorder = recording();
     let before = recorder.state();
-    assert_eq!(recorder.handle(Input::Pressed(SECOND), ms(1500)), Ok(None));
+    assert_eq!(recorder.handle(Input::Pressed(SECOND, ms(1500)), ms(1500)), Ok(None));
     assert_eq!(recorder.state(), before);
     assert_eq!(recorder.lamp(WELL, ms(1500)), Lamp::Answer);
     assert_eq!(recorder.lamp(AWAY, ms(1649)), Lamp::Answer);
@@ -381,14 +381,14 @@ fn a_press_while_recording_is_seen_and_changes_nothing() {
     assert_eq!(recorder.lamp(WELL, ms(1650)), Lamp::Solid);
     assert_eq!(recorder.poll_at(), Some(at(3600)));
     // Nothing shows that bytes are kept when they are not.
-    recorder.handle(Input::Pressed(SECOND), at(3)).unwrap();
+    recorder.handle(Input::Pressed(SECOND, at(3)), at(3)).unwrap();
     assert_eq!(recorder.lamp(WELL, at(3)), Lamp::FastBlink);
 }
 
 #[test]
 fn two_presses_are_a_mark_and_three_are_not_two_marks() {
     let mut recorder = recording();
-    let mut press = |now| recorder.handle(Input::Pressed(SECOND), ms(now));
+    let mut press = |now| recorder.handle(Input::Pressed(SECOND, ms(now)), ms(now));
     // One with the start, then the first of two, and the third is a first one again.
     assert_eq!(press(900), Ok(None));
     assert_eq!(press(1100), Ok(None));
@@ -398,19 +398,44 @@ fn two_presses_are_a_mark_and_three_are_not_two_marks() {
     assert_eq!(press(3600), Ok(Some(Action::Mark(None))));
 }
 
+const HEARD: Monotonic = Monotonic::from_nanos(20_000_000_000);
+
+/// The keeper waited for its disk, and hears of all at once.
+#[test]
+fn presses_belong_together_by_the_finger_and_not_by_when_they_are_heard_of() {
+    let mut recorder = recording();
+    let mut press = |at| recorder.handle(Input::Pressed(SECOND, ms(at)), HEARD);
+    assert_eq!(press(10_000), Ok(None));
+    assert_eq!(press(11_000), Ok(None), "two presses");
+    assert_eq!(press(11_999), Ok(Some(Action::Mark(None))));
+
+    let mut recorder = Recorder::new(rules(Button::PressToStop));
+    let mut press = |at| recorder.handle(Input::Pressed(FIRST, ms(at)), HEARD);
+    let begin = Some(Action::Begin(FIRST, StartedBy::Button));
+    let end = Some(Action::End(StopReason::Button));
+    assert_eq!(press(10_000), Ok(begin));
+    assert_eq!(press(10_999), Ok(None), "one with it");
+    assert_eq!(press(11_000), Ok(end));
+    // No clock tells of what is yet to come.
+    let mut recorder = fresh();
+    let ahead = recorder.handle(Input::Pressed(FIRST, at(99)), at(1));
+    assert_eq!(ahead, Ok(begin));
+    assert_eq!(recorder.acted, Some(at(1)));
+}
+
 #[test]
 fn a_hold_stops_but_not_what_its_own_press_has_started() {
     let mut recorder = fresh();
-    recorder.handle(Input::Pressed(FIRST), at(0)).unwrap();
-    recorder.handle(Input::Pressed(SECOND), ms(500)).unwrap();
+    recorder.handle(Input::Pressed(FIRST, at(0)), at(0)).unwrap();
+    recorder.handle(Input::Pressed(SECOND, ms(500)), ms(500)).unwrap();
     assert_eq!(recorder.handle(Input::Held, ms(2500)), Ok(None));
-    recorder.handle(Input::Pressed(SECOND), at(3)).unwrap();
+    recorder.handle(Input::Pressed(SECOND, at(3)), at(3)).unwrap();
     let end = Some(Action::End(StopReason::Button));
     assert_eq!(recorder.handle(Input::Held, at(5)), Ok(end));
     // In a pause it resumes as a press and stops as a hold.
     let mut recorder = recording();
     recorder.handle(Input::Pause, at(10)).unwrap();
-    let resumed = recorder.handle(Input::Pressed(SECOND), at(20));
+    let resumed = recorder.handle(Input::Pressed(SECOND, at(20)), at(20));
     assert_eq!(resumed, Ok(Some(Action::Continue(FIRST))));
     assert_eq!(recorder.handle(Input::Held, at(22)), Ok(end));
     assert_eq!(
@@ -422,14 +447,14 @@ fn a_hold_stops_but_not_what_its_own_press_has_started() {
 #[test]
 fn where_a_press_stops_two_are_one_and_near_the_end_it_extends() {
     let mut recorder = Recorder::new(rules(Button::PressToStop));
-    let mut press = |now| recorder.handle(Input::Pressed(FIRST), ms(now));
+    let mut press = |now| recorder.handle(Input::Pressed(FIRST, ms(now)), ms(now));
     let begin = Some(Action::Begin(FIRST, StartedBy::Button));
     let end = Some(Action::End(StopReason::Button));
     assert_eq!(press(0), Ok(begin));
     assert_eq!(press(999), Ok(None));
     assert_eq!(press(1000), Ok(end));
     recorder.handle(Input::Finished, ms(1100)).unwrap();
-    let mut press = |now| recorder.handle(Input::Pressed(FIRST), ms(now));
+    let mut press = |now| recorder.handle(Input::Pressed(FIRST, ms(now)), ms(now));
     assert_eq!(press(1999), Ok(None), "one with the stop");
     assert_eq!(press(2000), Ok(begin));
     recorder.handle(Input::Kept, at(3301)).unwrap();
@@ -440,7 +465,7 @@ fn where_a_press_stops_two_are_one_and_near_the_end_it_extends() {
         Lamp::TripleWink,
         "the last 5 min"
     );
-    let mut press = |now| recorder.handle(Input::Pressed(FIRST), ms(now));
+    let mut press = |now| recorder.handle(Input::Pressed(FIRST, ms(now)), ms(now));
     let most = Duration::from_secs(3300) + EXTENSION;
     assert_eq!(press(3_302_000), Ok(Some(Action::Extend(most))));
     assert_eq!(press(3_302_999), Ok(None), "one with it");
@@ -448,7 +473,7 @@ fn where_a_press_stops_two_are_one_and_near_the_end_it_extends() {
     assert_eq!(recorder.poll_at(), Some(ms(3_303_149)));
     recorder.poll(at(3304));
     assert_eq!(recorder.poll_at(), Some(at(2).plus(most)));
-    let end = recorder.handle(Input::Pressed(FIRST), at(3304));
+    let end = recorder.handle(Input::Pressed(FIRST, at(3304)), at(3304));
     assert_eq!(end, Ok(Some(Action::End(StopReason::Button))));
 }
 

@@ -82,7 +82,17 @@ fn hear(button: &mut dyn ButtonLine, keeper: &SyncSender<Input>) -> Result<(), p
     }
     loop {
         let now = clock::now();
-        let patience = debounce.next().map_or(PATIENCE, |due| due.since(now));
+        let stuck_at = debounce.stuck_at().filter(|_| !stuck);
+        if stuck_at.is_some_and(|at| at <= now) {
+            stuck = true;
+            let message = "the button stays down after it was pressed: let go of it; if nobody holds it, look at the button and its wires";
+            if !alarm(keeper, true, message) {
+                return Ok(());
+            }
+            continue;
+        }
+        let due = [debounce.next(), stuck_at].into_iter().flatten().min();
+        let patience = due.map_or(PATIENCE, |due| due.since(now));
         let (press, at) = match button.edge(patience)? {
             Some(edge) => {
                 if stuck && !edge.down {
@@ -328,6 +338,45 @@ pub(super) fn hold_lamp(flags: &Flags) -> Result<(), super::Error> {
 mod tests {
     use super::*;
     use std::sync::mpsc::sync_channel;
+
+    /// A button that was pressed then; what it did is asked for so often.
+    struct Pressed(Monotonic, u32);
+
+    impl ButtonLine for Pressed {
+        fn is_down(&mut self) -> Result<bool, panel::Error> {
+            Ok(false)
+        }
+
+        fn edge(&mut self, _patience: Duration) -> Result<Option<panel::Edge>, panel::Error> {
+            self.1 += 1;
+            let edge = |down, at| Some(panel::Edge { down, at });
+            match self.1 {
+                1 => Ok(edge(true, self.0)),
+                2 => Ok(None),
+                3 => Ok(edge(false, clock::now())),
+                _ => Err(panel::Error::Denied {
+                    device: "the end".into(),
+                }),
+            }
+        }
+    }
+
+    #[test]
+    fn a_button_that_sticks_after_a_press_raises_an_alarm_until_it_is_up() {
+        let alarms = |held: u64| {
+            let pressed = clock::now().minus(Duration::from_secs(held));
+            let (keeper, inputs) = sync_channel(9);
+            hear(&mut Pressed(pressed, 0), &keeper).unwrap_err();
+            drop(keeper);
+            let alarm = |input| match input {
+                Input::Noted(Event::Alarm { raised, .. }) => Some(raised),
+                _ => None,
+            };
+            inputs.iter().filter_map(alarm).collect::<Vec<_>>()
+        };
+        assert_eq!(alarms(25), [false]);
+        assert_eq!(alarms(40), [false, true, false]);
+    }
 
     #[test]
     fn a_guard_that_is_silent_is_ended() {

@@ -79,7 +79,9 @@ impl Debounce {
 
     /// When a button that was held is taken for stuck, if it does not come up before.
     pub fn stuck_at(&self) -> Option<Monotonic> {
-        let held = self.changed.filter(|_| self.down && self.level && self.held)?;
+        let held = self
+            .changed
+            .filter(|_| self.down && self.level && self.held)?;
         Some(held.plus(HOLD).plus(STUCK))
     }
 

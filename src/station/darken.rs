@@ -13,8 +13,8 @@ use super::{Error, config};
 use crate::clock;
 use crate::panel;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 use std::time::Duration;
+use std::{fs, io};
 
 /// The longest wait for whoever holds the lamp: a guard that lives lets go within a moment, dark.
 const PATIENCE: Duration = Duration::from_secs(1);

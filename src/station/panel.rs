@@ -174,7 +174,11 @@ fn follow(child: &mut Child, keeper: &SyncSender<Input>) -> std::io::Result<Opti
     let mut heard = Vec::new();
     loop {
         // What it is told by is the keeper's once it holds the lamp.
-        let patience = if child.stdin.is_some() { STARTS } else { SILENCE };
+        let patience = if child.stdin.is_some() {
+            STARTS
+        } else {
+            SILENCE
+        };
         if !is_heard(&output, patience)? {
             child.kill()?;
             let ms = patience.as_millis();
@@ -387,7 +391,10 @@ mod tests {
         let began = clock::now();
         let mut guard = guard.spawn().unwrap();
         let why = follow(&mut guard, &keeper).unwrap().unwrap();
-        assert!(why.starts_with("its guard has said nothing for 800 ms"), "{why}");
+        assert!(
+            why.starts_with("its guard has said nothing for 800 ms"),
+            "{why}"
+        );
         assert!(!guard.wait().unwrap().success());
         let took = clock::now().since(began);
         assert!(took >= SILENCE + Duration::from_millis(300), "{took:?}");

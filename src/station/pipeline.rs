@@ -367,7 +367,9 @@ mod tests {
         }
         let name = "station::pipeline::tests::a_thread_that_panics_ends_the_process";
         let mut again = Command::new(std::env::current_exe().unwrap());
-        let again = again.args(["--exact", name, "--nocapture"]).env(PANICS, "1");
+        let again = again
+            .args(["--exact", name, "--nocapture"])
+            .env(PANICS, "1");
         let output = again.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.signal(), Some(6), "SIGABRT: {said}");

@@ -431,7 +431,9 @@ impl Recorder {
             (_, Input::Pressed(fresh, at)) => return self.press(fresh, at.min(now), now),
             (_, Input::Held) => return self.hold(now),
             (Idle | Fault, Input::Start(..)) if !self.room => return Err(Refusal::NoRoom),
-            (Idle | Fault, Input::Start(..)) if self.lampless.is_some() => return Err(Refusal::NoLamp),
+            (Idle | Fault, Input::Start(..)) if self.lampless.is_some() => {
+                return Err(Refusal::NoLamp);
+            }
             (Idle | Fault, Input::Start(recording, by)) => {
                 (self.acted, self.pressed, self.hold_stops) = (Some(now), None, false);
                 let running = Running {

@@ -22,7 +22,8 @@ impl Keeper {
     pub(super) fn lamp_is(&mut self, lamp: Result<Tell, String>) {
         self.shown.told = None;
         let needed = self.parts.lamp_needed == Some(true);
-        self.recorder.set_lamp(lamp.is_ok() || !needed, clock::now());
+        self.recorder
+            .set_lamp(lamp.is_ok() || !needed, clock::now());
         match lamp {
             Ok(guard) => {
                 self.shown.guard = Some(guard);

@@ -361,14 +361,21 @@ fn without_room_nothing_begins_and_the_lamp_says_so_while_what_runs_goes_on() {
         assert_eq!(recorder.handle(input, at(4)), Err(Refusal::NoRoom));
     }
     recorder.set_room(true);
-    assert!(recorder.handle(Input::Pressed(SECOND, at(5)), at(5)).is_ok());
+    assert!(
+        recorder
+            .handle(Input::Pressed(SECOND, at(5)), at(5))
+            .is_ok()
+    );
 }
 
 #[test]
 fn a_press_while_recording_is_seen_and_changes_nothing() {
     let mut recorder = recording();
     let before = recorder.state();
-    assert_eq!(recorder.handle(Input::Pressed(SECOND, ms(1500)), ms(1500)), Ok(None));
+    assert_eq!(
+        recorder.handle(Input::Pressed(SECOND, ms(1500)), ms(1500)),
+        Ok(None)
+    );
     assert_eq!(recorder.state(), before);
     assert_eq!(recorder.lamp(WELL, ms(1500)), Lamp::Answer);
     assert_eq!(recorder.lamp(AWAY, ms(1649)), Lamp::Answer);
@@ -381,7 +388,9 @@ fn a_press_while_recording_is_seen_and_changes_nothing() {
     assert_eq!(recorder.lamp(WELL, ms(1650)), Lamp::Solid);
     assert_eq!(recorder.poll_at(), Some(at(3600)));
     // Nothing shows that bytes are kept when they are not.
-    recorder.handle(Input::Pressed(SECOND, at(3)), at(3)).unwrap();
+    recorder
+        .handle(Input::Pressed(SECOND, at(3)), at(3))
+        .unwrap();
     assert_eq!(recorder.lamp(WELL, at(3)), Lamp::FastBlink);
 }
 
@@ -426,10 +435,16 @@ fn presses_belong_together_by_the_finger_and_not_by_when_they_are_heard_of() {
 #[test]
 fn a_hold_stops_but_not_what_its_own_press_has_started() {
     let mut recorder = fresh();
-    recorder.handle(Input::Pressed(FIRST, at(0)), at(0)).unwrap();
-    recorder.handle(Input::Pressed(SECOND, ms(500)), ms(500)).unwrap();
+    recorder
+        .handle(Input::Pressed(FIRST, at(0)), at(0))
+        .unwrap();
+    recorder
+        .handle(Input::Pressed(SECOND, ms(500)), ms(500))
+        .unwrap();
     assert_eq!(recorder.handle(Input::Held, ms(2500)), Ok(None));
-    recorder.handle(Input::Pressed(SECOND, at(3)), at(3)).unwrap();
+    recorder
+        .handle(Input::Pressed(SECOND, at(3)), at(3))
+        .unwrap();
     let end = Some(Action::End(StopReason::Button));
     assert_eq!(recorder.handle(Input::Held, at(5)), Ok(end));
     // In a pause it resumes as a press and stops as a hold.

@@ -271,7 +271,10 @@ fn loses_the_lamp(capture_box: &CaptureBox) {
     let guard = run("pgrep", &["-P", &pid]);
     let from = clock::now();
     run("kill", &["-KILL", guard.trim()]);
-    wait_until(10, "a pause", || state(capture_box) == "paused");
+    let socket = capture_box.home.join("control");
+    wait_until(10, "a pause", || {
+        lines::state(&socket).as_deref() == Some("paused")
+    });
     let took = clock::now().since(from);
     println!("paused {took:?} after the lamp was lost");
     assert!(took <= DARK, "{took:?}");

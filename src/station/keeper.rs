@@ -354,11 +354,18 @@ impl Keeper {
                 let past = self.past.take();
                 self.begin(recording, None, past);
             }
-            Action::Rest(recording) => {
-                let past = self.past.take();
-                self.rest(recording, past);
+            Action::Rest(_) => {
+                // Before the first word of the lamp's guard, most often the next moment goes on with it, and
+                // needs no span of its own before.
+                let paused = self.past.is_some_and(|past| past.paused);
+                if paused || self.shown.is_known {
+                    self.rest();
+                }
             }
-            Action::Break => self.pause(),
+            Action::Break => {
+                self.rest();
+                self.pause();
+            }
             Action::Mark(extended) => {
                 self.note(Event::Mark);
                 extended.into_iter().for_each(|most| self.extend(most));
@@ -366,6 +373,7 @@ impl Keeper {
             Action::Extend(most) => self.extend(most),
             Action::End(reason) => {
                 log::info!("the recording is ending ({reason:?})");
+                self.rest();
                 let Some(running) = &mut self.running else {
                     return;
                 };
@@ -456,7 +464,7 @@ impl Keeper {
     /// A recording was erased at the receiver: if it is the running one, it is over.
     fn erased(&mut self, recording: RecordingId) {
         self.alarms.forget(recording);
-        if !self.runs(recording) {
+        if !self.runs(recording) && !self.waits(recording) {
             return;
         }
         log::warn!("the running recording was erased at the receiver: it is over");
@@ -482,6 +490,12 @@ impl Keeper {
     fn runs(&self, recording: RecordingId) -> bool {
         let ours = |running: &Running| running.take.recording == recording;
         self.running.as_ref().is_some_and(ours)
+    }
+
+    /// Whether this recording waits for the first word of the lamp's guard.
+    fn waits(&self, recording: RecordingId) -> bool {
+        let in_hand = self.recorder.recorded(clock::now());
+        self.running.is_none() && in_hand.is_some_and(|(ours, _)| ours == recording)
     }
 
     fn offer(&self, offer: Offer) {

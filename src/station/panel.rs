@@ -341,6 +341,7 @@ pub(super) fn hold_lamp(flags: &Flags) -> Result<(), super::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::Monotonic;
     use std::sync::mpsc::sync_channel;
 
     /// A button that was pressed then; what it did is asked for so often.

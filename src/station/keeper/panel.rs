@@ -13,6 +13,8 @@ const BEAT: Duration = Duration::from_millis(80);
 /// What the guard was told.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
+    /// The guard was heard of.
+    pub(super) is_known: bool,
     guard: Option<Tell>,
     told: Option<(Lamp, Monotonic)>,
 }
@@ -20,7 +22,7 @@ pub(super) struct Shown {
 impl Keeper {
     /// The guard came, or went.
     pub(super) fn lamp_is(&mut self, lamp: Result<Tell, String>) {
-        self.shown.told = None;
+        (self.shown.told, self.shown.is_known) = (None, true);
         let needed = self.parts.lamp_needed == Some(true);
         self.recorder
             .set_lamp(lamp.is_ok() || !needed, clock::now());
@@ -32,6 +34,7 @@ impl Keeper {
             Err(why) => {
                 self.shown.guard = None;
                 self.alarm("lamp", (None, None), &why);
+                self.rest();
             }
         }
     }

@@ -40,8 +40,14 @@ impl Keeper {
         }
     }
 
-    /// Opens the next span of a recording that is paused, or waits for the lamp: nothing is captured in it.
-    pub(super) fn rest(&mut self, recording: RecordingId, past: Option<Past>) {
+    /// Opens the next span of a recording that is taken up and rests, unless it is open: nothing is captured
+    /// in it.
+    pub(super) fn rest(&mut self) {
+        let in_hand = self.recorder.recorded(clock::now());
+        let (Some((recording, _)), None) = (in_hand, &self.running) else {
+            return;
+        };
+        let past = self.past.take();
         let Some(take) = self.open_span(recording, None, past) else {
             return;
         };

@@ -1091,53 +1091,100 @@ fn a_restart_that_is_asked_for_waits_for_the_recording_and_for_nothing_else() {
     assert!(!idle.keeper.turn(idle.now));
 }
 
-/// The power goes twice before the lamp is heard of: the recording waits for it, and each time goes on by
-/// itself. Then the lamp is lost.
-#[test]
-fn a_recording_waits_for_a_lamp_that_is_needed_and_pauses_without() {
+/// A bench on a board with a lamp, over what was left on the disk.
+fn lit(disk: &TwinDisk, lamp_needed: bool, epoch: u64) -> Bench {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (spool, recovered) = Spool::open(disk, Config::new("/spool")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    Bench::on(Some(lamp_needed), spool, &recovered, directory, epoch)
+}
+
+/// A disk on which the power has cut a recording.
+fn cut() -> (TwinDisk, RecordingId) {
     let disk = TwinDisk::default();
-    let over = |disk: &TwinDisk, lamp_needed, epoch| {
-        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        let (spool, recovered) = Spool::open(disk, Config::new("/spool")).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        Bench::on(lamp_needed, spool, &recovered, directory, epoch)
-    };
-    let mut bench = over(&disk, None, 1);
+    let mut bench = lit(&disk, false, 1);
     bench.start();
-    let recording = bench.running().unwrap();
-    let left = disk.crash(0);
-    let bench = over(&left, Some(true), 2);
-    assert_eq!(
-        (bench.running(), state(&bench)),
-        (Some(recording), "paused")
-    );
-    let left = left.crash(0);
-    let bench = over(&left, Some(false), 3);
-    assert_eq!(state(&bench), "starting", "it is not needed");
-    let left = left.crash(0);
-    let mut bench = over(&left, Some(true), 4);
+    (disk.crash(0), bench.running().unwrap())
+}
+
+fn hear_guard(bench: &mut Bench, held: bool) {
+    let (_, pipe) = std::io::pipe().unwrap();
+    let lamp = match held {
+        true => Ok(Tell::new(pipe.into()).unwrap()),
+        false => Err("the lamp: lost".into()),
+    };
+    bench.keeper.handle(Input::Lamp(lamp));
+    bench.keeper.turn(clock::now());
+}
+
+/// The recording that is taken up, and its spans and pauses on record.
+fn on_record(bench: &Bench, recording: RecordingId) -> (Vec<u32>, Vec<u32>) {
+    let (spans, pauses) = spans_and_pauses(bench, recording);
+    (spans.into_iter().map(|(span, _)| span).collect(), pauses)
+}
+
+#[test]
+fn a_recording_that_is_taken_up_waits_for_the_lamp_without_a_span_of_its_own() {
+    let (disk, recording) = cut();
+    let unlit = lit(&disk.crash(0), false, 2);
+    assert_eq!(state(&unlit), "starting", "it is not needed");
+    // The power goes again before the guard is heard of.
+    let bench = lit(&disk, true, 2);
     assert_eq!(state(&bench), "paused");
+    let mut bench = lit(&disk.crash(0), true, 3);
     let refused = ask(&mut bench, Request::Resume);
     assert!(matches!(refused, Reply::Refused(why) if why.starts_with("the lamp cannot be driven")));
-
-    let (_guard, pipe) = std::io::pipe().unwrap();
-    let tell = Tell::new(pipe.into()).unwrap();
-    bench.keeper.handle(Input::Lamp(Ok(tell)));
-    bench.keeper.turn(clock::now());
+    hear_guard(&mut bench, true);
     assert_eq!(
         (bench.running(), state(&bench)),
         (Some(recording), "starting")
     );
+    bench.settle();
+    assert_eq!(on_record(&bench, recording), (vec![0, 1], vec![]));
+}
+
+#[test]
+fn a_recording_that_waits_for_the_lamp_can_be_stopped_paused_and_erased() {
+    let (disk, recording) = cut();
+    let mut bench = lit(&disk.crash(0), true, 2);
+    assert!(matches!(ask(&mut bench, Request::Stop), Reply::Done { .. }));
+    assert_eq!(bench.end_of(recording), Some(StopReason::Socket));
+
+    let mut bench = lit(&disk.crash(0), true, 2);
+    let paused = ask(&mut bench, Request::Pause);
+    assert!(matches!(paused, Reply::Done { .. }));
+    hear_guard(&mut bench, true);
+    assert_eq!(state(&bench), "paused", "somebody wants it so");
+    bench.settle();
+    assert_eq!(on_record(&bench, recording), (vec![0, 1], vec![1]));
+
+    let mut bench = lit(&disk.crash(0), true, 2);
     bench
         .keeper
-        .handle(Input::Lamp(Err("the lamp: lost".into())));
+        .handle(Input::Report(Report::Erase { recording }));
+    bench.settle();
+    assert_eq!((bench.running(), state(&bench)), (None, "idle"));
+}
+
+#[test]
+fn without_a_lamp_a_recording_is_paused_and_goes_on_with_it() {
+    let (disk, recording) = cut();
+    let mut bench = lit(&disk, true, 2);
+    hear_guard(&mut bench, false);
+    assert_eq!(
+        (bench.running(), state(&bench)),
+        (Some(recording), "paused")
+    );
+    hear_guard(&mut bench, true);
+    assert_eq!(state(&bench), "starting");
+    hear_guard(&mut bench, false);
     let lost = clock::now();
     bench.keeper.turn(lost.plus(Duration::from_millis(1400)));
     assert_eq!(state(&bench), "starting");
     bench.keeper.turn(lost.plus(Duration::from_millis(1500)));
     assert_eq!(state(&bench), "paused");
+    hear_guard(&mut bench, true);
     bench.settle();
-    let (spans, pauses) = spans_and_pauses(&bench, recording);
-    let spans: Vec<u32> = spans.iter().map(|(span, _)| *span).collect();
-    assert_eq!((spans, pauses), (vec![0, 1, 2, 3, 4], vec![4]));
+    assert_eq!(state(&bench), "starting");
+    assert_eq!(on_record(&bench, recording), (vec![0, 1, 2, 3], vec![2]));
 }

@@ -118,10 +118,11 @@ impl Reading {
 
     /// Whether a hold now is of the press that started the recording.
     fn is_of_the_start(&self) -> bool {
+        let by_itself = ["`TakeUp`", "the lamp is back, in a pause for it"];
         let told = |entry: &&Entry| {
             entry.cell.starts_with("Begin")
                 || entry.row.starts_with("`Pressed`") && !entry.row.contains("just after")
-                || entry.row == "`Resume`" && entry.cell.starts_with("Continue")
+                || !by_itself.contains(&&*entry.row) && entry.cell.starts_with("Continue")
         };
         let last = self.history.iter().rev().find(told);
         last.is_some_and(|entry| entry.cell.starts_with("Begin"))

@@ -236,7 +236,7 @@ fn a_disk_that_does_not_answer_shows_before_the_first_chunk_and_after_the_last()
     recorder
         .handle(Input::Stop(StopReason::Socket), at(4))
         .unwrap();
-    assert_eq!(recorder.lamp(WELL, at(5)), Lamp::Solid);
+    assert_eq!(recorder.lamp(WELL, ms(4750)), Lamp::Solid);
     assert_eq!(recorder.lamp(WELL, ms(4751)), Lamp::FastBlink);
     recorder.handle(Input::Kept, at(6)).unwrap();
     assert_eq!(recorder.lamp(WELL, at(6)), Lamp::Solid);

@@ -181,12 +181,27 @@ fn goes_dark(capture_box: &mut CaptureBox, watcher: &Watcher) {
     wait_until(10, "another guard", || {
         run("pgrep", &["-P", &pid]) != guard && !alarms(capture_box).contains("lamp")
     });
-    println!("another guard after {:?}", watcher.steady(true).since(from));
+    let took = watcher.steady(true).since(from);
+    println!("another guard after {took:?}");
+    assert!(took <= DARK, "{took:?}");
     assert_eq!(
         capture_box.status()["recording"]["id"],
         *recording,
         "it went on"
     );
+    assert_eq!(state(capture_box), "recording");
+
+    let guard = run("pgrep", &["-P", &pid]);
+    run("kill", &["-STOP", guard.trim()]);
+    let from = clock::now();
+    // Half of the time the lamp is dark then.
+    assert!(capture_box.ask("pause").status.success());
+    judge("SIGSTOP of the guard alone and a pause", from);
+    wait_until(10, "another guard", || {
+        run("pgrep", &["-P", &pid]) != guard && !alarms(capture_box).contains("lamp")
+    });
+    assert!(capture_box.ask("resume").status.success());
+    watcher.steady(true);
 
     let from = capture_box.kill();
     judge("SIGKILL", from);
@@ -240,7 +255,34 @@ fn errors(home: &Path) {
             &["--raspberry-pi", "--chip", CHIP, "--line", "27=high"],
         );
         assert!(said.starts_with("the header of a Raspberry Pi: opening the GPIO (rppal, by /dev/gpiomem and /dev/gpiochip*) failed: Unknown Raspberry Pi model"));
+        // Another chip of a Raspberry Pi is not its header.
+        let said = refused(
+            &[BOX],
+            &["--raspberry-pi", "--chip", "mcp23017", "--line", "1=high"],
+        );
+        assert!(said.starts_with("no GPIO chip is labelled `mcp23017`"));
     }
+}
+
+/// The chip is gone with the guard: the recording is paused, and goes on by itself once it is there again.
+fn loses_the_lamp(capture_box: &CaptureBox) {
+    let pid = capture_box.pid().to_string();
+    fs::rename("/dev/gpiochip0", "/dev/away").unwrap();
+    let guard = run("pgrep", &["-P", &pid]);
+    let from = clock::now();
+    run("kill", &["-KILL", guard.trim()]);
+    let socket = capture_box.home.join("control");
+    wait_until(10, "a pause", || {
+        lines::state(&socket).as_deref() == Some("paused")
+    });
+    let took = clock::now().since(from);
+    println!("paused {took:?} after the lamp was lost");
+    assert!(took <= DARK, "{took:?}");
+    assert!(!capture_box.ask("resume").status.success());
+    fs::rename("/dev/away", "/dev/gpiochip0").unwrap();
+    wait_until(10, "the recording goes on", || {
+        state(capture_box) == "recording"
+    });
 }
 
 /// Another program has the lamp; then the button is down from the start.
@@ -265,6 +307,7 @@ fn troubles(home: &Path) {
     drop(taken);
     wait_until(10, "the lamp", || !alarms(&lean).contains("lamp: "));
     lean.record();
+    loses_the_lamp(&lean);
     lean.stop();
     drop(lean);
     clock::sleep(Duration::from_millis(500));

@@ -12,6 +12,9 @@ pub const LOCK_OUT: Duration = Duration::from_millis(100);
 /// How long a button is held for a hold.
 pub const HOLD: Duration = Duration::from_secs(2);
 
+/// A button that is down for so long after it was held is not held by a finger.
+const STUCK: Duration = Duration::from_secs(30);
+
 /// What a finger did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Press {
@@ -72,6 +75,14 @@ impl Debounce {
             return Some(Press::Held);
         }
         None
+    }
+
+    /// When a button that was held is taken for stuck, if it does not come up before.
+    pub fn stuck_at(&self) -> Option<Monotonic> {
+        let held = self
+            .changed
+            .filter(|_| self.down && self.level && self.held)?;
+        Some(held.plus(HOLD).plus(STUCK))
     }
 
     /// When [`Debounce::poll`] is due, if no edge comes before.
@@ -142,6 +153,18 @@ mod tests {
             [(10, Press::Down)]
         );
         assert_eq!(run(&[(10, true), (2011, false)], 60_000), expected);
+    }
+
+    #[test]
+    fn a_button_that_stays_down_after_a_hold_is_stuck() {
+        let mut button = Debounce::new();
+        button.edge(true, at(10));
+        assert_eq!(button.stuck_at(), None, "it may come up");
+        assert_eq!(button.poll(at(2010)), Some(Press::Held));
+        assert_eq!(button.stuck_at(), Some(at(32_010)));
+        button.edge(false, at(32_009));
+        assert_eq!(button.stuck_at(), None);
+        assert_eq!(Debounce::stuck().stuck_at(), None, "known from the start");
     }
 
     proptest! {

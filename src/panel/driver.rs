@@ -105,10 +105,34 @@ fn are(found: &[String]) -> String {
 /// The driver of a panel whose lines are on the chip labelled `chip`.
 pub fn driver(chip: &str, raspberry_pi: bool) -> Box<dyn Driver> {
     #[cfg(feature = "rppal")]
-    if raspberry_pi {
+    if raspberry_pi && is_header(chip) {
         return Box::new(super::raspberry_pi::RaspberryPi);
     }
     // Without it the kernel's own way works on a Raspberry Pi as well.
     let _ = raspberry_pi;
     Box::new(CharacterDevice { label: chip.into() })
+}
+
+/// Whether the label is that of a Raspberry Pi's own header; other chips may be wired to it.
+#[cfg(feature = "rppal")]
+fn is_header(chip: &str) -> bool {
+    chip.starts_with("pinctrl-bcm") || chip == "pinctrl-rp1"
+}
+
+#[cfg(all(test, feature = "rppal"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_chip_than_the_header_is_not_for_rppal() {
+        for (chip, header) in [
+            ("pinctrl-bcm2835", true),
+            ("pinctrl-bcm2711", true),
+            ("pinctrl-rp1", true),
+            ("raspberrypi-exp-gpio", false),
+            ("mcp23017", false),
+        ] {
+            assert_eq!(is_header(chip), header, "{chip}");
+        }
+    }
 }

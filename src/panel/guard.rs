@@ -3,7 +3,8 @@
 //!
 //! It reads bytes from a pipe, each the pattern to show and the word that the box lives. After
 //! [`SILENCE`] without one the lamp is dark until the next; at the pipe's end it is dark, and the guard
-//! ends. [`Watch`] decides; [`guard`] carries it out.
+//! ends. [`Watch`] decides; [`guard`] carries it out, and says that it lives: whoever started it ends one
+//! that is silent, which may have been stopped with a lamp that shows what is no longer so.
 
 use super::{Error, Lamp, LampLines};
 use crate::clock;
@@ -16,6 +17,12 @@ use std::time::Duration;
 
 /// The box is not heard for so long: it may be anything but well.
 pub const SILENCE: Duration = Duration::from_millis(800);
+
+/// What the guard says while it holds the lamp.
+pub const HELD: &str = "held";
+
+/// How often it says so.
+const SAID: Duration = Duration::from_millis(200);
 
 /// What the lamp shows, by what was heard and when.
 #[derive(Debug, Default)]
@@ -67,23 +74,40 @@ impl Tell {
     }
 }
 
-/// Shows what `from` tells until it ends; the lamp is dark then, however it ends.
-pub fn guard(lines: &mut dyn LampLines, mut from: impl Read + AsFd) -> Result<(), Error> {
-    let outcome = show(lines, &mut from);
+/// Shows what `from` tells until it ends; the lamp is dark then, however it ends. `to`, which must not
+/// wait, is told [`HELD`] meanwhile.
+pub fn guard(
+    lines: &mut dyn LampLines,
+    mut from: impl Read + AsFd,
+    mut to: impl Write,
+) -> Result<(), Error> {
+    let outcome = show(lines, &mut from, &mut to);
     lines.set(false)?;
     outcome
 }
 
-fn show(lines: &mut dyn LampLines, from: &mut (impl Read + AsFd)) -> Result<(), Error> {
+fn show(
+    lines: &mut dyn LampLines,
+    from: &mut (impl Read + AsFd),
+    to: &mut impl Write,
+) -> Result<(), Error> {
     let mut watch = Watch::default();
     let mut lit = false;
+    let mut say_at = clock::now();
     loop {
-        let (wanted, left) = watch.at(clock::now());
+        let now = clock::now();
+        if now >= say_at {
+            // Who does not listen is a box that hangs, or is gone: that shows where it tells.
+            let _ = writeln!(to, "{HELD}");
+            say_at = now.plus(SAID);
+        }
+        let (wanted, left) = watch.at(now);
         if wanted != lit {
             lines.set(wanted)?;
             lit = wanted;
         }
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        let until = say_at.since(now);
+        let left = Timespec::try_from(left.map_or(until, |left| left.min(until))).ok();
         let ready = poll(&mut [PollFd::new(&*from, PollFlags::IN)], left.as_ref());
         if matches!(ready, Ok(0) | Err(_)) {
             continue;
@@ -168,8 +192,9 @@ mod tests {
     #[test]
     fn the_newest_word_counts_and_neither_silence_nor_the_end_leaves_a_light() {
         let (told, mut tell) = io::pipe().unwrap();
+        let (mut answers, said) = io::pipe().unwrap();
         let (noted, shown) = std::sync::mpsc::channel();
-        let guarding = std::thread::spawn(move || guard(&mut Noted(noted), told));
+        let guarding = std::thread::spawn(move || guard(&mut Noted(noted), told, said));
         // What waited in the pipe is old.
         tell.write_all(&[Lamp::Solid.byte(), Lamp::Off.byte()])
             .unwrap();
@@ -183,5 +208,10 @@ mod tests {
         drop(tell);
         assert_eq!(shown.iter().last(), Some(false), "the end");
         guarding.join().unwrap().unwrap();
+        // It has lived through half a silence and a whole one.
+        let mut text = String::new();
+        answers.read_to_string(&mut text).unwrap();
+        assert!(text.lines().all(|line| line == HELD), "{text}");
+        assert!(text.lines().count() >= 6, "{text}");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Takes raw levels of a button with their times; gives presses and holds ([`Debounce`]). Takes a
 //! [`crate::panel::Lamp`] pattern and how long it has been shown; gives lit or dark. Both are pure, so
-//! that every driver shows the same face. A [`Driver`] opens the lines: on a Raspberry Pi by `rppal`, on
-//! every other board by the GPIO character device. The lamp's lines are held by a [`guard`] in a process of
+//! that every driver shows the same face. A [`Driver`] opens the lines: of a Raspberry Pi's header by
+//! `rppal`, of every other chip by the GPIO character device. The lamp's lines are held by a [`guard`] in a process of
 //! its own. What does not belong here: what a press means and which pattern a state has
 //! (`station::recorder`), and threads (`station::panel`).
 
@@ -20,6 +20,6 @@ mod simulated;
 pub use chips::{FoundChip, UsedLine, chips};
 pub use debounce::{Debounce, HOLD, LOCK_OUT, Press};
 pub use driver::{ButtonLine, Driver, Edge, Error, LampLines, driver};
-pub use guard::{SILENCE, Tell, Watch, guard};
+pub use guard::{HELD, SILENCE, Tell, Watch, guard};
 pub use lamp::Lamp;
 pub use simulated::SimulatedButton;

@@ -70,8 +70,8 @@ pub enum Input {
     Report(Report),
     /// From the control socket.
     Request(Request, Sender<Reply>),
-    /// From the panel's button.
-    Pressed(Press),
+    /// From the panel's button, and when.
+    Pressed(Press, Monotonic),
     /// The lamp's guard can be told now, or why there is none.
     Lamp(Result<Tell, String>),
     /// The process is asked to end: end the recording, then return.
@@ -222,10 +222,11 @@ impl Keeper {
         for (code, what) in &keeper.parts.concerns {
             keeper.alarms.raise(code, (None, None), what);
         }
-        keeper
-            .recorder
-            .set_lamp(keeper.parts.lamp_needed != Some(true));
-        keeper.keep_time(clock::now());
+        let now = clock::now();
+        // One that is needed has to be heard of.
+        let needed = keeper.parts.lamp_needed == Some(true);
+        keeper.recorder.set_lamp(!needed, now);
+        keeper.keep_time(now);
         keeper.take_up(recovered);
         keeper
     }
@@ -267,12 +268,16 @@ impl Keeper {
         if let Some(action) = self.recorder.poll(now) {
             self.act(action);
         }
+        if self.terminating && !self.is_resting() {
+            // What was taken up after it was asked to end; refused while one is ending.
+            let _ = self.happen(Happening::Stop(StopReason::Shutdown));
+        }
         self.lose_patience(now);
         self.keep_room(now);
         self.look_after_abandoned(now);
         let press = self.button.poll(now);
         // A press that is refused shows at the lamp.
-        let _ = self.pressed(press);
+        let _ = self.pressed(press, now);
         self.hear();
         while self.write_facts() {
             self.hear();
@@ -324,7 +329,7 @@ impl Keeper {
             }
             Input::Report(report) => self.report(&report),
             // What comes of a press the lamp tells.
-            Input::Pressed(press) => drop(self.pressed(Some(press))),
+            Input::Pressed(press, at) => drop(self.pressed(Some(press), at)),
             Input::Lamp(lamp) => self.lamp_is(lamp),
             Input::Request(request, reply) => self.request(request, reply),
             Input::Terminate => {
@@ -350,11 +355,18 @@ impl Keeper {
                 let past = self.past.take();
                 self.begin(recording, None, past);
             }
-            Action::Rest(recording) => {
-                let past = self.past.take();
-                self.rest(recording, past);
+            Action::Rest(_) => {
+                // Before the first word of the lamp's guard, most often the next moment goes on with it, and
+                // needs no span of its own before.
+                let paused = self.past.is_some_and(|past| past.paused);
+                if paused || self.shown.is_known {
+                    self.rest();
+                }
             }
-            Action::Break => self.pause(),
+            Action::Break => {
+                self.rest();
+                self.pause();
+            }
             Action::Mark(extended) => {
                 self.note(Event::Mark);
                 extended.into_iter().for_each(|most| self.extend(most));
@@ -362,6 +374,7 @@ impl Keeper {
             Action::Extend(most) => self.extend(most),
             Action::End(reason) => {
                 log::info!("the recording is ending ({reason:?})");
+                self.rest();
                 let Some(running) = &mut self.running else {
                     return;
                 };
@@ -452,7 +465,7 @@ impl Keeper {
     /// A recording was erased at the receiver: if it is the running one, it is over.
     fn erased(&mut self, recording: RecordingId) {
         self.alarms.forget(recording);
-        if !self.runs(recording) {
+        if !self.runs(recording) && !self.waits(recording) {
             return;
         }
         log::warn!("the running recording was erased at the receiver: it is over");
@@ -480,6 +493,12 @@ impl Keeper {
         self.running.as_ref().is_some_and(ours)
     }
 
+    /// Whether this recording waits for the first word of the lamp's guard.
+    fn waits(&self, recording: RecordingId) -> bool {
+        let in_hand = self.recorder.recorded(clock::now());
+        self.running.is_none() && in_hand.is_some_and(|(ours, _)| ours == recording)
+    }
+
     fn offer(&self, offer: Offer) {
         if let Some(offers) = &self.parts.offers {
             // The uplink ends only with the process; what it misses then is offered at the next start.
@@ -500,7 +519,8 @@ impl Keeper {
                 recording: recording.to_string(),
             });
         }
-        if let (Some(StopReason::AwayTooLong), Some(by)) = (running.ending, running.wanted) {
+        let wanted = running.wanted.filter(|_| !self.terminating);
+        if let (Some(StopReason::AwayTooLong), Some(by)) = (running.ending, wanted) {
             log::info!("a start was asked for while the old recording ran: it begins now");
             let _ = self.start(by);
         }

@@ -4,14 +4,19 @@
 //! alarms. To `check` it gives a lamp that is lit for a while ([`light`]). What a press means and what the
 //! lamp shows is not decided here.
 
+use super::config::Config;
 use super::keeper::Input;
 use crate::board::{ActiveLevel, GpioPanel, Lamp, Line};
 use crate::clock;
 use crate::journal::say;
 use crate::media::Event;
-use crate::panel::{self, ButtonLine, Debounce, Lamp as Pattern, SILENCE, Tell};
+use crate::panel::{self, ButtonLine, Debounce, HELD, Lamp as Pattern, SILENCE, Tell};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -25,15 +30,28 @@ const AGAIN: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// What the alarm `button` says of one that is down from the start, and what to do after the colon.
 pub(super) const STUCK: &str = "the button is down since the start, which is no press: let go of it; if nobody holds it, look at its wires and at `active` and `bias` of `record-button` in the board file";
-/// What the guard says when it holds the lamp.
-const HELD: &str = "held";
+/// A guard that does not hold the lamp by then hangs; a slow machine takes a while to start one.
+const STARTS: Duration = Duration::from_secs(10);
 
 /// The board's panel.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Panel {
     /// Its lines.
     pub lines: GpioPanel,
     /// The board is a Raspberry Pi.
     pub raspberry_pi: bool,
+}
+
+impl Panel {
+    /// That of the settings; `None` for a board without lines.
+    pub(super) fn of(config: &Config) -> Option<Self> {
+        let lines = config.lines()?.clone();
+        let raspberry_pi = config.raspberry_pi;
+        Some(Self {
+            lines,
+            raspberry_pi,
+        })
+    }
 }
 
 /// Hears the button until nobody listens any more.
@@ -63,8 +81,18 @@ fn hear(button: &mut dyn ButtonLine, keeper: &SyncSender<Input>) -> Result<(), p
     }
     loop {
         let now = clock::now();
-        let patience = debounce.next().map_or(PATIENCE, |due| due.since(now));
-        let press = match button.edge(patience)? {
+        let stuck_at = debounce.stuck_at().filter(|_| !stuck);
+        if stuck_at.is_some_and(|at| at <= now) {
+            stuck = true;
+            let message = "the button stays down after it was pressed: let go of it; if nobody holds it, look at the button and its wires";
+            if !alarm(keeper, true, message) {
+                return Ok(());
+            }
+            continue;
+        }
+        let due = [debounce.next(), stuck_at].into_iter().flatten().min();
+        let patience = due.map_or(PATIENCE, |due| due.since(now));
+        let (press, at) = match button.edge(patience)? {
             Some(edge) => {
                 if stuck && !edge.down {
                     stuck = false;
@@ -72,12 +100,15 @@ fn hear(button: &mut dyn ButtonLine, keeper: &SyncSender<Input>) -> Result<(), p
                         return Ok(());
                     }
                 }
-                debounce.edge(edge.down, edge.at)
+                (debounce.edge(edge.down, edge.at), edge.at)
             }
-            None => debounce.poll(clock::now()),
+            None => {
+                let now = clock::now();
+                (debounce.poll(now), now)
+            }
         };
         if let Some(press) = press
-            && keeper.send(Input::Pressed(press)).is_err()
+            && keeper.send(Input::Pressed(press, at)).is_err()
         {
             return Ok(());
         }
@@ -132,24 +163,58 @@ fn guarded(panel: &Panel, keeper: &SyncSender<Input>) -> std::io::Result<Option<
     }))
 }
 
-/// Hands the guard to the keeper once it holds the lamp; gives what it said last, once it ends.
+/// Hands the guard to the keeper once it holds the lamp; gives what it said last, once it ends. One that
+/// is silent is ended: it may be stopped, with a lamp that stays as it is.
 fn follow(child: &mut Child, keeper: &SyncSender<Input>) -> std::io::Result<Option<String>> {
     let mut said = String::new();
-    let output = child.stdout.take().map(BufReader::new);
-    for line in output.into_iter().flat_map(BufRead::lines) {
-        let line = line?;
-        if line != HELD {
-            said = line;
-            continue;
+    let Some(mut output) = child.stdout.take() else {
+        return Ok(Some(said));
+    };
+    let mut heard = Vec::new();
+    loop {
+        // What it is told by is the keeper's once it holds the lamp.
+        let patience = if child.stdin.is_some() {
+            STARTS
+        } else {
+            SILENCE
+        };
+        if !is_heard(&output, patience)? {
+            child.kill()?;
+            let ms = patience.as_millis();
+            return Ok(Some(format!(
+                "its guard has said nothing for {ms} ms: it is ended, and another one started"
+            )));
         }
-        if let Some(stdin) = child.stdin.take() {
-            let guard = Tell::new(OwnedFd::from(stdin))?;
-            if keeper.send(Input::Lamp(Ok(guard))).is_err() {
-                return Ok(None);
+        let mut piece = [0; 256];
+        match output.read(&mut piece)? {
+            0 => return Ok(Some(said)),
+            count => heard.extend_from_slice(&piece[..count]),
+        }
+        while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = heard.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line[..end]);
+            if line != HELD {
+                said = line.into_owned();
+            } else if let Some(stdin) = child.stdin.take() {
+                let guard = Tell::new(OwnedFd::from(stdin))?;
+                if keeper.send(Input::Lamp(Ok(guard))).is_err() {
+                    return Ok(None);
+                }
             }
         }
     }
-    Ok(Some(said))
+}
+
+/// Whether there is something to read, or the end of it, within `patience`.
+fn is_heard(output: &impl AsFd, patience: Duration) -> std::io::Result<bool> {
+    let until = clock::now().plus(patience);
+    loop {
+        let left = Timespec::try_from(until.since(clock::now())).ok();
+        match poll(&mut [PollFd::new(output, PollFlags::IN)], left.as_ref()) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
 }
 
 fn start(panel: &Panel) -> std::io::Result<Child> {
@@ -264,8 +329,90 @@ pub(super) fn hold_lamp(flags: &Flags) -> Result<(), super::Error> {
     };
     let driver = panel::driver(&flags.chip, flags.raspberry_pi);
     let mut lamp = driver.lamp(&flags.line).map_err(refused)?;
-    say(format_args!("{HELD}\n"))?;
     // Not buffered: what waits in the pipe is all that waits.
     let told = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    panel::guard(lamp.as_mut(), told).map_err(refused)
+    let answers = std::io::stdout().as_fd().try_clone_to_owned()?;
+    let flags = fcntl_getfl(&answers).map_err(std::io::Error::from)?;
+    fcntl_setfl(&answers, flags | OFlags::NONBLOCK).map_err(std::io::Error::from)?;
+    panel::guard(lamp.as_mut(), told, File::from(answers)).map_err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::Monotonic;
+    use std::sync::mpsc::sync_channel;
+
+    /// A button that was pressed then; what it did is asked for so often.
+    struct Pressed(Monotonic, u32);
+
+    impl ButtonLine for Pressed {
+        fn is_down(&mut self) -> Result<bool, panel::Error> {
+            Ok(false)
+        }
+
+        fn edge(&mut self, _patience: Duration) -> Result<Option<panel::Edge>, panel::Error> {
+            self.1 += 1;
+            let edge = |down, at| Some(panel::Edge { down, at });
+            match self.1 {
+                1 => Ok(edge(true, self.0)),
+                2 => Ok(None),
+                3 => Ok(edge(false, clock::now())),
+                _ => Err(panel::Error::Denied {
+                    device: "the end".into(),
+                }),
+            }
+        }
+    }
+
+    #[test]
+    fn a_button_that_sticks_after_a_press_raises_an_alarm_until_it_is_up() {
+        let alarms = |held: u64| {
+            let pressed = clock::now().minus(Duration::from_secs(held));
+            let (keeper, inputs) = sync_channel(9);
+            hear(&mut Pressed(pressed, 0), &keeper).unwrap_err();
+            drop(keeper);
+            let alarm = |input| match input {
+                Input::Noted(Event::Alarm { raised, .. }) => Some(raised),
+                _ => None,
+            };
+            inputs.iter().filter_map(alarm).collect::<Vec<_>>()
+        };
+        assert_eq!(alarms(25), [false]);
+        assert_eq!(alarms(40), [false, true, false]);
+    }
+
+    #[test]
+    fn a_guard_that_is_silent_is_ended() {
+        let mut guard = Command::new("sh");
+        guard.args(["-c", "echo held; sleep 0.3; echo held; exec sleep 60"]);
+        guard.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let (keeper, inputs) = sync_channel(9);
+        let began = clock::now();
+        let mut guard = guard.spawn().unwrap();
+        let why = follow(&mut guard, &keeper).unwrap().unwrap();
+        assert!(
+            why.starts_with("its guard has said nothing for 800 ms"),
+            "{why}"
+        );
+        assert!(!guard.wait().unwrap().success());
+        let took = clock::now().since(began);
+        assert!(took >= SILENCE + Duration::from_millis(300), "{took:?}");
+        drop(keeper);
+        let told: Vec<Input> = inputs.iter().collect();
+        assert!(matches!(told[..], [Input::Lamp(Ok(_))]), "handed over once");
+    }
+
+    #[test]
+    fn what_a_guard_says_at_its_end_is_why() {
+        let mut guard = Command::new("sh");
+        guard.args(["-c", "echo the line is taken; exit 1"]);
+        guard.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let (keeper, inputs) = sync_channel(9);
+        let mut guard = guard.spawn().unwrap();
+        let why = follow(&mut guard, &keeper).unwrap();
+        assert_eq!(why.as_deref(), Some("the line is taken"));
+        guard.wait().unwrap();
+        assert!(inputs.try_recv().is_err());
+    }
 }

@@ -17,6 +17,7 @@
 use super::config::Config;
 use super::control::{self, Reply, Request};
 use super::custody::{self, Custody};
+use super::darken;
 use super::first_start;
 use super::keeper::{Input, Keeper, Parts};
 use super::lane::{Ends, LaneView};
@@ -34,6 +35,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -118,6 +120,8 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
             request => ask(&inputs, request),
         }
     })?;
+    // Before the lamp is lit the first time.
+    darken::remember(&config.control_socket, Panel::of(config).as_ref());
     super::on_signal({
         let inputs = inputs.clone();
         move || drop(inputs.send(Input::Terminate))
@@ -226,11 +230,8 @@ fn start_lanes(config: &Config, keeper: &SyncSender<Input>) -> io::Result<Vec<La
 
 /// Starts what hears the button and what keeps the lamp's guard.
 fn start_panel(config: &Config, keeper: &SyncSender<Input>) -> io::Result<()> {
-    if let Some(lines) = config.lines() {
-        let settings = Arc::new(Panel {
-            lines: lines.clone(),
-            raspberry_pi: config.raspberry_pi,
-        });
+    if let Some(settings) = Panel::of(config) {
+        let settings = Arc::new(settings);
         let keeper = keeper.clone();
         spawn("lamp", {
             let (settings, keeper) = (settings.clone(), keeper.clone());
@@ -275,8 +276,7 @@ fn start_uplink(
             }
         }
     })?;
-    let thread = thread::Builder::new().name("uplink".into());
-    let ended = thread.spawn(move || {
+    let ended = spawn("uplink", move || {
         // It ends when nobody offers any more: what it has not sent by then is still in the spool.
         let (_running, stop) = tokio::sync::watch::channel(false);
         runtime.block_on(uplink.run(offered, reports, stop));
@@ -340,17 +340,48 @@ fn ask(keeper: &SyncSender<Input>, request: Request) -> Reply {
         })
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(work)
-        .map(drop)
+/// Starts a thread of the station. The box is not what it says it is when one of them is gone, so a panic
+/// ends the process: whoever started it starts it again, and the recording goes on.
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.into()).spawn({
+        let name = name.to_owned();
+        move || {
+            // What it panicked with, and where, is in the log already.
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                log::error!("the thread `{name}` has panicked: the box ends, to be started again");
+                std::process::abort();
+            }
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::station::config::{Flags, load};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// Set for the process that is to end.
+    const PANICS: &str = "HALLCAST_TEST_PANICS";
+
+    #[test]
+    fn a_thread_that_panics_ends_the_process() {
+        if std::env::var_os(PANICS).is_some() {
+            let thread = spawn("doomed", || panic!("as a library might")).unwrap();
+            thread.join().unwrap();
+            return;
+        }
+        let name = "station::pipeline::tests::a_thread_that_panics_ends_the_process";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let again = again
+            .args(["--exact", name, "--nocapture"])
+            .env(PANICS, "1");
+        let output = again.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(6), "SIGABRT: {said}");
+        assert!(said.contains("'doomed'") && said.contains("as a library might"));
+    }
 
     #[test]
     fn a_second_box_on_a_state_directory_makes_no_identity_there() {

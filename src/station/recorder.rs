@@ -6,6 +6,7 @@
 //! | `Start` | Begin → Starting | already recording | already recording | paused | wait | Begin → Starting |
 //! | `Stop` | not recording | End → Stopping | End → Stopping | End → Stopping | wait | not recording |
 //! | `Pause` | not recording | Break → Paused | Break → Paused | paused | wait | not recording |
+//! | `Pause`, in a pause for the lamp | - | - | - | Break | - | - |
 //! | `Resume` | not recording | not paused | not paused | Continue → Starting | wait | not recording |
 //! | `Mark` | not recording | Mark | Mark | paused | wait | not recording |
 //! | `Pressed` | Begin → Starting | answered | answered | Continue → Starting | wait | Begin → Starting |
@@ -16,6 +17,8 @@
 //! | `Held` | not recording | End → Stopping | End → Stopping | End → Stopping | wait | not recording |
 //! | `Held`, the press that started | not recording | - | - | - | wait | not recording |
 //! | the end of the time | - | End → Stopping | End → Stopping | End → Stopping | - | - |
+//! | the lamp is away for too long | - | Break → Paused | Break → Paused | - | - | - |
+//! | the lamp is back, in a pause for it | - | - | - | Continue → Starting | - | - |
 //! | `TakeUp` | Continue → Starting | already recording | already recording | paused | wait | Continue → Starting |
 //! | `TakeUp`, paused | Rest → Paused | already recording | already recording | paused | wait | Rest → Paused |
 //! | `Kept` | - | → Recording | → Recording | - | → Stopping | - |
@@ -23,8 +26,14 @@
 //! | `Erased` | - | → Idle | → Idle | → Idle | → Idle | - |
 //! | `Fault` | → Fault | Abandon → Fault | Abandon → Fault | Abandon → Fault | Abandon → Fault | - |
 //!
-//! Without room on the disk no recording begins in Idle and Fault, and the lamp says so; nor does one
-//! while a lamp that is needed cannot be driven. One that runs goes on, also out of a pause.
+//! Without room on the disk no recording begins in Idle and Fault, and the lamp says so. One that runs
+//! goes on, also out of a pause.
+//!
+//! *A lamp that is needed and cannot be driven* shows nobody that something is captured (P9). No
+//! recording begins then and none is resumed; one that runs is paused after [`LAMPLESS`], and one that
+//! is taken up rests. It goes on by itself with the lamp, which is how a start of the box finds it: the
+//! lamp's guard needs a moment. A pause for the lamp is on record as any other, except that one at a
+//! take-up is part of the absence.
 //!
 //! *Presses.* The contact's bouncing is gone before ([`crate::panel::Debounce`]); what a press means is
 //! decided here. It acts when the button goes down. A second one less than [`TOGETHER`] after a start
@@ -52,8 +61,12 @@ use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
 use crate::panel::Lamp;
 use std::time::Duration;
 
-/// A recording of which nothing was kept for so long is in trouble (P9).
-const UNKEPT: Duration = Duration::from_secs(2);
+/// A recording of which nothing was kept for so long is in trouble. The lamp's guard hears of it with the
+/// keeper's next beat, and both together are less than 2 s (P9).
+const UNKEPT: Duration = Duration::from_millis(1750);
+/// A recording is paused once the lamp that it needs cannot be driven for so long (P9): less than that
+/// takes another guard.
+const LAMPLESS: Duration = Duration::from_millis(1500);
 /// Presses this close together belong together.
 pub const TOGETHER: Duration = Duration::from_secs(1);
 /// The lamp warns for so long before a recording ends by itself; for half of one that is short.
@@ -133,8 +146,8 @@ pub enum Input {
     Resume,
     /// This moment shall be found again.
     Mark,
-    /// The button went down; a recording that this starts has this fresh id.
-    Pressed(RecordingId),
+    /// The button went down then; a recording that this starts has this fresh id.
+    Pressed(RecordingId, Monotonic),
     /// The button has been down for a hold.
     Held,
     /// A recording that an earlier run, or a disk that failed, left open.
@@ -247,8 +260,10 @@ pub struct Recorder {
     rules: Rules,
     /// There is room for a new recording.
     room: bool,
-    /// The lamp can be driven, or is not needed.
-    lamp: bool,
+    /// Since when the lamp cannot be driven, where it is needed.
+    lampless: Option<Monotonic>,
+    /// The pause is for the lamp: it is over with that.
+    for_lamp: bool,
     /// When a start or a resume, or a press that stopped, took effect: presses soon after are the same one.
     acted: Option<Monotonic>,
     /// When a press was answered that may be the first of two.
@@ -266,7 +281,8 @@ impl Recorder {
             state: State::Idle,
             rules,
             room: true,
-            lamp: true,
+            lampless: None,
+            for_lamp: false,
             acted: None,
             pressed: None,
             hold_stops: true,
@@ -279,9 +295,10 @@ impl Recorder {
         self.room = room;
     }
 
-    /// Says whether the lamp can be driven or is not needed: without, none begins.
-    pub fn set_lamp(&mut self, lamp: bool) {
-        self.lamp = lamp;
+    /// Says whether the lamp can be driven or is not needed: without, nothing is captured for long.
+    pub fn set_lamp(&mut self, lamp: bool, now: Monotonic) {
+        let since = self.lampless.unwrap_or(now);
+        self.lampless = (!lamp).then_some(since);
     }
 
     /// Where it is.
@@ -351,35 +368,72 @@ impl Recorder {
 
     /// When [`Recorder::poll`] next has something to do.
     pub fn poll_at(&self) -> Option<Monotonic> {
-        let due = match self.state {
+        let answered = self.answered.map(|at| at.plus(ANSWER));
+        [self.end_due(), self.lamp_due(), answered]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// When the time of the recording, or of its pause, is over.
+    fn end_due(&self) -> Option<Monotonic> {
+        match self.state {
             State::Starting(running) | State::Recording(running) => Some(running.due()),
             State::Paused(running) => Some(running.since.plus(self.rules.maximum)),
             State::Idle | State::Stopping(_) | State::Fault => None,
-        };
-        let answered = self.answered.map(|at| at.plus(ANSWER));
-        [due, answered].into_iter().flatten().min()
+        }
     }
 
-    /// Ends a recording that has reached its maximum length, or was paused for as long.
+    /// When a recording is paused for the lamp, or goes on with it.
+    fn lamp_due(&self) -> Option<Monotonic> {
+        match self.state {
+            State::Starting(_) | State::Recording(_) => {
+                self.lampless.map(|since| since.plus(LAMPLESS))
+            }
+            State::Paused(running) => {
+                (self.for_lamp && self.lampless.is_none()).then_some(running.since)
+            }
+            State::Idle | State::Stopping(_) | State::Fault => None,
+        }
+    }
+
+    /// Ends a recording that has reached its maximum length, or was paused for as long; pauses one for
+    /// want of the lamp, and goes on with it.
     pub fn poll(&mut self, now: Monotonic) -> Option<Action> {
         self.answered = self.answered.filter(|_| self.answers(now));
-        let due = self.poll_at().is_some_and(|due| due <= now);
-        due.then(|| {
-            self.handle(Input::Stop(StopReason::MaximumLength), now)
-                .ok()
-                .flatten()
-        })
-        .flatten()
+        let is_due = |due: Option<Monotonic>| due.is_some_and(|due| due <= now);
+        if is_due(self.end_due()) {
+            let end = Input::Stop(StopReason::MaximumLength);
+            return self.handle(end, now).ok().flatten();
+        }
+        if !is_due(self.lamp_due()) {
+            return None;
+        }
+        let (next, action) = match self.state {
+            State::Starting(running) | State::Recording(running) => {
+                self.for_lamp = true;
+                (State::Paused(running.at_rest(now)), Action::Break)
+            }
+            State::Paused(running) => {
+                let action = Action::Continue(running.recording);
+                (State::Starting(running.going_on(now)), action)
+            }
+            State::Idle | State::Stopping(_) | State::Fault => return None,
+        };
+        self.state = next;
+        Some(action)
     }
 
     /// Takes an input in. `Ok(None)`: nothing is to be done.
     pub fn handle(&mut self, input: Input, now: Monotonic) -> Result<Option<Action>, Refusal> {
         use State::{Fault, Idle, Paused, Recording, Starting, Stopping};
         let (next, action) = match (self.state, input) {
-            (_, Input::Pressed(fresh)) => return self.press(fresh, now),
+            (_, Input::Pressed(fresh, at)) => return self.press(fresh, at.min(now), now),
             (_, Input::Held) => return self.hold(now),
             (Idle | Fault, Input::Start(..)) if !self.room => return Err(Refusal::NoRoom),
-            (Idle | Fault, Input::Start(..)) if !self.lamp => return Err(Refusal::NoLamp),
+            (Idle | Fault, Input::Start(..)) if self.lampless.is_some() => {
+                return Err(Refusal::NoLamp);
+            }
             (Idle | Fault, Input::Start(recording, by)) => {
                 (self.acted, self.pressed, self.hold_stops) = (Some(now), None, false);
                 let running = Running {
@@ -407,7 +461,8 @@ impl Recorder {
                     kept: now,
                     most: self.rules.maximum.max(extended.unwrap_or_default()),
                 };
-                match paused {
+                self.for_lamp = !paused && self.lampless.is_some();
+                match paused || self.for_lamp {
                     true => (Paused(running), Some(Action::Rest(recording))),
                     false => (Starting(running), Some(Action::Continue(recording))),
                 }
@@ -418,6 +473,11 @@ impl Recorder {
             }
             (Starting(_) | Recording(_), Input::Start(..) | Input::TakeUp { .. }) => {
                 return Err(Refusal::AlreadyRecording);
+            }
+            (Paused(running), Input::Pause) if self.for_lamp => {
+                // Whoever asks for it does not want it to be over with the lamp.
+                self.for_lamp = false;
+                (Paused(running), Some(Action::Break))
             }
             (Paused(_), Input::Start(..) | Input::TakeUp { .. } | Input::Pause | Input::Mark) => {
                 return Err(Refusal::Paused);
@@ -438,9 +498,11 @@ impl Recorder {
                 (Stopping(running), Some(Action::End(reason)))
             }
             (Starting(running) | Recording(running), Input::Pause) => {
+                self.for_lamp = false;
                 (Paused(running.at_rest(now)), Some(Action::Break))
             }
             (Starting(_) | Recording(_), Input::Resume) => return Err(Refusal::NotPaused),
+            (Paused(_), Input::Resume) if self.lampless.is_some() => return Err(Refusal::NoLamp),
             (Paused(running), Input::Resume) => {
                 (self.acted, self.pressed, self.hold_stops) = (Some(now), None, true);
                 let action = Action::Continue(running.recording);
@@ -479,15 +541,28 @@ impl Recorder {
         Ok(action)
     }
 
-    /// The button went down.
-    fn press(&mut self, fresh: RecordingId, now: Monotonic) -> Result<Option<Action>, Refusal> {
-        let soon = |at: Option<Monotonic>| at.is_some_and(|at| now.since(at) < TOGETHER);
+    /// The button went down at `pressed`, which is heard of at `now`: a disk may have held that up. What
+    /// belongs together is told by the finger.
+    fn press(
+        &mut self,
+        fresh: RecordingId,
+        pressed: Monotonic,
+        now: Monotonic,
+    ) -> Result<Option<Action>, Refusal> {
+        let soon = |at: Option<Monotonic>| at.is_some_and(|at| pressed.since(at) < TOGETHER);
         let (same, second) = (soon(self.acted), soon(self.pressed.take()));
         self.hold_stops |= !same;
         match self.state {
             State::Idle | State::Stopping(_) if same => Ok(None),
-            State::Idle | State::Fault => self.handle(Input::Start(fresh, StartedBy::Button), now),
-            State::Paused(_) => self.handle(Input::Resume, now),
+            State::Idle | State::Fault | State::Paused(_) => {
+                let input = match self.state {
+                    State::Paused(_) => Input::Resume,
+                    _ => Input::Start(fresh, StartedBy::Button),
+                };
+                let action = self.handle(input, now)?;
+                self.acted = Some(pressed);
+                Ok(action)
+            }
             State::Stopping(_) => {
                 self.answered = Some(now);
                 Err(Refusal::Stopping)
@@ -496,19 +571,19 @@ impl Recorder {
                 let to_stop = self.rules.button == Button::PressToStop && !same;
                 if to_stop && !self.is_near_end(&running, now) {
                     let stopped = self.handle(Input::Stop(StopReason::Button), now);
-                    self.acted = Some(now);
+                    self.acted = Some(pressed);
                     return stopped;
                 }
                 self.answered = Some(now);
                 if to_stop {
-                    self.acted = Some(now);
+                    self.acted = Some(pressed);
                     return Ok(self.extend(now).map(Action::Extend));
                 }
                 if second {
                     return self.handle(Input::Mark, now);
                 }
                 let may_be_first = self.rules.button == Button::HoldToStop && !same;
-                self.pressed = may_be_first.then_some(now);
+                self.pressed = may_be_first.then_some(pressed);
                 Ok(None)
             }
         }

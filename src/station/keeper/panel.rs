@@ -2,6 +2,7 @@
 //! loop and nowhere else, so that a keeper which hangs, be it on a disk, goes dark.
 
 use super::Keeper;
+use crate::clock;
 use crate::media::Monotonic;
 use crate::panel::{Lamp, Tell};
 use std::time::Duration;
@@ -12,6 +13,8 @@ const BEAT: Duration = Duration::from_millis(80);
 /// What the guard was told.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
+    /// The guard was heard of.
+    pub(super) is_known: bool,
     guard: Option<Tell>,
     told: Option<(Lamp, Monotonic)>,
 }
@@ -19,17 +22,19 @@ pub(super) struct Shown {
 impl Keeper {
     /// The guard came, or went.
     pub(super) fn lamp_is(&mut self, lamp: Result<Tell, String>) {
-        self.shown.told = None;
+        (self.shown.told, self.shown.is_known) = (None, true);
+        let needed = self.parts.lamp_needed == Some(true);
+        self.recorder
+            .set_lamp(lamp.is_ok() || !needed, clock::now());
         match lamp {
             Ok(guard) => {
                 self.shown.guard = Some(guard);
-                self.recorder.set_lamp(true);
                 self.calm("lamp", (None, None), "the lamp is driven");
             }
             Err(why) => {
                 self.shown.guard = None;
-                self.recorder.set_lamp(self.parts.lamp_needed != Some(true));
                 self.alarm("lamp", (None, None), &why);
+                self.rest();
             }
         }
     }

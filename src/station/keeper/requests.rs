@@ -30,14 +30,16 @@ impl Keeper {
             Request::Resume => self.happen(Happening::Resume),
             Request::Mark => self.happen(Happening::Mark),
             Request::Press => {
-                let press = self.button.press(clock::now());
-                self.pressed(press)
+                let now = clock::now();
+                let press = self.button.press(now);
+                self.pressed(press, now)
             }
             Request::Hold => {
-                let press = self.button.hold(clock::now());
+                let now = clock::now();
+                let press = self.button.hold(now);
                 self.holding.push(reply);
                 // It is answered once it is a hold.
-                let _ = self.pressed(press);
+                let _ = self.pressed(press, now);
                 return;
             }
             // Keys are not the keeper's: `pipeline` answers before it comes here.
@@ -59,11 +61,11 @@ impl Keeper {
         let _ = reply.send(answer);
     }
 
-    /// What the button did; what it means the recorder knows.
-    pub(super) fn pressed(&mut self, press: Option<Press>) -> Result<(), Refusal> {
+    /// What the button did, and when; what it means the recorder knows.
+    pub(super) fn pressed(&mut self, press: Option<Press>, at: Monotonic) -> Result<(), Refusal> {
         match press {
             Some(Press::Down) => {
-                let outcome = self.happen(Happening::Pressed(RecordingId(random())));
+                let outcome = self.happen(Happening::Pressed(RecordingId(random()), at));
                 self.want(StartedBy::Button);
                 outcome
             }

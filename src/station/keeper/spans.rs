@@ -40,18 +40,29 @@ impl Keeper {
         }
     }
 
-    /// Opens the next span of a recording that is paused: nothing is captured in it.
-    pub(super) fn rest(&mut self, recording: RecordingId, past: Option<Past>) {
+    /// Opens the next span of a recording that is taken up and rests, unless it is open: nothing is captured
+    /// in it.
+    pub(super) fn rest(&mut self) {
+        let in_hand = self.recorder.recorded(clock::now());
+        let (Some((recording, _)), None) = (in_hand, &self.running) else {
+            return;
+        };
+        let past = self.past.take();
         let Some(take) = self.open_span(recording, None, past) else {
             return;
         };
-        log::info!("recording {recording} is still paused");
         if let Some(running) = &mut self.running {
             running.unfinished.clear();
             (running.broken, running.held) = (Some(take.start), true);
             running.kept_nanos = Some(0);
         }
-        self.note(Event::Paused);
+        if past.is_some_and(|past| past.paused) {
+            log::info!("recording {recording} is still paused");
+            self.note(Event::Paused);
+        } else {
+            // No pause on record: a run after this one goes on by itself as well.
+            log::info!("recording {recording} waits for the lamp");
+        }
     }
 
     fn open_span(
@@ -156,6 +167,8 @@ impl Keeper {
         };
         log::info!("recording {} is paused", running.take.recording);
         running.held = true;
+        // Whoever wanted another recording does not get one that begins in the pause.
+        running.wanted = None;
         // Where the machine has just slept the lanes know their end already.
         if running.broken.is_none() {
             running.broken = Some(now);

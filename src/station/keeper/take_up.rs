@@ -66,7 +66,8 @@ impl Keeper {
     /// A recording of an earlier run that could not be read, or made durable, until now: nobody goes on
     /// with it, so that it shall have an end.
     pub(super) fn end_later(&mut self, recording: RecordingId) {
-        if !self.runs(recording) && self.abandoned.find(recording).is_none() {
+        let ours = self.runs(recording) || self.waits(recording);
+        if !ours && self.abandoned.find(recording).is_none() {
             let past = Past::read(&self.spool(), recording);
             self.end_unattended(recording, past.unwrap_or_default());
         }

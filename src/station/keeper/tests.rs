@@ -52,6 +52,17 @@ impl Bench {
     }
 
     fn with(spool: Spool, recovered: &[spool::Recovered], directory: TempDir, epoch: u64) -> Self {
+        Self::on(None, spool, recovered, directory, epoch)
+    }
+
+    /// On a board whose lamp recordings need, or do not; `None`: without one.
+    fn on(
+        lamp_needed: Option<bool>,
+        spool: Spool,
+        recovered: &[spool::Recovered],
+        directory: TempDir,
+        epoch: u64,
+    ) -> Self {
         let (syncs, jobs) = channel();
         let parts = Parts {
             custody: Custody::new(
@@ -67,7 +78,7 @@ impl Bench {
             concerns: Vec::new(),
             board: "bench".into(),
             rules: RULES,
-            lamp_needed: None,
+            lamp_needed,
             resume_within: WITHIN,
             sync_interval: Duration::from_millis(500),
             wall: unset,
@@ -98,6 +109,11 @@ impl Bench {
     }
 
     fn hear_utc(&mut self, unix_nanos: i64) {
+        self.hear_utc_unsettled(unix_nanos);
+        self.settle();
+    }
+
+    fn hear_utc_unsettled(&mut self, unix_nanos: i64) {
         let wall = WallClock {
             unix_nanos,
             uncertainty: Some(Duration::from_millis(20)),
@@ -105,7 +121,6 @@ impl Bench {
         let at = self.keeper.running.as_ref().unwrap().take.start;
         self.keeper
             .handle(Input::Report(Report::Clock { wall, at }));
-        self.settle();
     }
 
     fn start(&mut self) -> Reply {
@@ -271,6 +286,31 @@ fn who_asked_for_a_recording_while_the_old_one_ran_gets_one() {
     assert_ne!(fresh, OLD);
     assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
     assert_eq!(bench.end_of(fresh), None);
+}
+
+#[test]
+fn who_paused_the_old_recording_gets_no_other_one() {
+    let mut bench = Bench::open(left_open(), 2);
+    ask(&mut bench, Request::Start);
+    ask(&mut bench, Request::Pause);
+    bench.hear_utc(THEN + 3600 * SECOND);
+    assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+    assert_eq!((bench.running(), state(&bench)), (None, "idle"));
+}
+
+#[test]
+fn a_box_that_is_asked_to_end_while_the_old_recording_ends_records_no_more() {
+    let mut bench = Bench::open(left_open(), 2);
+    ask(&mut bench, Request::Start);
+    bench.hear_utc_unsettled(THEN + 3600 * SECOND);
+    bench.now = bench.now.plus(Duration::from_secs(1));
+    bench.keeper.turn(bench.now);
+    assert_eq!(state(&bench), "stopping");
+    bench.keeper.handle(Input::Terminate);
+    bench.settle();
+    assert_eq!(bench.end_of(OLD), Some(StopReason::AwayTooLong));
+    assert!(!bench.keeper.turn(bench.now), "{}", state(&bench));
+    assert_eq!(bench.keeper.spool().recordings().count(), 1);
 }
 
 #[test]
@@ -1049,4 +1089,102 @@ fn a_restart_that_is_asked_for_waits_for_the_recording_and_for_nothing_else() {
     let answer = later(&mut idle, Request::Restart).recv().unwrap();
     assert_eq!(answer, Reply::Restarting(None));
     assert!(!idle.keeper.turn(idle.now));
+}
+
+/// A bench on a board with a lamp, over what was left on the disk.
+fn lit(disk: &TwinDisk, lamp_needed: bool, epoch: u64) -> Bench {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (spool, recovered) = Spool::open(disk, Config::new("/spool")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    Bench::on(Some(lamp_needed), spool, &recovered, directory, epoch)
+}
+
+/// A disk on which the power has cut a recording.
+fn cut() -> (TwinDisk, RecordingId) {
+    let disk = TwinDisk::default();
+    let mut bench = lit(&disk, false, 1);
+    bench.start();
+    (disk.crash(0), bench.running().unwrap())
+}
+
+fn hear_guard(bench: &mut Bench, held: bool) {
+    let (_, pipe) = std::io::pipe().unwrap();
+    let lamp = match held {
+        true => Ok(Tell::new(pipe.into()).unwrap()),
+        false => Err("the lamp: lost".into()),
+    };
+    bench.keeper.handle(Input::Lamp(lamp));
+    bench.keeper.turn(clock::now());
+}
+
+/// The recording that is taken up, and its spans and pauses on record.
+fn on_record(bench: &Bench, recording: RecordingId) -> (Vec<u32>, Vec<u32>) {
+    let (spans, pauses) = spans_and_pauses(bench, recording);
+    (spans.into_iter().map(|(span, _)| span).collect(), pauses)
+}
+
+#[test]
+fn a_recording_that_is_taken_up_waits_for_the_lamp_without_a_span_of_its_own() {
+    let (disk, recording) = cut();
+    let unlit = lit(&disk.crash(0), false, 2);
+    assert_eq!(state(&unlit), "starting", "it is not needed");
+    // The power goes again before the guard is heard of.
+    let bench = lit(&disk, true, 2);
+    assert_eq!(state(&bench), "paused");
+    let mut bench = lit(&disk.crash(0), true, 3);
+    let refused = ask(&mut bench, Request::Resume);
+    assert!(matches!(refused, Reply::Refused(why) if why.starts_with("the lamp cannot be driven")));
+    hear_guard(&mut bench, true);
+    assert_eq!(
+        (bench.running(), state(&bench)),
+        (Some(recording), "starting")
+    );
+    bench.settle();
+    assert_eq!(on_record(&bench, recording), (vec![0, 1], vec![]));
+}
+
+#[test]
+fn a_recording_that_waits_for_the_lamp_can_be_stopped_paused_and_erased() {
+    let (disk, recording) = cut();
+    let mut bench = lit(&disk.crash(0), true, 2);
+    assert!(matches!(ask(&mut bench, Request::Stop), Reply::Done { .. }));
+    assert_eq!(bench.end_of(recording), Some(StopReason::Socket));
+
+    let mut bench = lit(&disk.crash(0), true, 2);
+    let paused = ask(&mut bench, Request::Pause);
+    assert!(matches!(paused, Reply::Done { .. }));
+    hear_guard(&mut bench, true);
+    assert_eq!(state(&bench), "paused", "somebody wants it so");
+    bench.settle();
+    assert_eq!(on_record(&bench, recording), (vec![0, 1], vec![1]));
+
+    let mut bench = lit(&disk.crash(0), true, 2);
+    bench
+        .keeper
+        .handle(Input::Report(Report::Erase { recording }));
+    bench.settle();
+    assert_eq!((bench.running(), state(&bench)), (None, "idle"));
+}
+
+#[test]
+fn without_a_lamp_a_recording_is_paused_and_goes_on_with_it() {
+    let (disk, recording) = cut();
+    let mut bench = lit(&disk, true, 2);
+    hear_guard(&mut bench, false);
+    assert_eq!(
+        (bench.running(), state(&bench)),
+        (Some(recording), "paused")
+    );
+    hear_guard(&mut bench, true);
+    assert_eq!(state(&bench), "starting");
+    hear_guard(&mut bench, false);
+    let lost = clock::now();
+    bench.keeper.turn(lost.plus(Duration::from_millis(1400)));
+    assert_eq!(state(&bench), "starting");
+    bench.keeper.turn(lost.plus(Duration::from_millis(1500)));
+    assert_eq!(state(&bench), "paused");
+    hear_guard(&mut bench, true);
+    bench.settle();
+    assert_eq!(state(&bench), "starting");
+    assert_eq!(on_record(&bench, recording), (vec![0, 1, 2, 3], vec![2]));
 }

@@ -28,6 +28,9 @@ enum Step {
     Erase,
     /// Syncs hang from here on, or do not.
     Hang(bool),
+    /// The lamp can be driven, or not.
+    Lamp(bool),
+    Room(bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
@@ -39,6 +42,8 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
         1 => any::<bool>().prop_map(Step::Disk),
         1 => Just(Step::Erase),
         2 => any::<bool>().prop_map(Step::Hang),
+        3 => any::<bool>().prop_map(Step::Lamp),
+        1 => any::<bool>().prop_map(Step::Room),
     ];
     prop::collection::vec((wait, step), 1..60)
 }
@@ -46,10 +51,9 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
 /// As the table calls it.
 fn row(input: &Input) -> &'static str {
     match input {
-        Input::Pressed(_) => "Pressed",
+        Input::Pressed(..) => "Pressed",
         Input::Held => "Held",
         Input::Start(..) => "Start",
-        Input::Stop(StopReason::MaximumLength) => "the end of the time",
         Input::Stop(_) => "Stop",
         Input::Pause => "Pause",
         Input::Resume => "Resume",
@@ -72,44 +76,22 @@ struct Hall {
     capturing: bool,
     hangs: bool,
     kept: Option<Monotonic>,
+    /// Since when something has to be kept: the last chunk, or the beginning.
+    due_since: Monotonic,
     kept_due: Option<Monotonic>,
     finished_due: Option<Monotonic>,
     /// What the disk holds of one that it let down: the recording, how much, its time, paused.
     abandoned: Option<Input>,
+    /// Since when the lamp cannot be driven.
+    lampless: Option<Monotonic>,
     next: u8,
 }
 
 impl Hall {
     fn feed(&mut self, input: Input, now: Monotonic) -> Result<(), TestCaseError> {
         let before = self.recorder.state();
-        // What the disk let down is ended when another one begins.
-        let starts = matches!(input, Input::Start(..) | Input::Pressed(_));
-        if starts && before == State::Fault && self.abandoned.take().is_some() {
-            self.open.pop();
-        }
-        let result = match input {
-            Input::Stop(StopReason::MaximumLength) => Ok(self.recorder.poll(now)),
-            input => self.recorder.handle(input, now),
-        };
-        let recorded = self.recorder.recorded(now);
-        let found = outcome(before, result, &self.recorder, now);
-        let elapsed = now.since(ms(0));
-        let expected = self.reading.take(row(&input), elapsed);
-        prop_assert_eq!(
-            &found,
-            &expected,
-            "{:?} at {:?} in {}",
-            input,
-            now,
-            name(before)
-        );
-        prop_assert_eq!(name(self.recorder.state()), &self.reading.state);
-        if let Some((_, recorded)) = recorded {
-            prop_assert_eq!(recorded, self.reading.length(elapsed));
-        }
-        if let Ok(Some(action)) = result {
-            self.act(action, before, now)?;
-        }
+        let result = self.recorder.handle(input, now);
+        self.judge(row(&input), before, result, now)?;
         if (input, self.recorder.state()) == (Input::Erased, State::Idle) && before != State::Idle {
             self.open.pop();
             (self.capturing, self.kept_due, self.finished_due) = (false, None, None);
@@ -120,9 +102,66 @@ impl Hall {
         Ok(())
     }
 
+    /// What the recorder does by itself.
+    fn poll(&mut self, now: Monotonic) -> Result<(), TestCaseError> {
+        let before = self.recorder.state();
+        let end = match before {
+            State::Starting(r) | State::Recording(r) => Some(r.due()),
+            State::Paused(r) => Some(r.since.plus(MAXIMUM)),
+            _ => None,
+        };
+        let gone = |lost: Monotonic| now.since(lost) >= LAMPLESS;
+        let row = if end.is_some_and(|end| end <= now) {
+            "the end of the time"
+        } else if self.capturing && self.lampless.is_some_and(gone) {
+            "the lamp is away for too long"
+        } else if self.reading.is_for_lamp() && self.lampless.is_none() {
+            "the lamp is back, in a pause for it"
+        } else {
+            prop_assert_eq!(self.recorder.poll(now), None);
+            return Ok(());
+        };
+        let result = Ok(self.recorder.poll(now));
+        self.judge(row, before, result, now)
+    }
+
+    /// Whether the table says the same.
+    fn judge(
+        &mut self,
+        row: &str,
+        before: State,
+        result: Result<Option<Action>, Refusal>,
+        now: Monotonic,
+    ) -> Result<(), TestCaseError> {
+        let recorded = self.recorder.recorded(now);
+        let found = outcome(before, result, &self.recorder, now);
+        let elapsed = now.since(ms(0));
+        let expected = self.reading.take(row, elapsed);
+        prop_assert_eq!(
+            &found,
+            &expected,
+            "{} at {:?} in {}",
+            row,
+            now,
+            name(before)
+        );
+        prop_assert_eq!(name(self.recorder.state()), &self.reading.state);
+        if let Some((_, recorded)) = recorded {
+            prop_assert_eq!(recorded, self.reading.length(elapsed));
+        }
+        if let Ok(Some(action)) = result {
+            self.act(action, before, now)?;
+        }
+        Ok(())
+    }
+
     fn act(&mut self, action: Action, before: State, now: Monotonic) -> Result<(), TestCaseError> {
         match action {
             Action::Begin(recording, _) => {
+                // What the disk let down is ended then.
+                if self.abandoned.take().is_some() {
+                    self.open.pop();
+                }
                 prop_assert!(!self.capturing && self.open.is_empty(), "two recordings");
                 self.open.push(recording);
             }
@@ -138,13 +177,16 @@ impl Hall {
         }
         match action {
             Action::Begin(..) | Action::Continue(_) => {
-                (self.capturing, self.kept) = (true, None);
+                (self.capturing, self.kept, self.due_since) = (true, None, now);
                 self.kept_due = Some(now.plus(Duration::from_millis(400)));
             }
             Action::Mark(_) | Action::Extend(_) => prop_assert!(self.capturing),
             Action::Rest(_) | Action::Break => (self.capturing, self.kept_due) = (false, None),
             Action::End(_) => {
                 (self.capturing, self.kept_due) = (false, None);
+                if matches!(before, State::Paused(_)) {
+                    self.due_since = now;
+                }
                 self.finished_due = Some(now.plus(Duration::from_millis(300)));
             }
             Action::Abandon => {
@@ -178,15 +220,31 @@ impl Hall {
         };
         let lamp = self.recorder.lamp(world, now);
         let stopping = matches!(self.recorder.state(), State::Stopping(_));
-        let says_kept = [Lamp::Solid, Lamp::Wink, Lamp::DoubleWink, Lamp::TripleWink];
-        if says_kept.contains(&lamp) || lamp == Lamp::Answer {
-            let fresh = self.kept.is_some_and(|kept| now.since(kept) <= UNKEPT);
-            prop_assert!(stopping || self.capturing && fresh, "{lamp:?} at {now:?}");
+        let fresh = now.since(self.due_since) <= UNKEPT;
+        let says_kept = [
+            Lamp::Solid,
+            Lamp::Wink,
+            Lamp::DoubleWink,
+            Lamp::TripleWink,
+            Lamp::Answer,
+        ];
+        if says_kept.contains(&lamp) {
+            let kept = stopping || self.capturing && self.kept.is_some();
+            prop_assert!(fresh && kept, "{lamp:?} at {now:?}");
         }
-        if self.capturing && self.kept.is_some() {
-            let shown = says_kept.contains(&lamp) || matches!(lamp, Lamp::Answer | Lamp::FastBlink);
+        if self.capturing || stopping {
+            let kept = self.kept.is_some() || stopping;
+            let shown = match lamp {
+                Lamp::FastBlink => !fresh,
+                Lamp::ShortBlink => fresh && !kept,
+                lamp => kept && says_kept.contains(&lamp),
+            };
             prop_assert!(shown, "captured under {lamp:?} at {now:?}");
         }
+        // Nothing is captured where nobody sees it.
+        let gone = |lost: Monotonic| now.since(lost) > Duration::from_secs(2);
+        let unseen = self.capturing && self.lampless.is_some_and(gone);
+        prop_assert!(!unseen, "captured without a lamp at {now:?}");
         let paused = matches!(self.recorder.state(), State::Paused(_));
         prop_assert_eq!(paused, lamp == Lamp::SlowBlink);
         Ok(())
@@ -210,9 +268,11 @@ proptest! {
             capturing: false,
             hangs: false,
             kept: None,
+            due_since: ms(0),
             kept_due: None,
             finished_due: None,
             abandoned: None,
+            lampless: None,
             next: 0,
         };
         let mut finger = Debounce::new();
@@ -235,41 +295,33 @@ proptest! {
         }
         asked.reverse();
         let end = ms(clock + 100_000);
+        let mut now = ms(0);
         let nanos = |now: &Monotonic| now.as_nanos() / 1_000_000;
         loop {
             let edge = edges.first_key_value().map(|(at, _)| ms(*at));
             let ask = asked.last().map(|(at, _)| ms(*at));
             let dues = [edge, ask, finger.next(), hall.recorder.poll_at(), hall.kept_due, hall.finished_due];
-            let Some(now) = dues.iter().flatten().min().copied().filter(|now| *now < end) else {
+            let Some(due) = dues.iter().flatten().min().copied().filter(|due| *due < end) else {
                 break;
             };
+            // What is due at once names an instant that is over.
+            now = now.max(due);
             hall.judge_lamp(now)?;
             hall.next = hall.next.wrapping_add(1);
             let fresh = RecordingId([hall.next; 16]);
             if hall.recorder.poll_at().is_some_and(|due| due <= now) {
-                let (State::Starting(r) | State::Recording(r) | State::Paused(r)) =
-                    hall.recorder.state()
-                else {
-                    hall.recorder.poll(now);
-                    continue;
-                };
-                let due = match hall.recorder.state() {
-                    State::Paused(_) => r.since.plus(MAXIMUM),
-                    _ => r.due(),
-                };
-                match due <= now {
-                    true => hall.feed(Input::Stop(StopReason::MaximumLength), now)?,
-                    false => prop_assert_eq!(hall.recorder.poll(now), None),
-                }
+                hall.poll(now)?;
             } else if hall.kept_due == Some(now) {
                 hall.kept_due = Some(now.plus(Duration::from_millis(250)));
                 if !hall.hangs {
                     hall.feed(Input::Kept, now)?;
-                    hall.kept = Some(now);
+                    (hall.kept, hall.due_since) = (Some(now), now);
                 }
             } else if hall.finished_due == Some(now) {
-                hall.finished_due = None;
-                hall.feed(Input::Finished, now)?;
+                hall.finished_due = hall.hangs.then(|| now.plus(Duration::from_millis(250)));
+                if !hall.hangs {
+                    hall.feed(Input::Finished, now)?;
+                }
             } else if ask == Some(now) {
                 match asked.pop().unwrap().1 {
                     Step::Ask(0) => hall.feed(Input::Start(fresh, StartedBy::Socket), now)?,
@@ -286,6 +338,15 @@ proptest! {
                     Step::Disk(_) => {}
                     Step::Erase => hall.feed(Input::Erased, now)?,
                     Step::Hang(hangs) => hall.hangs = hangs,
+                    Step::Lamp(lamp) => {
+                        hall.lampless = (!lamp).then(|| hall.lampless.unwrap_or(now));
+                        hall.reading.lamp = lamp;
+                        hall.recorder.set_lamp(lamp, now);
+                    }
+                    Step::Room(room) => {
+                        hall.reading.room = room;
+                        hall.recorder.set_room(room);
+                    }
                     Step::Touch(..) => unreachable!(),
                 }
             } else {
@@ -294,7 +355,7 @@ proptest! {
                     None => finger.poll(now),
                 };
                 match press {
-                    Some(Press::Down) => hall.feed(Input::Pressed(fresh), now)?,
+                    Some(Press::Down) => hall.feed(Input::Pressed(fresh, now), now)?,
                     Some(Press::Held) => hall.feed(Input::Held, now)?,
                     None => {}
                 }

@@ -49,6 +49,9 @@ pub(super) struct Reading {
     pub(super) recorded: Duration,
     since: Option<Duration>,
     most: Duration,
+    /// There is room on the disk; the lamp can be driven.
+    pub(super) room: bool,
+    pub(super) lamp: bool,
 }
 
 impl Reading {
@@ -66,6 +69,8 @@ impl Reading {
             recorded: Duration::ZERO,
             since: None,
             most: maximum,
+            room: true,
+            lamp: true,
         }
     }
 
@@ -113,13 +118,22 @@ impl Reading {
 
     /// Whether a hold now is of the press that started the recording.
     fn is_of_the_start(&self) -> bool {
+        let by_itself = ["`TakeUp`", "the lamp is back, in a pause for it"];
         let told = |entry: &&Entry| {
             entry.cell.starts_with("Begin")
                 || entry.row.starts_with("`Pressed`") && !entry.row.contains("just after")
-                || entry.row != "`TakeUp`" && entry.cell.starts_with("Continue")
+                || !by_itself.contains(&&*entry.row) && entry.cell.starts_with("Continue")
         };
         let last = self.history.iter().rev().find(told);
         last.is_some_and(|entry| entry.cell.starts_with("Begin"))
+    }
+
+    /// Whether the pause in hand is over with the lamp's absence.
+    pub(super) fn is_for_lamp(&self) -> bool {
+        let paused = |entry: &&Entry| entry.cell.ends_with("→ Paused") || entry.cell == "Break";
+        let last = self.history.iter().rev().find(paused);
+        let for_lamp = ["the lamp is away for too long", "`TakeUp`"];
+        self.state == "Paused" && last.is_some_and(|last| for_lamp.contains(&&*last.row))
     }
 
     fn row(&self, input: &str, now: Duration) -> String {
@@ -134,8 +148,11 @@ impl Reading {
             "Pressed" if self.press_to_stop => "`Pressed`, press to stop".into(),
             "Pressed" if self.is_second(now) => "`Pressed`, twice".into(),
             "Held" if self.is_of_the_start() => "`Held`, the press that started".into(),
+            "Pause" if self.is_for_lamp() => "`Pause`, in a pause for the lamp".into(),
             "TakeUp, paused" => "`TakeUp`, paused".into(),
-            "the end of the time" => input.into(),
+            "the end of the time"
+            | "the lamp is away for too long"
+            | "the lamp is back, in a pause for it" => input.into(),
             input => format!("`{input}`"),
         }
     }
@@ -143,7 +160,16 @@ impl Reading {
     /// What the table says of this input.
     pub(super) fn take(&mut self, input: &str, now: Duration) -> String {
         let row = self.row(input, now);
-        let cell = self.cells[&(row.clone(), self.state.clone())].clone();
+        let cell = match &*self.cells[&(row.clone(), self.state.clone())] {
+            begin if begin.starts_with("Begin") && !self.room => "no room",
+            begin if begin.starts_with("Begin") && !self.lamp => "no lamp",
+            go_on if go_on.starts_with("Continue") && !self.lamp => match &*row {
+                "`TakeUp`" => "Rest → Paused",
+                _ => "no lamp",
+            },
+            cell => cell,
+        };
+        let cell = cell.to_owned();
         if cell == "Mark" || cell == "Extend" {
             let extended = self.length(now) + EXTENSION.min(self.maximum);
             self.most = self.most.max(extended);

@@ -129,7 +129,12 @@ fn the_table_of_the_module_is_the_code() {
                 }
             }
             "the press that started" => recorder.hold_stops = false,
+            "in a pause for the lamp" | "in a pause for it" => recorder.for_lamp = true,
             other => panic!("{other}"),
+        }
+        if context == "in a pause for the lamp" && column != "Paused" {
+            assert_eq!(cell, "-");
+            continue;
         }
         let before = recorder.state;
         let mut handle = |input| recorder.handle(input, now);
@@ -139,8 +144,16 @@ fn the_table_of_the_module_is_the_code() {
             "`Pause`" => handle(Input::Pause),
             "`Resume`" => handle(Input::Resume),
             "`Mark`" => handle(Input::Mark),
-            "`Pressed`" => handle(Input::Pressed(SECOND)),
+            "`Pressed`" => handle(Input::Pressed(SECOND, now)),
             "`Held`" => handle(Input::Held),
+            "the lamp is away for too long" | "the lamp is back" => {
+                let away = input == "the lamp is away for too long";
+                recorder.set_lamp(!away, now.minus(LAMPLESS));
+                let found = Ok(recorder.poll(now));
+                let found = outcome(before, found, &recorder, now);
+                assert_eq!(&found, cell, "{row}, {column}");
+                continue;
+            }
             "the end of the time" => {
                 recorder.rules.maximum = Duration::from_secs(100);
                 match &mut recorder.state {
@@ -169,7 +182,7 @@ fn the_table_of_the_module_is_the_code() {
         assert_eq!(&found, cell, "{row}, {column}");
     }
     println!("{} cells of the table hold", table.len());
-    assert_eq!(table.len(), 19 * 6);
+    assert_eq!(table.len(), 22 * 6);
 }
 
 #[test]
@@ -179,8 +192,8 @@ fn the_lamp_is_solid_only_while_chunks_are_kept() {
     assert_eq!(recorder.lamp(WELL, at(1)), Lamp::ShortBlink);
     recorder.handle(Input::Kept, at(1)).unwrap();
     assert_eq!(recorder.lamp(WELL, at(2)), Lamp::Solid);
-    assert_eq!(recorder.lamp(AWAY, at(3)), Lamp::Wink);
-    assert_eq!(recorder.lamp(WELL, at(4)), Lamp::FastBlink);
+    assert_eq!(recorder.lamp(AWAY, ms(2750)), Lamp::Wink);
+    assert_eq!(recorder.lamp(WELL, at(3)), Lamp::FastBlink);
     recorder.handle(Input::Kept, at(5)).unwrap();
     assert_eq!(recorder.lamp(WELL, at(5)), Lamp::Solid);
     recorder.handle(Input::Pause, at(6)).unwrap();
@@ -217,14 +230,14 @@ fn a_device_that_gives_nothing_shows_before_the_receiver_and_after_a_fault() {
 fn a_disk_that_does_not_answer_shows_before_the_first_chunk_and_after_the_last() {
     let mut recorder = fresh();
     recorder.handle(START, at(0)).unwrap();
-    assert_eq!(recorder.lamp(WELL, at(2)), Lamp::ShortBlink);
-    assert_eq!(recorder.lamp(WELL, ms(2001)), Lamp::FastBlink);
+    assert_eq!(recorder.lamp(WELL, ms(1750)), Lamp::ShortBlink);
+    assert_eq!(recorder.lamp(WELL, ms(1751)), Lamp::FastBlink);
     recorder.handle(Input::Kept, at(3)).unwrap();
     recorder
         .handle(Input::Stop(StopReason::Socket), at(4))
         .unwrap();
-    assert_eq!(recorder.lamp(WELL, at(5)), Lamp::Solid);
-    assert_eq!(recorder.lamp(WELL, ms(5001)), Lamp::FastBlink);
+    assert_eq!(recorder.lamp(WELL, ms(4750)), Lamp::Solid);
+    assert_eq!(recorder.lamp(WELL, ms(4751)), Lamp::FastBlink);
     recorder.handle(Input::Kept, at(6)).unwrap();
     assert_eq!(recorder.lamp(WELL, at(6)), Lamp::Solid);
     recorder.handle(Input::Finished, at(7)).unwrap();
@@ -236,33 +249,98 @@ fn a_disk_that_does_not_answer_shows_before_the_first_chunk_and_after_the_last()
     recorder
         .handle(Input::Stop(StopReason::Socket), at(60))
         .unwrap();
-    assert_eq!(recorder.lamp(WELL, at(62)), Lamp::Solid);
-    assert_eq!(recorder.lamp(WELL, ms(62_001)), Lamp::FastBlink);
+    assert_eq!(recorder.lamp(WELL, ms(61_750)), Lamp::Solid);
+    assert_eq!(recorder.lamp(WELL, ms(61_751)), Lamp::FastBlink);
 }
 
 #[test]
-fn without_a_lamp_nothing_begins_and_what_runs_goes_on() {
-    let mut recorder = recording();
-    recorder.set_lamp(false);
-    assert_eq!(recorder.lamp(WELL, at(1)), Lamp::Solid);
-    recorder
-        .handle(Input::Stop(StopReason::Button), at(2))
-        .unwrap();
-    recorder.handle(Input::Finished, at(2)).unwrap();
+fn without_a_lamp_nothing_begins() {
     for input in [
         Input::Start(SECOND, StartedBy::Socket),
-        Input::Pressed(SECOND),
+        Input::Pressed(SECOND, at(4)),
     ] {
-        let mut refused = Recorder {
-            lamp: false,
-            ..Recorder::new(recorder.rules)
-        };
-        assert_eq!(refused.handle(input, at(5)), Err(Refusal::NoLamp));
-        refused.set_lamp(true);
-        assert!(refused.handle(input, at(6)).is_ok());
+        let mut recorder = fresh();
+        recorder.set_lamp(false, at(1));
+        assert_eq!(recorder.handle(input, at(5)), Err(Refusal::NoLamp));
+        recorder.set_lamp(true, at(6));
+        assert!(recorder.handle(input, at(6)).is_ok());
     }
-    let start = Input::Start(SECOND, StartedBy::Socket);
-    assert_eq!(recorder.handle(start, at(7)), Err(Refusal::NoLamp));
+}
+
+#[test]
+fn without_a_lamp_what_runs_is_paused_and_goes_on_with_it() {
+    let mut recorder = recording();
+    let (pause, go_on) = (Some(Action::Break), Some(Action::Continue(FIRST)));
+    // Another guard takes a moment.
+    recorder.set_lamp(false, at(10));
+    assert_eq!(recorder.poll_at(), Some(ms(11_500)));
+    assert_eq!(recorder.poll(ms(11_499)), None);
+    recorder.set_lamp(true, ms(11_499));
+    assert_eq!(recorder.poll(ms(11_500)), None);
+    assert_eq!(recorder.lamp(WELL, at(1)), Lamp::Solid);
+
+    recorder.set_lamp(false, at(20));
+    recorder.set_lamp(false, at(21));
+    assert_eq!(recorder.poll(ms(21_500)), pause, "since it was first away");
+    assert_eq!(recorder.lamp(WELL, at(22)), Lamp::SlowBlink);
+    for input in [Input::Resume, Input::Pressed(SECOND, at(30))] {
+        assert_eq!(recorder.handle(input, at(30)), Err(Refusal::NoLamp));
+    }
+    assert_eq!(recorder.poll(at(30)), None);
+    recorder.set_lamp(true, at(40));
+    assert_eq!(recorder.poll(at(40)), go_on);
+    assert_eq!(recorder.poll(at(41)), None);
+    let recorded = recorder.recorded(at(40)).unwrap().1;
+    assert_eq!(recorded, Duration::from_millis(21_500));
+
+    // A pause that nobody ends is over one day, also one for the lamp.
+    recorder.set_lamp(false, at(50));
+    assert_eq!(recorder.poll(at(52)), pause);
+    let end = Some(Action::End(StopReason::MaximumLength));
+    assert_eq!(recorder.poll(at(52 + 3600)), end);
+}
+
+#[test]
+fn a_pause_that_somebody_asked_for_is_not_over_with_the_lamp() {
+    // Before the lamp was away, and while it is.
+    for first in [Some(at(10)), None] {
+        let mut recorder = recording();
+        if let Some(at) = first {
+            recorder.handle(Input::Pause, at).unwrap();
+        }
+        recorder.set_lamp(false, at(20));
+        recorder.poll(at(22));
+        if first.is_none() {
+            let pause = Ok(Some(Action::Break));
+            assert_eq!(recorder.handle(Input::Pause, at(30)), pause, "to be noted");
+        }
+        let refused = recorder.handle(Input::Resume, at(31));
+        assert_eq!(refused, Err(Refusal::NoLamp));
+        recorder.set_lamp(true, at(40));
+        assert_eq!(recorder.poll(at(40)), None);
+        let resumed = recorder.handle(Input::Resume, at(41));
+        assert_eq!(resumed, Ok(Some(Action::Continue(FIRST))));
+    }
+}
+
+#[test]
+fn what_is_taken_up_waits_for_the_lamp() {
+    for paused in [false, true] {
+        let mut recorder = fresh();
+        recorder.set_lamp(false, at(0));
+        let input = Input::TakeUp {
+            recording: FIRST,
+            recorded: HOUR / 2,
+            extended: None,
+            paused,
+        };
+        let rest = Ok(Some(Action::Rest(FIRST)));
+        assert_eq!(recorder.handle(input, at(0)), rest);
+        assert_eq!(recorder.poll(at(5)), None);
+        recorder.set_lamp(true, at(5));
+        let go_on = (!paused).then_some(Action::Continue(FIRST));
+        assert_eq!(recorder.poll(at(5)), go_on);
+    }
 }
 
 #[test]
@@ -278,19 +356,26 @@ fn without_room_nothing_begins_and_the_lamp_says_so_while_what_runs_goes_on() {
     assert_eq!(recorder.lamp(WELL, at(3)), Lamp::FastBlink);
     for input in [
         Input::Start(SECOND, StartedBy::Socket),
-        Input::Pressed(SECOND),
+        Input::Pressed(SECOND, at(4)),
     ] {
         assert_eq!(recorder.handle(input, at(4)), Err(Refusal::NoRoom));
     }
     recorder.set_room(true);
-    assert!(recorder.handle(Input::Pressed(SECOND), at(5)).is_ok());
+    assert!(
+        recorder
+            .handle(Input::Pressed(SECOND, at(5)), at(5))
+            .is_ok()
+    );
 }
 
 #[test]
 fn a_press_while_recording_is_seen_and_changes_nothing() {
     let mut recorder = recording();
     let before = recorder.state();
-    assert_eq!(recorder.handle(Input::Pressed(SECOND), ms(1500)), Ok(None));
+    assert_eq!(
+        recorder.handle(Input::Pressed(SECOND, ms(1500)), ms(1500)),
+        Ok(None)
+    );
     assert_eq!(recorder.state(), before);
     assert_eq!(recorder.lamp(WELL, ms(1500)), Lamp::Answer);
     assert_eq!(recorder.lamp(AWAY, ms(1649)), Lamp::Answer);
@@ -303,14 +388,16 @@ fn a_press_while_recording_is_seen_and_changes_nothing() {
     assert_eq!(recorder.lamp(WELL, ms(1650)), Lamp::Solid);
     assert_eq!(recorder.poll_at(), Some(at(3600)));
     // Nothing shows that bytes are kept when they are not.
-    recorder.handle(Input::Pressed(SECOND), at(3)).unwrap();
+    recorder
+        .handle(Input::Pressed(SECOND, at(3)), at(3))
+        .unwrap();
     assert_eq!(recorder.lamp(WELL, at(3)), Lamp::FastBlink);
 }
 
 #[test]
 fn two_presses_are_a_mark_and_three_are_not_two_marks() {
     let mut recorder = recording();
-    let mut press = |now| recorder.handle(Input::Pressed(SECOND), ms(now));
+    let mut press = |now| recorder.handle(Input::Pressed(SECOND, ms(now)), ms(now));
     // One with the start, then the first of two, and the third is a first one again.
     assert_eq!(press(900), Ok(None));
     assert_eq!(press(1100), Ok(None));
@@ -320,19 +407,50 @@ fn two_presses_are_a_mark_and_three_are_not_two_marks() {
     assert_eq!(press(3600), Ok(Some(Action::Mark(None))));
 }
 
+const HEARD: Monotonic = Monotonic::from_nanos(20_000_000_000);
+
+/// The keeper waited for its disk, and hears of all at once.
+#[test]
+fn presses_belong_together_by_the_finger_and_not_by_when_they_are_heard_of() {
+    let mut recorder = recording();
+    let mut press = |at| recorder.handle(Input::Pressed(SECOND, ms(at)), HEARD);
+    assert_eq!(press(10_000), Ok(None));
+    assert_eq!(press(11_000), Ok(None), "two presses");
+    assert_eq!(press(11_999), Ok(Some(Action::Mark(None))));
+
+    let mut recorder = Recorder::new(rules(Button::PressToStop));
+    let mut press = |at| recorder.handle(Input::Pressed(FIRST, ms(at)), HEARD);
+    let begin = Some(Action::Begin(FIRST, StartedBy::Button));
+    let end = Some(Action::End(StopReason::Button));
+    assert_eq!(press(10_000), Ok(begin));
+    assert_eq!(press(10_999), Ok(None), "one with it");
+    assert_eq!(press(11_000), Ok(end));
+    // No clock tells of what is yet to come.
+    let mut recorder = fresh();
+    let ahead = recorder.handle(Input::Pressed(FIRST, at(99)), at(1));
+    assert_eq!(ahead, Ok(begin));
+    assert_eq!(recorder.acted, Some(at(1)));
+}
+
 #[test]
 fn a_hold_stops_but_not_what_its_own_press_has_started() {
     let mut recorder = fresh();
-    recorder.handle(Input::Pressed(FIRST), at(0)).unwrap();
-    recorder.handle(Input::Pressed(SECOND), ms(500)).unwrap();
+    recorder
+        .handle(Input::Pressed(FIRST, at(0)), at(0))
+        .unwrap();
+    recorder
+        .handle(Input::Pressed(SECOND, ms(500)), ms(500))
+        .unwrap();
     assert_eq!(recorder.handle(Input::Held, ms(2500)), Ok(None));
-    recorder.handle(Input::Pressed(SECOND), at(3)).unwrap();
+    recorder
+        .handle(Input::Pressed(SECOND, at(3)), at(3))
+        .unwrap();
     let end = Some(Action::End(StopReason::Button));
     assert_eq!(recorder.handle(Input::Held, at(5)), Ok(end));
     // In a pause it resumes as a press and stops as a hold.
     let mut recorder = recording();
     recorder.handle(Input::Pause, at(10)).unwrap();
-    let resumed = recorder.handle(Input::Pressed(SECOND), at(20));
+    let resumed = recorder.handle(Input::Pressed(SECOND, at(20)), at(20));
     assert_eq!(resumed, Ok(Some(Action::Continue(FIRST))));
     assert_eq!(recorder.handle(Input::Held, at(22)), Ok(end));
     assert_eq!(
@@ -344,14 +462,14 @@ fn a_hold_stops_but_not_what_its_own_press_has_started() {
 #[test]
 fn where_a_press_stops_two_are_one_and_near_the_end_it_extends() {
     let mut recorder = Recorder::new(rules(Button::PressToStop));
-    let mut press = |now| recorder.handle(Input::Pressed(FIRST), ms(now));
+    let mut press = |now| recorder.handle(Input::Pressed(FIRST, ms(now)), ms(now));
     let begin = Some(Action::Begin(FIRST, StartedBy::Button));
     let end = Some(Action::End(StopReason::Button));
     assert_eq!(press(0), Ok(begin));
     assert_eq!(press(999), Ok(None));
     assert_eq!(press(1000), Ok(end));
     recorder.handle(Input::Finished, ms(1100)).unwrap();
-    let mut press = |now| recorder.handle(Input::Pressed(FIRST), ms(now));
+    let mut press = |now| recorder.handle(Input::Pressed(FIRST, ms(now)), ms(now));
     assert_eq!(press(1999), Ok(None), "one with the stop");
     assert_eq!(press(2000), Ok(begin));
     recorder.handle(Input::Kept, at(3301)).unwrap();
@@ -362,7 +480,7 @@ fn where_a_press_stops_two_are_one_and_near_the_end_it_extends() {
         Lamp::TripleWink,
         "the last 5 min"
     );
-    let mut press = |now| recorder.handle(Input::Pressed(FIRST), ms(now));
+    let mut press = |now| recorder.handle(Input::Pressed(FIRST, ms(now)), ms(now));
     let most = Duration::from_secs(3300) + EXTENSION;
     assert_eq!(press(3_302_000), Ok(Some(Action::Extend(most))));
     assert_eq!(press(3_302_999), Ok(None), "one with it");
@@ -370,7 +488,7 @@ fn where_a_press_stops_two_are_one_and_near_the_end_it_extends() {
     assert_eq!(recorder.poll_at(), Some(ms(3_303_149)));
     recorder.poll(at(3304));
     assert_eq!(recorder.poll_at(), Some(at(2).plus(most)));
-    let end = recorder.handle(Input::Pressed(FIRST), at(3304));
+    let end = recorder.handle(Input::Pressed(FIRST, at(3304)), at(3304));
     assert_eq!(end, Ok(Some(Action::End(StopReason::Button))));
 }
 

@@ -137,6 +137,14 @@ const SETTINGS_OF_A_BOX: &[Case] = &[
         SETTINGS,
     ),
     case(
+        "A command of the receiver that does not exist",
+        &[(
+            "box.toml",
+            b"[recording]\nnetwork-commands = [\"start\", \"pause\"]\n",
+        )],
+        SETTINGS,
+    ),
+    case(
         "A receiver without an address",
         &[("box.toml", b"[receiver]\nname = \"receiver\"\n")],
         SETTINGS,
@@ -356,6 +364,11 @@ const RECEIVERS: &[Case] = &[
         "To sign without an authority",
         &[("box.csr", b"a letter\n")],
         "hallcast-receiver sign box.csr --room Hall --state-dir state",
+    ),
+    case(
+        "To command a box while no receiver runs",
+        &[],
+        "hallcast-receiver command Hall start --state-dir state",
     ),
     case(
         "To export from a store that is not there",

@@ -24,11 +24,14 @@ pub enum Lamp {
     SlowBlink,
     /// Five times a second: a fault.
     FastBlink,
+    /// Three blinks in a row and a rest, while nothing is recorded: this is the box that somebody looks
+    /// for.
+    TripleBlink,
 }
 
 impl Lamp {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Off,
         Self::ShortBlink,
         Self::Solid,
@@ -38,6 +41,7 @@ impl Lamp {
         Self::Answer,
         Self::SlowBlink,
         Self::FastBlink,
+        Self::TripleBlink,
     ];
 
     /// As the lamp's guard is told.
@@ -62,6 +66,7 @@ impl Lamp {
             Self::Answer => "answer",
             Self::SlowBlink => "slow-blink",
             Self::FastBlink => "fast-blink",
+            Self::TripleBlink => "triple-blink",
         }
     }
 
@@ -78,6 +83,7 @@ impl Lamp {
             Self::TripleWink => &const { [ms(1000), ms(200), ms(200), ms(200), ms(200), ms(200)] },
             Self::SlowBlink => &const { [ms(500), ms(500)] },
             Self::FastBlink => &const { [ms(100), ms(100)] },
+            Self::TripleBlink => &const { [ms(100), ms(200), ms(100), ms(200), ms(100), ms(800)] },
         }
     }
 
@@ -108,7 +114,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Every pattern that is shown for longer than a moment.
-    const ALL: [Lamp; 8] = [
+    const ALL: [Lamp; 9] = [
         Lamp::Off,
         Lamp::ShortBlink,
         Lamp::Solid,
@@ -117,6 +123,7 @@ mod tests {
         Lamp::TripleWink,
         Lamp::SlowBlink,
         Lamp::FastBlink,
+        Lamp::TripleBlink,
     ];
 
     /// Lit milliseconds and changes within ten seconds, by stepping from change to change.
@@ -149,6 +156,7 @@ mod tests {
         assert_eq!(seen(Lamp::TripleWink), (7_000, 29));
         assert_eq!(seen(Lamp::SlowBlink), (5_000, 19));
         assert_eq!(seen(Lamp::FastBlink), (5_000, 99));
+        assert_eq!(seen(Lamp::TripleBlink), (2_100, 41));
         let different: BTreeSet<(u128, u32)> = ALL.into_iter().map(seen).collect();
         assert_eq!(different.len(), ALL.len());
     }

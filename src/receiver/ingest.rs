@@ -16,8 +16,8 @@ use crate::media::{BoxId, Hash, RecordingId, SegmentKey};
 use crate::wire::ErrorCode;
 use crate::wire::framing::{self, MessageReader};
 use crate::wire::message::{
-    Complete, Durable, Erase, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS, Message,
-    Received, SegmentHash, Welcome,
+    Answer, Complete, Durable, Erase, ErrorMessage, Hello, InitDurable, Lost, MAX_RECORDINGS,
+    Message, Received, SegmentHash, Welcome,
 };
 use crate::wire::stream::{Finished, MAX_INIT, SegmentHeader, StreamEvent, StreamReader};
 use std::collections::BTreeMap;
@@ -118,6 +118,8 @@ pub enum Work {
     Show(Box<Health>),
     /// Note that the box's copy of this erased recording is gone.
     ConfirmErased(RecordingId),
+    /// Tell whoever gave the command.
+    Answered(Answer),
     /// Refuse the rest of this stream.
     Stop {
         /// The stream.
@@ -270,6 +272,7 @@ impl Ingest {
             (_, Message::Status(_)) => None,
             (State::Open, Message::Lost(lost)) => Some(Work::KeepLost(lost)),
             (State::Open, Message::Erased(erased)) => Some(Work::ConfirmErased(erased.recording)),
+            (State::Open, Message::Answer(answer)) => Some(Work::Answered(answer)),
             (_, Message::Error(error)) => {
                 log::warn!(
                     "box {}: {}: {}",
@@ -488,6 +491,7 @@ fn kind(message: &Message) -> &'static str {
         Message::Error(_) => "Error",
         Message::Erase(_) => "Erase",
         Message::Erased(_) => "Erased before Welcome",
+        Message::Answer(_) => "Answer before Welcome",
     }
 }
 

@@ -6,6 +6,7 @@
 //! again while it lasts. Each connection and each stream is a task of its own: what goes wrong in one
 //! ends that one, with a code that both sides log.
 
+mod commands;
 mod endpoint;
 mod session;
 
@@ -17,8 +18,11 @@ use super::library::Library;
 use super::roster::{Refused, Roster, fingerprint};
 use crate::blocking;
 use crate::clock;
-use crate::media::{BoxId, Hash};
+use crate::media::{BoxId, Hash, RecordingId};
+use crate::wire::message::Action;
 use crate::wire::{ALPN, ErrorCode};
+use commands::Commands;
+pub use commands::Uncommanded;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, TokioRuntime, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -93,6 +97,7 @@ struct Shared {
     /// The sessions let in, to end those that are displaced.
     sessions: Mutex<HashMap<u64, Peer>>,
     next_session: AtomicU64,
+    commands: Commands,
     stats: Arc<Stats>,
 }
 
@@ -145,6 +150,7 @@ impl Listener {
                 budget: Arc::default(),
                 sessions: Mutex::default(),
                 next_session: AtomicU64::new(1),
+                commands: Commands::default(),
                 stats: Arc::default(),
             }),
         })
@@ -163,6 +169,15 @@ impl Listener {
     /// Its counters.
     pub fn stats(&self) -> Arc<Stats> {
         self.shared.stats.clone()
+    }
+
+    /// Has a connected box, named by its id or by its room, do something; gives the recording concerned.
+    pub async fn command(
+        &self,
+        box_or_room: &str,
+        action: Action,
+    ) -> Result<Option<RecordingId>, Uncommanded> {
+        self.shared.commands.give(box_or_room, action).await
     }
 
     /// Accepts boxes until [`Listener::shut_down`].

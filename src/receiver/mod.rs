@@ -10,6 +10,7 @@ pub mod archive;
 pub mod authority;
 pub mod catalog;
 pub mod config;
+mod control;
 mod erase;
 pub mod export;
 pub(crate) mod fence;
@@ -112,6 +113,18 @@ enum Command {
         #[arg(long)]
         state_dir: Option<PathBuf>,
     },
+    /// Has a connected box do something, if its settings allow it (recording.network-commands)
+    #[command(name = "command")]
+    Give {
+        /// The box's id, or the room in which it stands
+        #[arg(value_name = "BOX_OR_ROOM")]
+        box_or_room: String,
+        /// What to do
+        action: control::Asked,
+        /// Directory of keys, certificates and the roster of boxes
+        #[arg(long)]
+        state_dir: Option<PathBuf>,
+    },
     /// The receiver's own authority
     #[command(subcommand)]
     Ca(CaCommand),
@@ -172,6 +185,10 @@ enum Error {
     Sign(#[from] sign::Error),
     #[error("{0} of the recordings checked have faults; what to do stands beside each")]
     Faults(usize),
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    #[error("{0}")]
+    Refused(String),
     #[error(transparent)]
     Output(#[from] journal::Unsaid),
     #[error("{0}: {1}")]
@@ -257,6 +274,22 @@ fn command(arguments: &Arguments) -> Result<(), Error> {
             let state_dir = config(&with_state(state_dir))?.state_dir;
             let (room, output) = (room.as_deref(), output.as_deref());
             Ok(say(sign::sign(&state_dir, requests, room, output)?)?)
+        }
+        Command::Give {
+            box_or_room,
+            action,
+            state_dir,
+        } => {
+            let state_dir = config(&with_state(state_dir))?.state_dir;
+            let request = control::Request {
+                box_or_room: box_or_room.clone(),
+                action: *action,
+            };
+            match control::ask(&state_dir, &request)? {
+                control::Reply::Done(Some(recording)) => Ok(say(format_args!("{recording}\n"))?),
+                control::Reply::Done(None) => Ok(()),
+                control::Reply::Refused(why) => Err(Error::Refused(why)),
+            }
         }
         Command::Ca(CaCommand::Init {
             names,
@@ -376,6 +409,10 @@ impl Server {
                 log::error!("web: {e}");
             }
         });
+        // Lectures arrive without it.
+        if let Err(error) = control::listen(&config.state_dir, listener.clone()) {
+            log::error!("{error}");
+        }
         let accepting = listener.clone();
         tokio::spawn(async move { accepting.run().await });
         Ok(Self {

@@ -8,6 +8,7 @@ use super::first_start::{self, Card};
 use crate::board::{AlsaMicrophone, Board, Camera, GpioPanel, Microphone, PanelDevice, V4l2Camera};
 use crate::media::{Rate, RateError};
 use crate::settings::{self, Error, Written};
+use crate::station::keeper::NetworkCommand;
 use crate::station::recorder::{Button, Rules};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
@@ -98,6 +99,8 @@ pub struct Recording {
     pub button: Button,
     /// Recordings begin also when the board's lamp cannot be driven.
     pub allow_without_lamp: bool,
+    /// What the receiver may command; nothing unless given.
+    pub network_commands: Vec<NetworkCommand>,
 }
 
 impl Default for Recording {
@@ -107,6 +110,7 @@ impl Default for Recording {
             resume_within_minutes: 10.into(),
             button: Button::default(),
             allow_without_lamp: false,
+            network_commands: Vec::new(),
         }
     }
 }
@@ -250,6 +254,8 @@ pub struct Config {
     pub raspberry_pi: bool,
     /// No recording begins while a lamp that the board has cannot be driven.
     pub lamp_needed: bool,
+    /// What the receiver may command.
+    pub network_commands: Vec<NetworkCommand>,
 }
 
 impl Config {
@@ -520,6 +526,7 @@ fn settle(
     let config = Config {
         raspberry_pi,
         lamp_needed: !file.recording.allow_without_lamp,
+        network_commands: file.recording.network_commands,
         board: board.name,
         room: flags.room.clone().or(file.room),
         serial: None,

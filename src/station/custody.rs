@@ -354,6 +354,7 @@ impl Custody {
             }
             Report::Disconnected { .. } => self.feed.connected(false),
             Report::Clock { .. }
+            | Report::Command { .. }
             | Report::Link { .. }
             | Report::Received { .. }
             | Report::Fenced { .. } => {}

@@ -8,6 +8,7 @@
 //! Longer than most files: what the thread holds, its loop, and the end of a recording stand together.
 
 mod abandoned;
+mod commands;
 mod panel;
 mod reports;
 mod requests;
@@ -17,7 +18,10 @@ mod take_up;
 mod telling;
 mod watchdog;
 
+pub use self::commands::NetworkCommand;
+
 use self::abandoned::Abandoned;
+use self::commands::Commands;
 use self::panel::Shown;
 use self::room::Order;
 use self::telling::Telling;
@@ -100,6 +104,8 @@ pub struct Parts {
     pub rules: Rules,
     /// The board has a lamp: whether recordings need it.
     pub lamp_needed: Option<bool>,
+    /// What the receiver may command.
+    pub network_commands: Vec<NetworkCommand>,
     /// The longest absence of the box that a recording survives.
     pub resume_within: Duration,
     /// The longest time between two syncs.
@@ -183,6 +189,7 @@ pub struct Keeper {
     travelling: VecDeque<(SegmentKey, u64, Monotonic)>,
     lateness: BTreeMap<TrackId, Lateness>,
     telling: Telling,
+    commands: Commands,
 }
 
 impl Keeper {
@@ -218,6 +225,7 @@ impl Keeper {
             travelling: VecDeque::new(),
             lateness: BTreeMap::new(),
             telling: Telling::default(),
+            commands: Commands::default(),
         };
         for (code, what) in &keeper.parts.concerns {
             keeper.alarms.raise(code, (None, None), what);
@@ -282,6 +290,7 @@ impl Keeper {
         while self.write_facts() {
             self.hear();
         }
+        self.answer_commands();
         self.tell(now);
         let job = self.parts.custody.start_sync(now);
         if let Some(job) = job {

@@ -138,6 +138,7 @@ pub(super) fn run(config: &Config) -> Result<(), super::Error> {
         board: config.board.clone(),
         rules: config.rules,
         lamp_needed: config.lines().map(|_| config.lamp_needed),
+        network_commands: config.network_commands.clone(),
         resume_within: config.resume_within,
         sync_interval,
         wall: clock::wall,

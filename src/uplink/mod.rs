@@ -21,6 +21,6 @@ pub mod quic;
 pub mod session;
 mod tls;
 
-pub use crate::wire::message::Lost;
+pub use crate::wire::message::{Action as Commanded, Answer, Command, Lost};
 pub use crate::wire::{ErrorCode, Range, Sequences};
 pub use offer::{Action, Offer, Report, Source};

@@ -2,7 +2,7 @@
 
 use crate::media::health::Health;
 use crate::media::{Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock};
-use crate::wire::message::Lost;
+use crate::wire::message::{Answer, Command, Lost};
 use crate::wire::{ErrorCode, Message, Sequences};
 use std::collections::BTreeMap;
 use std::io;
@@ -84,6 +84,8 @@ pub enum Offer {
     },
     /// How the box is. The newest is sent where there is a receiver, after all else that is to be said.
     Health(Box<Health>),
+    /// What became of a command; said where its connection still stands.
+    Answer(Answer),
     /// As `Forget`, of a recording that the receiver had erased ([`Report::Erase`]): the copy is gone
     /// durably, and the receiver is told.
     Erased {
@@ -164,6 +166,13 @@ pub enum Report {
     Erase {
         /// The recording.
         recording: RecordingId,
+    },
+    /// The receiver asks for something: [`Offer::Answer`] is due. Whether it may, the station knows.
+    Command {
+        /// What it asks.
+        command: Command,
+        /// When it arrived.
+        at: Monotonic,
     },
     /// The receiver holds this epoch for the box, and ours is not above it: the card was restored, or
     /// two machines use one key. The driver goes past it.

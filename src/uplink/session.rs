@@ -19,12 +19,17 @@ use crate::media::health::Health;
 use crate::media::{
     BoxId, Hash, Monotonic, RecordingId, SegmentKey, TrackId, TrackKind, WallClock,
 };
-use crate::wire::message::{self, Erased, Hello, Lost, Message, OpenRecording, Watermark};
+use crate::wire::message::{
+    self, Answer, Command, Erased, Hello, Lost, Message, OpenRecording, Watermark,
+};
 use crate::wire::{ErrorCode, Sequences};
 use segment::{Phase, Place, Segment, Urgency};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
+
+/// The most commands of one connection that wait for their answers; more are refused at once.
+const MOST_COMMANDS: usize = 8;
 
 /// The control stream's priority.
 pub const CONTROL_PRIORITY: i32 = 100;
@@ -149,6 +154,8 @@ pub struct Session {
     erased: BTreeSet<RecordingId>,
     /// Erasures to confirm once the receiver listens.
     confirm: Vec<RecordingId>,
+    /// Commands of the present connection that the station has not answered.
+    commands: BTreeSet<u64>,
     /// Words of the receiver that wait for [`Offer::Hashes`], and what that said.
     deferred: VecDeque<Message>,
     hashes: BTreeMap<SegmentKey, Hash>,
@@ -186,6 +193,7 @@ impl Session {
             held_back: BTreeSet::new(),
             erased: BTreeSet::new(),
             confirm: Vec::new(),
+            commands: BTreeSet::new(),
             deferred: VecDeque::new(),
             hashes: BTreeMap::new(),
             health: None,
@@ -284,6 +292,12 @@ impl Session {
             Offer::Lost { lost, is_fact } => self.lose(lost, is_fact),
             Offer::Health(health) => self.health = Some(health).filter(|_| self.link == Link::Up),
             Offer::Forget { recording } => self.forget(recording),
+            Offer::Answer(answer) => {
+                // The connection that asked may be gone.
+                if self.commands.remove(&answer.id) {
+                    self.answer(answer);
+                }
+            }
             Offer::Erased { recording } => {
                 self.forget(recording);
                 match self.link {
@@ -297,6 +311,26 @@ impl Session {
     fn confirm_erased(&mut self, recording: RecordingId) {
         let erased = Message::Erased(Erased { recording });
         self.out.push_back(Action::Control(erased));
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        self.out.push_back(Action::Control(Message::Answer(answer)));
+    }
+
+    fn command(&mut self, command: Command, at: Monotonic) {
+        if self.commands.len() >= MOST_COMMANDS && !self.commands.contains(&command.id) {
+            let why = format!("busy: {MOST_COMMANDS} commands wait for their answers already");
+            return self.answer(Answer {
+                id: command.id,
+                refused: Some(why),
+                recording: None,
+            });
+        }
+        // Said twice, it is done and answered once.
+        if self.commands.insert(command.id) {
+            let report = Report::Command { command, at };
+            self.out.push_back(Action::Report(report));
+        }
     }
 
     fn lose(&mut self, lost: Lost, is_fact: bool) {
@@ -488,6 +522,7 @@ impl Session {
         self.held_back.clear();
         self.parked.clear();
         self.flight.clear();
+        self.commands.clear();
         self.deferred.clear();
         self.segments.values_mut().for_each(Segment::restart);
         for recording in self.recordings.values_mut() {
@@ -516,7 +551,8 @@ impl Session {
 
     fn hear(&mut self, message: Message, now: Monotonic) {
         let outcome = match (self.link, message) {
-            (Link::Down | Link::Closing, _) | (_, Message::Command(_)) => Ok(()),
+            // A receiver that has not welcomed the box has nothing to command.
+            (Link::Down | Link::Closing, _) | (Link::Greeting(_), Message::Command(_)) => Ok(()),
             (Link::Greeting(_), Message::Welcome(welcome)) => self.welcome(&welcome, now),
             (link, Message::Error(error)) => {
                 if let Some(key) = error.key {
@@ -532,6 +568,10 @@ impl Session {
             }
             (Link::Up, Message::Erase(erase)) => {
                 self.erase(erase.recording);
+                Ok(())
+            }
+            (Link::Up, Message::Command(command)) => {
+                self.command(command, now);
                 Ok(())
             }
             (Link::Up, Message::Received(received)) => self.mark_received(&received),
@@ -896,5 +936,6 @@ fn name(message: &Message) -> &'static str {
         Message::Error(_) => "ERROR",
         Message::Erase(_) => "ERASE",
         Message::Erased(_) => "ERASED",
+        Message::Answer(_) => "ANSWER",
     }
 }

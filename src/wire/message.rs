@@ -3,7 +3,7 @@
 
 use super::ErrorCode;
 use super::framing::FramingError;
-use crate::media::health::Health;
+use crate::media::health::{Health, MOST_TEXT, cut};
 use crate::media::{
     BoxId, Hash, LostReason, RecordingId, SegmentKey, Sequences, TrackId, WallClock,
 };
@@ -49,6 +49,8 @@ pub enum Message {
     Erase(Erase),
     /// Box: its copy of an erased recording is gone, durably.
     Erased(Erased),
+    /// Box: what became of a [`Command`].
+    Answer(Answer),
 }
 
 /// Body of [`Message::Hello`].
@@ -256,7 +258,7 @@ pub struct Complete {
 }
 
 /// Body of [`Message::Command`]. A box does none of them unless its site settings allow it.
-#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Command {
     /// Chosen by the receiver, named in the answer.
@@ -313,6 +315,41 @@ impl<'b, C> Decode<'b, C> for Action {
         let number = d.u16()?;
         let known = Self::NUMBERS.iter().find(|(_, known)| *known == number);
         Ok(known.map_or(Self::Other(number), |(action, _)| *action))
+    }
+}
+
+/// Body of [`Message::Answer`]: to a [`Command`] of the same connection, once each.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Answer {
+    /// The command's.
+    #[n(0)]
+    pub id: u64,
+    /// Why nothing was done, for people; absent when it was done. At most [`MOST_TEXT`] bytes.
+    #[n(1)]
+    #[cbor(default, skip_if = "Option::is_none", with = "short_text")]
+    pub refused: Option<String>,
+    /// The recording concerned.
+    #[n(2)]
+    pub recording: Option<RecordingId>,
+}
+
+/// A text that is cut at [`MOST_TEXT`], whoever wrote it.
+mod short_text {
+    use super::{DecodeError, Decoder, EncodeError, Encoder, MOST_TEXT, Write, cut};
+
+    pub fn encode<C, W: Write>(
+        text: &Option<String>,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        let text = text.as_deref().map(|text| cut(text, MOST_TEXT));
+        e.encode(text)?.ok()
+    }
+
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Option<String>, DecodeError> {
+        let text: Option<&str> = d.decode()?;
+        Ok(text.map(|text| cut(text, MOST_TEXT).to_owned()))
     }
 }
 
@@ -428,6 +465,7 @@ messages! {
     Error = 10, critical: false;
     Erase = 11, critical: false;
     Erased = 12, critical: false;
+    Answer = 13, critical: false;
 }
 
 /// The message in `bytes`, all of which it must take; `None` for a type of a later release that

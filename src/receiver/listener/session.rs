@@ -141,6 +141,7 @@ impl Session {
         let reason = self.connection.closed().await;
         lock(&self.shared.fence).end(self.box_id, self.id);
         lock(&self.shared.sessions).remove(&self.id);
+        self.shared.commands.ended(self.box_id, self.id);
         self.shared.fleet.ended(self.box_id, self.id);
         let stats = lock(&self.engine).stats();
         let total = &self.shared.stats;
@@ -325,6 +326,9 @@ impl Session {
                     if is_welcome {
                         // A second `Hello` never comes here: the engine refuses it.
                         let _ = self.welcomed.set(());
+                        let messages = self.peer.messages.clone();
+                        let commands = &self.shared.commands;
+                        commands.take_in((self.box_id, self.id), &self.room, messages);
                     }
                 }
                 Work::Greet(hello) => {
@@ -379,6 +383,11 @@ impl Session {
                     if let Err(e) = library.confirm_erased(self.box_id, recording).await {
                         log::error!("{}: {e}; the box is asked again", self.name);
                     }
+                }
+                Work::Answered(answer) => {
+                    self.shared
+                        .commands
+                        .answered((self.box_id, self.id), answer);
                 }
                 Work::Stop { stream, code, text } => {
                     log::warn!("{}: stream {stream} refused: {code}: {text}", self.name);

@@ -208,8 +208,8 @@ impl Shelf {
     fn work(&mut self, connection: u64, work: Vec<Work>) {
         for work in work {
             match work {
-                // No page shows it.
-                Work::Show(_) => {}
+                // No page shows it, and nobody commands.
+                Work::Show(_) | Work::Answered(_) => {}
                 Work::Greet(hello) => self.greet(connection, &hello),
                 Work::Send(message) => self.say(connection, message),
                 Work::Keep {

@@ -27,7 +27,9 @@ impl Keeper {
                 self.uplink_error = Some(text.clone());
                 self.reachable = false;
                 self.travelling.clear();
+                self.commands.forget();
             }
+            Report::Command { command, at } => self.commanded(command, *at),
             Report::Clock { wall, at } => self.utc.hear(*wall, *at),
             Report::Complete { recording } => self.alarms.forget(*recording),
             Report::Received { key, offset } => self.arrived(*key, *offset),

@@ -15,6 +15,16 @@ use std::time::Duration;
 
 impl Keeper {
     pub(super) fn request(&mut self, request: Request, reply: Sender<Reply>) {
+        self.carry_out(request, (StartedBy::Socket, StopReason::Socket), reply);
+    }
+
+    /// Does what is asked in whose name the recording then begins or ends.
+    pub(super) fn carry_out(
+        &mut self,
+        request: Request,
+        (start, stop): (StartedBy, StopReason),
+        reply: Sender<Reply>,
+    ) {
         let outcome = match request {
             Request::Status => {
                 let _ = reply.send(Reply::Status(Box::new(self.status())));
@@ -24,8 +34,8 @@ impl Keeper {
                 let _ = reply.send(self.restart());
                 return;
             }
-            Request::Start => self.start(StartedBy::Socket),
-            Request::Stop => return self.stop(StopReason::Socket, vec![reply]),
+            Request::Start => self.start(start),
+            Request::Stop => return self.stop(stop, vec![reply]),
             Request::Pause => self.happen(Happening::Pause),
             Request::Resume => self.happen(Happening::Resume),
             Request::Mark => self.happen(Happening::Mark),
@@ -217,7 +227,12 @@ impl Keeper {
             reachable: self.reachable || self.parts.offers.is_none(),
             attention: self.alarms.want_attention() || !lanes.iter().all(LaneView::is_open),
         };
-        self.recorder.lamp(world, now)
+        match (self.recorder.state(), self.recorder.lamp(world, now)) {
+            (State::Idle, Lamp::Off | Lamp::ShortBlink) if self.commands.identifies(now) => {
+                Lamp::TripleBlink
+            }
+            (_, lamp) => lamp,
+        }
     }
 
     fn track(&self, lane: &LaneView) -> status::Track {

@@ -5,11 +5,13 @@
 
 use super::*;
 use crate::media::{Chunk, GapLength, MediaTime, Sequences};
+use crate::panel::Lamp;
 use crate::segmenter::read_facts;
 use crate::spool::twin::TwinDisk;
 use crate::spool::{Config, Disk, Level, LocalDisk};
 use crate::station::custody;
 use crate::station::recorder::{Button, State};
+use crate::uplink::{Answer, Commanded};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -79,6 +81,7 @@ impl Bench {
             board: "bench".into(),
             rules: RULES,
             lamp_needed,
+            network_commands: Vec::new(),
             resume_within: WITHIN,
             sync_interval: Duration::from_millis(500),
             wall: unset,
@@ -338,6 +341,7 @@ fn what_is_known_to_be_too_old_at_start_is_ended_and_not_taken_up() {
         board: "bench".into(),
         rules: RULES,
         lamp_needed: None,
+        network_commands: Vec::new(),
         resume_within: Duration::ZERO,
         sync_interval: Duration::from_millis(500),
         wall: unset,
@@ -1187,4 +1191,122 @@ fn without_a_lamp_a_recording_is_paused_and_goes_on_with_it() {
     bench.settle();
     assert_eq!(state(&bench), "starting");
     assert_eq!(on_record(&bench, recording), (vec![0, 1, 2, 3], vec![2]));
+}
+
+impl Bench {
+    /// The receiver asks for `action`, and what it is answered once nothing is left to do.
+    fn command(&mut self, action: Commanded, at: Monotonic) -> Answer {
+        let (offers, mut offered) = tokio::sync::mpsc::channel(64);
+        self.keeper.parts.offers = Some(offers);
+        let command = crate::uplink::Command { id: 7, action };
+        self.keeper
+            .handle(Input::Report(Report::Command { command, at }));
+        self.settle();
+        self.keeper.parts.offers = None;
+        let mut answers =
+            std::iter::from_fn(|| offered.try_recv().ok()).filter_map(|offer| match offer {
+                Offer::Answer(answer) => Some(answer),
+                _ => None,
+            });
+        let answer = answers.next().expect("every command is answered");
+        assert!(answers.next().is_none() && answer.id == 7, "once");
+        answer
+    }
+
+    fn refused(&mut self, action: Commanded) -> String {
+        let answer = self.command(action, clock::now());
+        answer.refused.expect("it is refused")
+    }
+}
+
+#[test]
+fn the_receiver_commands_nothing_that_the_settings_do_not_allow() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    for action in [
+        Commanded::Start,
+        Commanded::Stop,
+        Commanded::Pause,
+        Commanded::Resume,
+        Commanded::Mark,
+        Commanded::Identify,
+    ] {
+        let why = bench.refused(action);
+        assert!(why.contains("recording.network-commands"), "{why}");
+    }
+    assert_eq!(bench.running(), None);
+    assert!(
+        bench
+            .refused(Commanded::Other(99))
+            .contains("no command 99")
+    );
+    // What is allowed says nothing about the rest.
+    bench.keeper.parts.network_commands = vec![NetworkCommand::Start];
+    assert_eq!(bench.command(Commanded::Start, clock::now()).refused, None);
+    assert!(bench.refused(Commanded::Stop).contains("add \"stop\""));
+    assert!(bench.running().is_some());
+}
+
+#[test]
+fn what_the_receiver_starts_and_stops_says_so() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.keeper.parts.network_commands = vec![
+        NetworkCommand::Start,
+        NetworkCommand::Stop,
+        NetworkCommand::Mark,
+    ];
+    let now = clock::now();
+    assert_eq!(bench.refused(Commanded::Stop), "not recording");
+    let recording = bench.command(Commanded::Start, now).recording.unwrap();
+    assert_eq!(bench.running(), Some(recording));
+    assert_eq!(bench.refused(Commanded::Start), "already recording");
+    assert_eq!(
+        bench.command(Commanded::Mark, now).recording,
+        Some(recording)
+    );
+    let stopped = bench.command(Commanded::Stop, now);
+    assert_eq!(
+        (stopped.refused, stopped.recording),
+        (None, Some(recording))
+    );
+    assert_eq!(bench.end_of(recording), Some(StopReason::Network));
+    let facts = bench.facts(recording);
+    let started = |fact: &Fact| {
+        let by = StartedBy::Network;
+        matches!(&fact.event, Event::Started { by: who, .. } if *who == by)
+    };
+    assert!(facts.iter().any(started), "{facts:?}");
+    assert!(facts.iter().any(|fact| fact.event == Event::Mark));
+}
+
+#[test]
+fn a_command_that_waited_for_too_long_is_not_carried_out() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.keeper.parts.network_commands = vec![NetworkCommand::Start];
+    // When the machine booted.
+    let answer = bench.command(Commanded::Start, Monotonic::default());
+    assert!(answer.refused.unwrap().contains("held up"));
+    assert_eq!(bench.running(), None);
+}
+
+#[test]
+fn the_lamp_shows_which_box_it_is_only_where_nothing_else_is_to_be_said() {
+    let mut bench = Bench::open(tempfile::tempdir().unwrap(), 1);
+    bench.keeper.parts.network_commands = vec![NetworkCommand::Identify];
+    let now = clock::now();
+    assert_eq!(bench.refused(Commanded::Identify), "this box has no lamp");
+    bench.keeper.parts.lamp_needed = Some(false);
+    assert_eq!(bench.command(Commanded::Identify, now).refused, None);
+    let lamp = |bench: &Bench, seconds| {
+        let at = clock::now().plus(Duration::from_secs(seconds));
+        bench.keeper.lamp(at)
+    };
+    assert_eq!(lamp(&bench, 5), Lamp::TripleBlink);
+    assert_eq!(lamp(&bench, 11), Lamp::Off);
+    bench.start();
+    assert_ne!(lamp(&bench, 0), Lamp::TripleBlink);
+    assert!(
+        bench
+            .refused(Commanded::Identify)
+            .contains("its lamp shows")
+    );
 }

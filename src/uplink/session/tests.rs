@@ -6,8 +6,8 @@
 mod model;
 
 use super::*;
+use crate::wire::message::{Action as Commanded, ErrorMessage, Limits, SegmentHash, Welcome};
 use crate::wire::message::{Complete, Durable, HeldRecording, HeldTrack, InitDurable, Received};
-use crate::wire::message::{ErrorMessage, Limits, SegmentHash, Welcome};
 use model::{Model, RECORDING, config, key};
 use proptest::prelude::*;
 
@@ -1131,4 +1131,75 @@ fn only_the_newest_report_of_health_is_said_after_all_else_and_to_nobody_unless_
     session.offer(report("greeting"), T0);
     session.received(welcome(vec![], false), T0);
     assert_eq!(said(&drain(&mut session, T0)), []);
+}
+
+fn command(id: u64) -> Message {
+    let action = Commanded::Start;
+    Message::Command(Command { id, action })
+}
+
+fn answer(id: u64) -> Offer {
+    Offer::Answer(Answer {
+        id,
+        refused: None,
+        recording: Some(RECORDING),
+    })
+}
+
+/// The commands reported among these, and the answers with what they refuse.
+fn commands(actions: &[Action]) -> (Vec<u64>, Vec<(u64, Option<String>)>) {
+    let reported = actions.iter().filter_map(|action| match action {
+        Action::Report(Report::Command { command, .. }) => Some(command.id),
+        _ => None,
+    });
+    let answered = actions.iter().filter_map(|action| match action {
+        Action::Control(Message::Answer(answer)) => Some((answer.id, answer.refused.clone())),
+        _ => None,
+    });
+    (reported.collect(), answered.collect())
+}
+
+#[test]
+fn a_command_before_the_welcome_or_said_twice_is_not_heard_and_what_is_over_is_not_answered() {
+    let mut session = session(vec![Offer::Ready]);
+    session.connected(None, T0);
+    session.received(command(1), T0);
+    session.offer(answer(1), T0);
+    session.received(welcome(vec![], false), T0);
+    session.received(command(2), at(5));
+    session.received(command(2), at(6));
+    let actions = drain(&mut session, at(7));
+    assert_eq!(closes(&actions), None);
+    assert_eq!(commands(&actions), (vec![2], vec![]));
+    session.disconnected(None, String::new(), at(8));
+    session.connected(None, at(9));
+    session.received(welcome(vec![], false), at(9));
+    session.offer(answer(2), at(10));
+    assert_eq!(commands(&drain(&mut session, at(10))), (vec![], vec![]));
+}
+
+#[test]
+fn no_more_than_a_few_commands_wait_and_the_others_are_refused_at_once() {
+    let mut session = welcomed(vec![Offer::Ready]);
+    (0..20).for_each(|id| session.received(command(id), T0));
+    let (reported, refused) = commands(&drain(&mut session, T0));
+    assert_eq!(reported, (0..8).collect::<Vec<_>>());
+    let busy = |(id, why): &(u64, Option<String>)| {
+        *id >= 8 && why.as_ref().is_some_and(|why| why.starts_with("busy"))
+    };
+    assert!(
+        refused.len() == 12 && refused.iter().all(busy),
+        "{refused:?}"
+    );
+    session.offer(answer(3), at(1));
+    session.received(command(30), at(1));
+    let (reported, answered) = commands(&drain(&mut session, at(1)));
+    assert_eq!((reported, answered), (vec![30], vec![(3, None)]));
+    // Another connection begins anew.
+    session.disconnected(None, String::new(), at(2));
+    session.connected(None, at(3));
+    session.received(welcome(vec![], false), at(3));
+    (40..48).for_each(|id| session.received(command(id), at(3)));
+    let (reported, refused) = commands(&drain(&mut session, at(3)));
+    assert_eq!((reported.len(), refused.len()), (8, 0));
 }

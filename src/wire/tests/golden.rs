@@ -384,6 +384,29 @@ fn a_whole_report_of_health() {
     assert_eq!(read_control(&written, 11).unwrap(), [said]);
 }
 
+const ANSWERS: &str = "
+00000018830df4a2000102501111111111111111111111111111111100000015830df4a20002016d6e6f74207265636f
+7264696e67";
+
+#[test]
+fn answers_to_commands() {
+    let done = Answer {
+        id: 1,
+        refused: None,
+        recording: Some(RECORDING),
+    };
+    let refused = Answer {
+        id: 2,
+        refused: Some("not recording".into()),
+        recording: None,
+    };
+    let said = [done, refused].map(Message::Answer);
+    let written = said.iter().map(|said| framing::encode(said).unwrap());
+    let written = written.collect::<Vec<_>>().concat();
+    assert_eq!(hex(&written), hex(&unhex(ANSWERS)));
+    assert_eq!(read_control(&written, 11).unwrap(), said);
+}
+
 #[test]
 fn release_0_1_control() {
     let written: Vec<u8> = conversation()

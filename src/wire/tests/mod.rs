@@ -354,6 +354,33 @@ fn an_error_text_beyond_the_limit_is_refused_by_its_writer() {
 }
 
 #[test]
+fn why_a_command_was_refused_is_cut_by_its_writer_and_by_its_reader() {
+    use super::message::Answer;
+    use crate::media::health::MOST_TEXT;
+    let answer = |letters: usize| Answer {
+        id: 1,
+        refused: Some("\u{e4}".repeat(letters)),
+        recording: None,
+    };
+    let short = answer(MOST_TEXT / 2);
+    let written = framing::encode(&Message::Answer(answer(MAX_MESSAGE))).unwrap();
+    assert_eq!(
+        read_control(&written, 4096).unwrap(),
+        [Message::Answer(short.clone())]
+    );
+    // Written by hand: our own writer keeps to the bound.
+    let mut body = Vec::new();
+    let mut e = minicbor::Encoder::new(&mut body);
+    e.array(3).unwrap().u16(13).unwrap().bool(false).unwrap();
+    e.map(2).unwrap().u8(0).unwrap().u8(1).unwrap();
+    e.u8(1).unwrap().str(&"\u{e4}".repeat(1000)).unwrap();
+    assert_eq!(
+        read_control(&framed(&body), 4096).unwrap(),
+        [Message::Answer(short)]
+    );
+}
+
+#[test]
 fn a_report_beyond_its_bounds_is_cut_not_refused() {
     use crate::media::health::{Alarm, Health, MOST_ALARMS, MOST_TEXT, MOST_TRACKS, TrackHealth};
     // Written by hand: our own writer keeps to the bounds.

@@ -263,6 +263,13 @@ pub fn message() -> impl Strategy<Value = Message> {
         }),
         recording().prop_map(|recording| Message::Erase(Erase { recording })),
         recording().prop_map(|recording| Message::Erased(Erased { recording })),
+        (any::<u64>(), of(text()), of(recording())).prop_map(|(id, refused, recording)| {
+            Message::Answer(Answer {
+                id,
+                refused,
+                recording,
+            })
+        }),
     ]
 }
 

@@ -218,7 +218,8 @@ mod tests {
         for path in [&own, &other] {
             fs::write(path, request(&id)).unwrap();
         }
-        let signed = |path: &PathBuf, room| sign(home.path(), &[path.clone()], room, None);
+        let signed =
+            |path: &PathBuf, room| sign(home.path(), std::slice::from_ref(path), room, None);
         let first = signed(&own, Some("Hall 1")).unwrap();
         assert_eq!(signed(&own, None).unwrap(), first);
         let roster = Roster::new(home.path());

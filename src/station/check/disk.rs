@@ -236,7 +236,13 @@ fn judge_space(
         );
     }
     let next = "make room, take a larger disk or quota, or let the receiver take what waits";
-    if left < thresholds.refuse_new || free < thresholds.floor_bytes {
+    // What the receiver holds of a quota makes room when it is needed; how much that is the box knows.
+    let may_be_freed = free < space.free && quota.is_some_and(|(_, used)| used > 0);
+    let is_short = left < thresholds.refuse_new || free < thresholds.floor_bytes;
+    if is_short && may_be_freed {
+        found += ": none begins unless the receiver holds some of that";
+        Line::warn("room", found, next)
+    } else if is_short {
         Line::wrong("room", format!("{found}: too little to begin one"), next)
     } else if left < thresholds.free_acknowledged {
         Line::warn("room", found, next)
@@ -314,7 +320,11 @@ mod tests {
             line.found
                 .ends_with("take 19.0 GB of their quota of 20.0 GB")
         );
-        assert_eq!(of_quota(21_000_000_000).verdict, Verdict::Wrong);
+        let line = of_quota(21_000_000_000);
+        assert_eq!(line.verdict, Verdict::Warn);
+        assert!(line.found.ends_with("holds some of that"), "{line}");
+        let too_small = judged(32_000_000_000, Some((1_000_000, 0)));
+        assert_eq!(too_small.verdict, Verdict::Wrong);
         assert_eq!(judged(100_000_000, None).verdict, Verdict::Wrong);
         assert_eq!(judged(0, None).verdict, Verdict::Wrong);
         // However little a recording makes.

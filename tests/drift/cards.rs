@@ -70,7 +70,7 @@ fn record_the_halls(results: &Path) {
         let underruns = record_once(results);
         let (times, longest) = stalls.summary();
         println!(
-            "the guest stood still for 50 ms or more {times} times, at most {longest:?}; {underruns} underruns"
+            "the guest stood still for 20 ms or more {times} times, at most {longest:?}; {underruns} underruns"
         );
         if longest <= STALL && underruns == 0 {
             return;

@@ -99,9 +99,11 @@ pub fn beats(late: &Late) -> Fed<()> {
     })
 }
 
-/// Writes the box's own test pattern into /dev/video`number`, each picture at its tick. Gives how late
-/// each was written.
-pub fn camera(number: u32) -> Fed<Vec<Duration>> {
+/// The ticks of pictures, and how late each was written.
+pub type Written = Vec<(Monotonic, Duration)>;
+
+/// Writes the box's own test pattern into /dev/video`number`, each picture at its tick.
+pub fn camera(number: u32) -> Fed<Written> {
     let path = format!("/dev/video{number}");
     // Not by way of `Device` alone: the processes started later would inherit it, and the camera
     // would never be without its feeder.
@@ -127,7 +129,7 @@ pub fn camera(number: u32) -> Fed<Vec<Duration>> {
         while !ended.load(Ordering::Relaxed) {
             pattern.next(&mut picture).unwrap();
             assert_eq!(device.write(&picture.data).unwrap(), picture.data.len());
-            late.push(clock::now().since(picture.captured));
+            late.push((picture.captured, clock::now().since(picture.captured)));
         }
         late
     })

@@ -30,6 +30,7 @@ mod support;
 
 use feeder::Clicks;
 use hallcast::clock;
+use hallcast::media::Monotonic;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -121,11 +122,12 @@ fn gaps(manifest: &Value) -> Vec<Gap> {
 }
 
 /// Says how late the pictures were written: that much of an offset is the feeder's.
-fn tell_lateness(name: &str, late: &[Duration]) {
+fn tell_lateness(name: &str, written: &[(Monotonic, Duration)]) {
+    let late: Vec<Duration> = written.iter().map(|(_, late)| *late).collect();
     println!(
         "{name}: {} pictures fed, late by {:?} ms (least, median, most)",
         late.len(),
-        spread(late)
+        spread(&late)
     );
 }
 
@@ -148,15 +150,20 @@ fn flash_and_click_coincide_at_the_devices() {
         let end = clock::now().plus(Duration::from_secs(soak(14, 60)));
         let eyes = std::thread::spawn(move || raw::flashes(10, end));
         let (clicks, heard_ppm) = raw::heard(card, end);
-        let flashes = eyes.join().unwrap();
-        let late = camera.end();
-        tell_lateness(card, &late);
+        let stamps = eyes.join().unwrap();
+        let written = camera.end();
+        tell_lateness(card, &written);
+        // Where the host keeps the whole guest waiting, a picture is written late: that much is the feeder's.
+        let in_time = |stamp: &f64| {
+            let before = |(tick, late): &(Monotonic, Duration)| {
+                let since = stamp - tick.as_nanos() as f64 / 1e9;
+                (since >= 0.0).then(|| since.min(late.as_secs_f64()))
+            };
+            stamp - written.iter().rev().find_map(before).unwrap_or(0.0)
+        };
+        let flashes: Vec<f64> = stamps.iter().map(in_time).collect();
         let played = sound.end();
-        let offsets = support::film::offsets_ms(&clicks, &flashes);
-        // Nine of ten are no further apart.
-        let mut apart: Vec<f64> = offsets.iter().map(|offset| offset.abs()).collect();
-        apart.sort_by(f64::total_cmp);
-        let nine = |of: &[f64]| of[(of.len() * 9).div_ceil(10).max(1) - 1];
+        let mut offsets = support::film::offsets_ms(&clicks, &flashes);
         println!(
             "{card}, told to be {:.2} ppm fast: {:.2} ppm as played, {heard_ppm:.2} as heard; \
              {} marks, click after flash by {offsets:.3?} ms; {} underruns",
@@ -166,16 +173,10 @@ fn flash_and_click_coincide_at_the_devices() {
             played.underruns,
         );
         assert!(offsets.len() >= 8, "{clicks:?} {flashes:?}");
-        let middle = measure::median(offsets.clone()).unwrap();
-        assert!(middle.abs() <= 1.0, "{middle} ms");
-        // Where the host keeps the whole guest waiting, a picture is written late.
-        let mut late: Vec<f64> = late
-            .iter()
-            .map(|late| late.as_secs_f64() * 1000.0)
-            .collect();
-        late.sort_by(f64::total_cmp);
-        let (apart, late) = (nine(&apart), nine(&late));
-        println!("{card}: nine of ten marks within {apart:.3} ms, pictures late by {late:.3} ms");
-        assert!(apart <= 2.0 + late, "{offsets:?}");
+        offsets.sort_by(f64::total_cmp);
+        // Of ten marks one is left out on either side.
+        let part = |tenths: usize| offsets[(offsets.len() - 1) * tenths / 10];
+        assert!(part(5).abs() <= 1.0, "{offsets:?}");
+        assert!(part(1) >= -2.0 && part(9) <= 2.0, "{offsets:?}");
     }
 }

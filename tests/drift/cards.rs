@@ -1,6 +1,6 @@
 //! Cards whose clocks are wrong: the box finds out by how much, and its sound stays with its pictures.
 
-use super::feeder::{self, Clicks, Fed, Played};
+use super::feeder::{self, Clicks, Fed, Played, Written};
 use super::measure::{Marks, beyond_half_a_picture};
 use super::support::chance::Stalls;
 use super::support::film::Film;
@@ -55,7 +55,7 @@ fn halls() -> [Hall; 4] {
 struct Running {
     hall: Hall,
     set: f64,
-    camera: Fed<Vec<Duration>>,
+    camera: Fed<Written>,
     sound: Fed<Played>,
     capture_box: CaptureBox,
     recording: String,

@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use std::f64::consts::TAU;
 use std::fs::File;
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use v4l::video::Output;
@@ -80,26 +80,30 @@ impl<T> Drop for Fed<T> {
     }
 }
 
+/// When a beat was due, and how late it was.
+pub type Late = Arc<Mutex<Vec<(Monotonic, Duration)>>>;
+
 /// A bare loop that sleeps 5 ms at a time and comes before all else in the guest: what keeps it waiting is the
-/// host. Gives when it should have woken, and how late it did, where that was 20 ms or more.
-pub fn beats() -> Fed<Vec<(Monotonic, Duration)>> {
-    Fed::start(|ended| {
-        let mut found = Vec::new();
+/// host. Notes where that was 20 ms or more.
+pub fn beats(late: &Late) -> Fed<()> {
+    let found = Arc::clone(late);
+    Fed::start(move |ended| {
         while !ended.load(Ordering::Relaxed) {
             let due = clock::now().plus(Duration::from_millis(5));
             clock::sleep_until(due);
             let late = clock::now().since(due);
             if late >= Duration::from_millis(20) {
-                found.push((due, late));
+                found.lock().unwrap().push((due, late));
             }
         }
-        found
     })
 }
 
-/// Writes the box's own test pattern into /dev/video`number`, each picture at its tick. Gives how late
-/// each was written.
-pub fn camera(number: u32) -> Fed<Vec<Duration>> {
+/// The ticks of pictures, and how late each was written.
+pub type Written = Vec<(Monotonic, Duration)>;
+
+/// Writes the box's own test pattern into /dev/video`number`, each picture at its tick.
+pub fn camera(number: u32) -> Fed<Written> {
     let path = format!("/dev/video{number}");
     // Not by way of `Device` alone: the processes started later would inherit it, and the camera
     // would never be without its feeder.
@@ -125,7 +129,7 @@ pub fn camera(number: u32) -> Fed<Vec<Duration>> {
         while !ended.load(Ordering::Relaxed) {
             pattern.next(&mut picture).unwrap();
             assert_eq!(device.write(&picture.data).unwrap(), picture.data.len());
-            late.push(clock::now().since(picture.captured));
+            late.push((picture.captured, clock::now().since(picture.captured)));
         }
         late
     })

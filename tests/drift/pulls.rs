@@ -113,7 +113,7 @@ fn record_and_pull(results: &Path) {
 
 /// What the film's zero is, in seconds after the recording was begun: flashes are at whole seconds of
 /// the clock that `began` is of.
-fn zero(flashes: &[f64], began: f64) -> f64 {
+pub fn zero(flashes: &[f64], began: f64) -> f64 {
     let off = |flash: &f64| {
         let second = (flash + began).round();
         second - began - flash

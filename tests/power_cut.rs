@@ -368,7 +368,7 @@ fn a_power_cut_costs_at_most_the_last_second_of_moving_and_still_pictures_and_so
         );
     }
     let (stood, longest) = stalls.summary();
-    println!("the machine stood still for 50 ms or more {stood} times, at most {longest:?}");
+    println!("the machine stood still for 20 ms or more {stood} times, at most {longest:?}");
     assert!(
         judged >= times as usize + upon.len(),
         "{judged} of {} cuts are judged: the machine stood still in {void}",

@@ -64,9 +64,9 @@ use std::time::Duration;
 /// A recording of which nothing was kept for so long is in trouble. The lamp's guard hears of it with the
 /// keeper's next beat, and both together are less than 2 s (P9).
 const UNKEPT: Duration = Duration::from_millis(1750);
-/// A recording is paused once the lamp that it needs cannot be driven for so long (P9): less than that
-/// takes another guard.
-const LAMPLESS: Duration = Duration::from_millis(1500);
+/// A recording is paused once the lamp that it needs cannot be driven for so long: less than that takes
+/// another guard. With what it takes to notice that one is frozen it is less than 2 s (P9).
+const LAMPLESS: Duration = Duration::from_secs(1);
 /// Presses this close together belong together.
 pub const TOGETHER: Duration = Duration::from_secs(1);
 /// The lamp warns for so long before a recording ends by itself; for half of one that is short.

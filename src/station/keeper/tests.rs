@@ -1183,9 +1183,9 @@ fn without_a_lamp_a_recording_is_paused_and_goes_on_with_it() {
     assert_eq!(state(&bench), "starting");
     hear_guard(&mut bench, false);
     let lost = clock::now();
-    bench.keeper.turn(lost.plus(Duration::from_millis(1400)));
+    bench.keeper.turn(lost.plus(Duration::from_millis(900)));
     assert_eq!(state(&bench), "starting");
-    bench.keeper.turn(lost.plus(Duration::from_millis(1500)));
+    bench.keeper.turn(lost.plus(Duration::from_millis(1000)));
     assert_eq!(state(&bench), "paused");
     hear_guard(&mut bench, true);
     bench.settle();

@@ -273,15 +273,15 @@ fn without_a_lamp_what_runs_is_paused_and_goes_on_with_it() {
     let (pause, go_on) = (Some(Action::Break), Some(Action::Continue(FIRST)));
     // Another guard takes a moment.
     recorder.set_lamp(false, at(10));
-    assert_eq!(recorder.poll_at(), Some(ms(11_500)));
-    assert_eq!(recorder.poll(ms(11_499)), None);
-    recorder.set_lamp(true, ms(11_499));
-    assert_eq!(recorder.poll(ms(11_500)), None);
+    assert_eq!(recorder.poll_at(), Some(ms(11_000)));
+    assert_eq!(recorder.poll(ms(10_999)), None);
+    recorder.set_lamp(true, ms(10_999));
+    assert_eq!(recorder.poll(ms(11_000)), None);
     assert_eq!(recorder.lamp(WELL, at(1)), Lamp::Solid);
 
     recorder.set_lamp(false, at(20));
     recorder.set_lamp(false, at(21));
-    assert_eq!(recorder.poll(ms(21_500)), pause, "since it was first away");
+    assert_eq!(recorder.poll(ms(21_000)), pause, "since it was first away");
     assert_eq!(recorder.lamp(WELL, at(22)), Lamp::SlowBlink);
     for input in [Input::Resume, Input::Pressed(SECOND, at(30))] {
         assert_eq!(recorder.handle(input, at(30)), Err(Refusal::NoLamp));
@@ -291,7 +291,7 @@ fn without_a_lamp_what_runs_is_paused_and_goes_on_with_it() {
     assert_eq!(recorder.poll(at(40)), go_on);
     assert_eq!(recorder.poll(at(41)), None);
     let recorded = recorder.recorded(at(40)).unwrap().1;
-    assert_eq!(recorded, Duration::from_millis(21_500));
+    assert_eq!(recorded, Duration::from_millis(21_000));
 
     // A pause that nobody ends is over one day, also one for the lamp.
     recorder.set_lamp(false, at(50));

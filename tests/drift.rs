@@ -14,6 +14,8 @@
 
 #[path = "drift/cards.rs"]
 mod cards;
+#[path = "drift/encoded.rs"]
+mod encoded;
 #[path = "drift/feeder.rs"]
 mod feeder;
 #[path = "drift/hog.rs"]
@@ -53,11 +55,16 @@ fn guest_home() -> PathBuf {
 
 /// A board whose presenter is the fed camera `number` and whose microphone is `card`.
 fn board(home: &Path, name: &str, number: u32, card: &str) -> String {
+    board_with(home, name, number, card, "")
+}
+
+/// The same, with more said of the camera.
+fn board_with(home: &Path, name: &str, number: u32, card: &str, more: &str) -> String {
     let path = home.join(format!("{name}.toml"));
     let text = format!(
         "schema = 1\nname = \"{name}\"\n\
          [presenter.v4l2]\ndevice = \"/dev/v4l/by-path/fed-video{number}\"\n\
-         width = 320\nheight = 180\nrate = \"30\"\n\
+         width = 320\nheight = 180\nrate = \"30\"\n{more}\
          [microphone.alsa]\ncard = \"{card}\"\ndevice = 1\n[panel.simulated]\n"
     );
     fs::write(&path, text).unwrap();

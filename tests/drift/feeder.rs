@@ -102,18 +102,47 @@ pub fn beats(late: &Late) -> Fed<()> {
 /// The ticks of pictures, and how late each was written.
 pub type Written = Vec<(Monotonic, Duration)>;
 
-/// Writes the box's own test pattern into /dev/video`number`, each picture at its tick.
-pub fn camera(number: u32) -> Fed<Written> {
+/// Opens /dev/video`number` to be written to.
+fn camera_of(number: u32, pixels: &[u8; 4]) -> File {
     let path = format!("/dev/video{number}");
     // Not by way of `Device` alone: the processes started later would inherit it, and the camera
     // would never be without its feeder.
-    let mut device = File::options().read(true).write(true).open(&path).unwrap();
-    let format = Format::new(SIZE.0, SIZE.1, FourCC::new(b"YU12"));
+    let device = File::options().read(true).write(true).open(&path).unwrap();
+    let format = Format::new(SIZE.0, SIZE.1, FourCC::new(pixels));
     let got = Output::set_format(&Device::with_path(&path).unwrap(), &format).unwrap();
     assert_eq!(
         (got.width, got.height, got.fourcc),
         (SIZE.0, SIZE.1, format.fourcc)
     );
+    device
+}
+
+/// Writes the access units of a film at 30 a second into /dev/video`number`, again and again, as a camera
+/// that encodes gives them: the first of each second at a whole second of CLOCK_MONOTONIC, those
+/// between up to 12 ms late. Gives when each was written.
+pub fn encoded(number: u32, units: Vec<Vec<u8>>) -> Fed<Vec<Monotonic>> {
+    let mut device = camera_of(number, b"H264");
+    Fed::start(move |ended| {
+        let second = 1_000_000_000;
+        let start = (clock::now().as_nanos() / second + 1) * second;
+        let mut written = Vec::new();
+        for (n, unit) in (0_u64..).zip(units.iter().cycle()) {
+            let late = if n % 30 == 0 { 0 } else { n * 7919 % 13 };
+            let due = start + n * second / 30 + late * 1_000_000;
+            clock::sleep_until(Monotonic::from_nanos(due));
+            if ended.load(Ordering::Relaxed) {
+                break;
+            }
+            written.push(clock::now());
+            assert_eq!(device.write(unit).unwrap(), unit.len());
+        }
+        written
+    })
+}
+
+/// Writes the box's own test pattern into /dev/video`number`, each picture at its tick.
+pub fn camera(number: u32) -> Fed<Written> {
+    let mut device = camera_of(number, b"YU12");
     Fed::start(move |ended| {
         let mut pattern = Pattern::open(&PatternCamera {
             width: SIZE.0,

@@ -68,7 +68,7 @@ fn sound_stays_with_the_clock_for_six_hours_whatever_the_card_does() {
     // How far off the estimate may be. Of a rate that wanders it is behind: by the slope of the
     // wander, half a ppm a second, times the memory of some twenty seconds that a steady one needs. A step of 200 ppm, which no crystal makes,
     // hides in the jitter and takes that memory to be learnt.
-    let (steady, wandering, stepping) = (5.0, 15.0, 30.0);
+    let (steady, wandering, stepping) = (5.0, 20.0, 30.0);
     let cases: [(&str, f64, Error); 8] = [
         ("-1000 ppm", steady, constant(-1000.0)),
         ("-200 ppm", steady, constant(-200.0)),

@@ -206,8 +206,8 @@ fn beside(request: &Path, output: Option<&Path>) -> Result<PathBuf, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::authority::tests::request;
     use super::*;
+    use crate::receiver::authority::tests::request;
 
     #[test]
     fn another_key_does_not_take_the_place_of_a_box_and_its_own_is_signed_again() {

@@ -540,6 +540,7 @@ fn the_fields_of_the_status_are_those_that_are_documented() {
         Lamp::Answer,
         Lamp::SlowBlink,
         Lamp::FastBlink,
+        Lamp::TripleBlink,
     ];
     let patterns: BTreeSet<String> = patterns.map(|lamp| lamp.name().into()).into();
     assert_eq!(first_names(&lamps), patterns);

@@ -530,19 +530,7 @@ fn the_fields_of_the_status_are_those_that_are_documented() {
         }
     }
     use hallcast::panel::Lamp;
-    let patterns = [
-        Lamp::Off,
-        Lamp::ShortBlink,
-        Lamp::Solid,
-        Lamp::Wink,
-        Lamp::DoubleWink,
-        Lamp::TripleWink,
-        Lamp::Answer,
-        Lamp::SlowBlink,
-        Lamp::FastBlink,
-        Lamp::TripleBlink,
-    ];
-    let patterns: BTreeSet<String> = patterns.map(|lamp| lamp.name().into()).into();
+    let patterns: BTreeSet<String> = Lamp::ALL.map(|lamp| lamp.name().into()).into();
     assert_eq!(first_names(&lamps), patterns);
 
     let folders = ["src/station", "src/station/keeper", "src/source"];

@@ -43,7 +43,7 @@ fn halls() -> [Hall; 4] {
         ppm,
         seconds,
     };
-    let (short, long) = (90, soak(90, 1800));
+    let (short, long) = (90, soak(300, 1800));
     [
         hall("slow-1000", "Loopback", 10, -1000, short),
         hall("slow-200", "Loop2", 11, -200, short),
@@ -173,7 +173,7 @@ fn sound_and_picture_stay_together_with_cards_that_are_wrong() {
     let _alone = alone();
     let results = tempfile::tempdir_in("/tmp").unwrap();
     let name = "cards::sound_and_picture_stay_together_with_cards_that_are_wrong";
-    if !rig::ran_in_the_guest(name, 2 * (120 + soak(90, 1800)), results.path()) {
+    if !rig::ran_in_the_guest(name, 2 * (120 + soak(300, 1800)), results.path()) {
         return;
     }
     let mut wrong = Vec::new();

@@ -56,6 +56,8 @@
 //! In Fault the spool does not keep bytes; a start tries again, and the keeper takes the recording up
 //! by itself once it can (`TakeUp`). Sending what was recorded goes on in every state, also after the
 //! end, and nothing here depends on it: it is not a state.
+//!
+//! Longer than most files: the table and the machine that it describes stand together.
 
 use crate::media::{Monotonic, RecordingId, StartedBy, StopReason};
 use crate::panel::Lamp;
